@@ -1,0 +1,80 @@
+# The house. `make` lists what it can do; every target makes .venv first where it needs it.
+# Linux and macOS, Python 3.11 or newer: make book PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+HTML := build/book/_build/html
+
+# torch and torchvision builds must match; `make lock` pins this pair.
+TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test check lab bench lock format diagram clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Written last, so an installation that was killed is taken up again.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(READY) ## run every chapter on a copy, then build the book from it
+	$(BIN)/python -m book.execute
+	rm -rf build/book
+	cd build/src && "$(abspath $(BIN))/jupyter-book" build . --config book/_config.yml --toc book/_toc.yml \
+	  --path-output ../book -W -n --keep-going
+	@$(BIN)/python -m book.execute --report
+	@echo "The book is at $(HTML)/index.html"
+
+test: $(READY) ## run the tests (not the chapters): make test ARGS="-k labels"
+	$(BIN)/python -m pytest tests $(ARGS)
+
+check: $(READY) ## format, lint, types, and notebooks against their twins
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m book.check_notebooks
+
+format: $(READY) ## mend what `make check` can mend: code format, notebook twins, outputs
+	$(BIN)/python -m book.check_notebooks --pull
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/python -m book.check_notebooks --write
+
+lab: $(READY) ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+bench: $(READY) ## run the benchmarks: make bench, or make bench NAME=downsample
+	@set -e; found=; for script in benchmarks/$(or $(NAME),[!_]*).py; do \
+	  [ -f "$$script" ] || continue; found=1; echo "== $$script"; $(BIN)/python "$$script"; done; \
+	if [ -z "$$found" ]; then \
+	  if [ -n "$(NAME)" ]; then echo "There is no benchmarks/$(NAME).py" >&2; exit 1; fi; \
+	  echo "There are no benchmarks yet: benchmarks/ holds no script."; fi
+
+diagram: $(READY) ## redraw the module diagram in README.md
+	$(BIN)/python -m book.diagram
+
+# torch's CUDA parts come with torch on Linux; named in the lock they would break macOS and Windows.
+lock: ## make requirements.lock anew, keeping its pins where it can: make lock ARGS=--upgrade
+	@mkdir -p build
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	printf '%s\n' $(TORCH_PAIR) > build/lock/constraints.txt
+	cp requirements.lock build/lock/requirements.txt
+	build/lock/bin/uv pip compile pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
+	  -c build/lock/constraints.txt --no-annotate --no-header --quiet $(ARGS) -o build/lock/requirements.txt
+	{ echo '# Made by `make lock`: the exact set that CI installs. Change pyproject.toml, not this file.'; \
+	  grep -vE '^(nvidia|cuda|triton)' build/lock/requirements.txt; } > build/lock/new.txt
+	mv build/lock/new.txt requirements.lock
+
+clean: ## remove build/ and caches (.venv and data/work stay)
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sartutorial tests book benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
