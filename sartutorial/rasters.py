@@ -1,0 +1,156 @@
+"""Rasters: open and check, read in strips, write whole files or none."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import RasterioIOError
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
+
+from sartutorial import InputError, __version__
+
+SUFFIXES = (".tif", ".tiff", ".vrt")
+STRIP_ROWS = 512  # a multiple of the tile height we write
+GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate",
+             num_threads="all_cpus", bigtiff="if_safer")  # fmt: skip
+
+
+def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
+    """Expand files, URLs and folders of rasters into a list; folders are read in name order.
+
+    Raises InputError if a path does not exist, a folder holds no raster, or two rasters share a
+    name (products are named after their scene).
+    """
+    found: list[str] = []
+    for path in map(str, paths):
+        if "://" in path or path.startswith("/vsi"):
+            found.append(path)
+        elif Path(path).is_dir():
+            inside = [str(p) for p in sorted(Path(path).iterdir()) if p.suffix.lower() in SUFFIXES]
+            if not inside:
+                raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
+            found += inside
+        elif Path(path).is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such {what}; check the path")
+    names = [Path(p).name for p in found]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"{twice[0]}: given more than once; products are named after the {what}")
+    return found
+
+
+class Grid(NamedTuple):
+    """Where a raster's pixels lie: its CRS, affine transform and size in pixels."""
+
+    crs: CRS
+    transform: Affine
+    width: int
+    height: int
+
+
+def grid_of(dataset: DatasetReader) -> Grid:
+    """The grid of an open raster."""
+    return Grid(dataset.crs, dataset.transform, dataset.width, dataset.height)
+
+
+@contextmanager
+def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader]:
+    """Open a single-band georeferenced raster for reading.
+
+    Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
+    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover).
+    """
+    try:
+        dataset = rasterio.open(path)
+    except RasterioIOError as error:
+        missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
+        reason = "no such file" if missing else f"not a readable raster ({error})"
+        raise InputError(f"{path}: {reason}") from error
+    with dataset:
+        if dataset.crs is None or dataset.transform.is_identity:
+            raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
+        if dataset.dtypes[0] != dtype:
+            kind = "amplitude DN" if dtype == "uint16" else "HR-LULC ids"
+            raise InputError(f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}")
+        try:
+            yield dataset
+        except RasterioIOError as error:
+            raise InputError(
+                f"{path}: cannot be read to its end ({error}); fetch it anew"
+            ) from error
+
+
+def nodata_of(dataset: DatasetReader) -> float:
+    """The declared nodata value, else 0 (what PALSAR-2 L2.1 holds outside the swath)."""
+    return 0.0 if dataset.nodata is None else float(dataset.nodata)
+
+
+def strips(dataset: DatasetReader, rows: int = STRIP_ROWS) -> Iterator[Window]:
+    """Windows of full width and ``rows`` height, top to bottom: row-major order is kept."""
+    for top in range(0, dataset.height, rows):
+        yield Window(0, top, dataset.width, min(rows, dataset.height - top))
+
+
+def spacing(dataset: DatasetReader) -> float:
+    """Pixel spacing in metres: the geometric mean of both axes, at the centre of the raster."""
+    a = dataset.transform
+    area = abs(a.a * a.e - a.b * a.d)
+    if dataset.crs.is_geographic:
+        _, lat = a * (dataset.width / 2, dataset.height / 2)
+        metres_per_degree = math.pi / 180 * 6371008.8  # mean Earth radius; good to 0.4 %
+        return math.sqrt(area * math.cos(math.radians(lat))) * metres_per_degree
+    return math.sqrt(area) * float(dataset.crs.linear_units_factor[1])
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to; it replaces ``path`` only if all went well.
+
+    A killed run leaves the old file or none, and a ``.partial`` beside it that the next run replaces.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def created(
+    path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
+) -> Iterator[DatasetWriter]:
+    """A tiled, compressed, single-band GeoTIFF on ``grid``, whole or not there (see ``replacing``).
+
+    ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
+    """
+    with (
+        replacing(path) as partial,
+        rasterio.open(partial, "w", count=1, **(GTIFF | grid._asdict() | profile)) as dataset,
+    ):
+        dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
+        yield dataset
+
+
+def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str, str]) -> bool:
+    """Whether ``out`` is there, newer than its ``sources`` and made with the same ``tags``."""
+    out = Path(out)
+    local = [Path(s) for s in sources if Path(s).exists()]
+    if not out.exists() or any(s.stat().st_mtime >= out.stat().st_mtime for s in local):
+        return False
+    with rasterio.open(out) as dataset:
+        made: dict[str, str] = dataset.tags()
+    return tags.items() <= made.items()

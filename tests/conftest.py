@@ -1,0 +1,88 @@
+"""Small worlds that several tests share; nothing here touches the network or a GPU."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from sartutorial import downsample, labels, lulc, patches, profiles, rasters, sampling, simulate
+
+TINY = dataclasses.replace(
+    profiles.PROFILES["laptop"],
+    name="tiny",
+    patch_size=64,
+    world=1,
+    scene_size=1024,
+    embed_dim=16,
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 2, 2, 4),
+    decoder_width=16,
+    mixmae_decoder=(16, 1, 2),
+    pretrain_epochs=2,
+    finetune_epochs=2,
+    finetune_warmup=1,
+)
+UTM = "EPSG:32653"
+GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A profile for tests."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A simulated scene with tiles, and every raster step done."""
+    out = tmp_path_factory.mktemp("world")
+    simulate.simulate(out, profile=TINY, seed=3)
+    for scene in rasters.find([out / "scenes"]):
+        half = downsample.downsample(scene, out / "half" / Path(scene).name)
+        labels.label(half, rasters.find([out / "lulc"]), out / "labels" / half.name)
+    halves = rasters.find([out / "half"])
+    patches.cut(halves, out / "labels", out / "patches", size=64)
+    sampling.sample(out / "patches", rasters.find([out / "lulc"]), points=20_000, block=2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of real rasters; tests that want it are skipped, loudly, where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SARTUTORIAL_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"REAL DATA NOT TESTED: no folder {folder}; set SARTUTORIAL_REAL_DATA")
+    return folder
+
+
+def write(path, array, *, transform=GRID, crs=UTM, nodata=0, **tags):
+    """Write a small GeoTIFF for a test."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = array.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=1, dtype=array.dtype, crs=crs,
+        transform=transform, nodata=nodata,
+    ) as dataset:  # fmt: skip
+        dataset.write(array, 1)
+        dataset.update_tags(**tags)
+    os.utime(path, (0, 0))  # older than anything made from it, however fast the test
+    return path
+
+
+def scene_array(rng, height, width, hole=0.0):
+    """Random amplitude DN with a share of no-data pixels."""
+    dn = rng.integers(1, 5000, (height, width)).astype(np.uint16)
+    dn[rng.random(dn.shape) < hole] = 0
+    return dn
+
+
+def land_array(rng, height, width):
+    """Random HR-LULC ids, void among them."""
+    return rng.choice([lulc.VOID, *(c.id for c in lulc.CLASSES[:14])], (height, width)).astype(
+        np.uint8
+    )

@@ -1,0 +1,153 @@
+"""Radiometry, classes, and rasters: opening, checking, writing whole files or none."""
+
+import os
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import scene_array, write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartutorial import InputError, lulc, radiometry, rasters
+
+
+def test_dn_to_db_and_back_is_exact_for_every_dn():
+    dn = np.arange(1, 65536, dtype=np.uint16)
+    assert np.array_equal(radiometry.db_to_dn(radiometry.dn_to_db(dn)), dn)
+
+
+def test_calibration_is_jaxas():
+    db = radiometry.dn_to_db(np.array([1, 1000, 65535], np.uint16))
+    assert db == pytest.approx([-83.0, -23.0, 20 * np.log10(65535) - 83], abs=1e-5)
+
+
+@pytest.mark.parametrize("nodata", [0, 1])
+def test_declared_nodata_has_no_backscatter(nodata):
+    db = radiometry.dn_to_db(np.array([0, 1, 2], np.uint16), nodata=nodata)
+    assert np.isnan(db[[0, nodata]]).all()
+    assert np.isfinite(db[2])
+
+
+def test_nan_becomes_nodata_and_nothing_else_does():
+    dn = radiometry.db_to_dn(np.array([np.nan, -200.0, 200.0]))
+    assert dn.tolist() == [0, 1, 65535]
+
+
+@given(st.floats(-60, 30))
+def test_power_and_db_are_inverse(db):
+    assert radiometry.to_db(radiometry.to_power(db)) == pytest.approx(db, abs=1e-9)
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(InputError, match="uint16"):
+        radiometry.dn_to_db(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif", "sigma0"),
+        ("N23W161_20_sl_HH_F02DAR.tif", "gamma0"),
+        ("/vsitar/x/N23W161_20_MOS_F02DAR.tar.gz/N23W161_20_sl_HH_F02DAR.tif", "gamma0"),
+        ("AIRSAR-HH-FLEVOLAND.tif", "sigma0"),
+    ],
+)
+def test_the_unit_follows_from_the_name(name, unit):
+    assert radiometry.quantity(name) == unit
+
+
+def test_a_tag_wins_over_the_name_and_level_3_1_is_refused():
+    assert radiometry.quantity("x.tif", {"QUANTITY": "gamma0"}) == "gamma0"
+    with pytest.raises(InputError, match=r"level 3\.1"):
+        radiometry.quantity("IMG-HH-ALOS2458503210-221119-UBSR3.1GUD.tif")
+
+
+def test_nine_classes_hold_all_fourteen():
+    ids = np.array([0, *range(1, 15), 15, 255], np.uint8)
+    index = lulc.to_index(ids)
+    assert index.tolist() == [-1, 0, 1, 2, 2, 3, 4, 4, 4, 4, 5, 4, 6, 7, 8, -1, -1]
+    with pytest.raises(InputError, match="16"):
+        lulc.to_index(np.array([16], np.uint8))
+
+
+def test_tiles_are_named_by_their_south_west_corner():
+    assert lulc.tile_name(135.5, 34.2) == "LC_N34E135.tif"
+    assert lulc.tile_name(-0.5, -0.5) == "LC_S01W001.tif"
+    names = lulc.tile_names(136.9, 32.9, 137.1, 33.1)
+    assert names == ["LC_N32E136.tif", "LC_N32E137.tif", "LC_N33E136.tif", "LC_N33E137.tif"]
+
+
+def test_spacing_is_metres_in_any_crs(tmp_path):
+    dn = scene_array(np.random.default_rng(0), 10, 10)
+    with rasters.opened(write(tmp_path / "utm.tif", dn)) as scene:
+        assert rasters.spacing(scene) == pytest.approx(5)
+    step = 1 / 4500
+    degrees = Affine(step, 0, 139, 0, -step, 60)
+    path = write(tmp_path / "degrees.tif", dn, crs="EPSG:4326", transform=degrees)
+    with rasters.opened(path) as scene:  # a degree of longitude is half as long at 60 N
+        assert rasters.spacing(scene) == pytest.approx(111_195 * step * np.sqrt(0.5), rel=1e-3)
+
+
+def test_strips_cover_every_row_once(tmp_path):
+    path = write(tmp_path / "a.tif", scene_array(np.random.default_rng(0), 1030, 3))
+    with rasters.opened(path) as scene:
+        rows = [r for w in rasters.strips(scene) for r in range(w.row_off, w.row_off + w.height)]
+    assert rows == list(range(1030))
+
+
+@pytest.mark.parametrize("fault", ["missing", "text", "no crs", "dtype", "truncated"])
+def test_bad_rasters_are_named(tmp_path, fault):
+    path, dn = tmp_path / "scene.tif", scene_array(np.random.default_rng(0), 300, 300)
+    if fault == "text":
+        path.write_text("not a raster")
+    elif fault == "no crs":
+        write(path, dn, crs=None, transform=Affine.identity())
+    elif fault == "dtype":
+        write(path, dn.astype(np.float32))
+    elif fault == "truncated":
+        write(path, dn)
+        path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=str(path)), rasters.opened(path) as scene:
+        scene.read(1)
+
+
+def test_a_folder_is_its_rasters_in_order(tmp_path):
+    dn = scene_array(np.random.default_rng(0), 4, 4)
+    for name in ("b.tif", "a.tif"):
+        write(tmp_path / name, dn)
+    (tmp_path / "notes.txt").write_text("x")
+    found = rasters.find([tmp_path])
+    assert [p.rsplit("/", 1)[-1] for p in found] == ["a.tif", "b.tif"]
+    with pytest.raises(InputError, match="more than once"):
+        rasters.find([tmp_path, tmp_path / "a.tif"])
+    with pytest.raises(InputError, match="no such"):
+        rasters.find([tmp_path / "c.tif"])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def fail():
+        with rasters.replacing(path) as partial:
+            partial.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_current_means_newer_and_made_with_the_same_tags(tmp_path):
+    source = write(tmp_path / "s.tif", scene_array(np.random.default_rng(0), 4, 4))
+    grid = rasters.Grid(rasterio.crs.CRS.from_epsg(32653), Affine.scale(5), 4, 4)
+    with rasters.created(tmp_path / "o.tif", grid, {"A": "1"}, dtype="uint8", tiled=False) as out:
+        out.write(np.ones((4, 4), np.uint8), 1)
+    assert rasters.is_current(tmp_path / "o.tif", [source], {"A": "1"})
+    assert not rasters.is_current(tmp_path / "o.tif", [source], {"A": "2"})
+    later = (tmp_path / "o.tif").stat().st_mtime + 10
+    os.utime(source, (later, later))
+    assert not rasters.is_current(tmp_path / "o.tif", [source], {"A": "1"})
