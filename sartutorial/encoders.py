@@ -1,0 +1,157 @@
+"""The encoder: timm's Swin with one channel, as SimMIM and MixMAE use it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from timm.layers import trunc_normal_
+from timm.models.swin_transformer import (
+    SwinTransformer,
+    window_partition,
+    window_reverse,
+)
+from torch import Tensor, nn
+
+from sartutorial import InputError
+from sartutorial.profiles import Profile
+
+PATCH = 4  # pixels a token
+STRIDE = 32  # pixels a token of the last stage
+
+
+class EncoderConfig(NamedTuple):
+    """What a Swin encoder is built from; saved with its weights."""
+
+    image_size: int
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+    kind: Literal["simmim", "mixmae"] = "simmim"
+
+
+def config_of(
+    profile: Profile, image_size: int, kind: Literal["simmim", "mixmae"]
+) -> EncoderConfig:
+    """The encoder of a profile, for images of ``image_size`` pixels.
+
+    Raises InputError if the image is no multiple of the stride (32 px) or a stage's token grid is
+    larger than the window and no multiple of it.
+    """
+    config = EncoderConfig(
+        image_size, profile.embed_dim, profile.depths, profile.num_heads, profile.window_size, kind
+    )
+    grids = [image_size // (PATCH * 2**i) for i in range(4)]
+    if image_size % STRIDE or any(g > config.window_size and g % config.window_size for g in grids):
+        raise InputError(
+            f"patches of {image_size} px do not divide into tokens and windows of "
+            f"{config.window_size}; cut them with a --size that is a multiple of 64"
+        )
+    return config
+
+
+class Encoder(SwinTransformer):
+    """Swin, one input channel, absolute positions, four stages (paper section 3.1).
+
+    ``kind="simmim"``: shifted windows, learnt positions (what the authors' code configures).
+    ``kind="mixmae"``: windows never shift, positions are fixed sines and cosines.
+    Images are (B, 1, H, W) with H = W = ``image_size``; tokens are (B, H/4, W/4, C), channels last.
+    """
+
+    layers: Any  # timm's stages
+    norm: Any
+    absolute_pos_embed: Tensor
+
+    def __init__(self, config: EncoderConfig, *, drop_path_rate: float = 0.0) -> None:
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=PATCH,
+            in_chans=1,
+            num_classes=0,
+            global_pool="",
+            embed_dim=config.embed_dim,
+            depths=tuple(config.depths),
+            num_heads=tuple(config.num_heads),
+            window_size=config.window_size,
+            drop_path_rate=drop_path_rate,
+        )
+        self.config = config
+        side = config.image_size // PATCH
+        if config.kind == "simmim":
+            position = torch.empty(1, side * side, config.embed_dim)
+            self.absolute_pos_embed = nn.Parameter(trunc_normal_(position, std=0.02))
+        else:
+            self.register_buffer("absolute_pos_embed", sincos_positions(config.embed_dim, side))
+            for block in (block for stage in self.layers for block in stage.blocks):
+                block.shift_size, block.attn_mask = (0, 0), None
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Image (B, 1, H, W) to tokens (B, H/4, W/4, C), before positions are added."""
+        tokens: Tensor = self.patch_embed(image)
+        return tokens
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, H/4, W/4, C) to features (B, H/32, W/32, 8C), positions added, normalised."""
+        features: Tensor = self.norm(self.layers(self.positioned(tokens)))
+        return features
+
+    def encode_mixed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Like ``encode`` for tokens mixed from two images: attention stays within each image.
+
+        ``mask`` (1, 1, H/32, W/32) is 0 where tokens come from the first image, 1 from the second.
+        """
+        x = self.positioned(tokens)
+        for stage in self.layers:
+            x = stage.downsample(x)
+            scale = x.shape[1] // mask.shape[-1]
+            origin = (
+                mask.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(0, 2, 3, 1)
+            )
+            for block in stage.blocks:
+                x = _attend_within_image(block, x, origin)
+        features: Tensor = self.norm(x)
+        return features
+
+    def taps(self, image: Tensor) -> list[Tensor]:
+        """What the authors feed to UPerNet: each stage's output *after* its patch merging.
+
+        Four maps (B, C_i, H_i, W_i); for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice.
+        timm merges at the start of the next stage, so a tap is that stage's input after merging.
+        """
+        x = self.positioned(self.embed(image))
+        maps = []
+        for i, stage in enumerate(self.layers):
+            x = stage.downsample(x)
+            if i > 0:
+                maps.append(x)
+            x = stage.blocks(x)
+        return [m.permute(0, 3, 1, 2).contiguous() for m in (*maps, x)]
+
+    def positioned(self, tokens: Tensor) -> Tensor:
+        return tokens + self.absolute_pos_embed.view(1, *tokens.shape[1:])
+
+
+def _attend_within_image(block: Any, x: Tensor, origin: Tensor) -> Tensor:
+    """A Swin block in which a query sees only keys of the image that it came from itself."""
+    size = block.window_size
+    source = window_partition(origin, size).flatten(1)  # (windows, tokens a window)
+    other = source[:, :, None] != source[:, None, :]
+    windows = window_partition(block.norm1(x), size).flatten(1, 2)
+    blocked = torch.zeros_like(other, dtype=windows.dtype).masked_fill(other, -1e4)
+    attended = block.attn(windows, mask=blocked).unflatten(1, size)
+    x = x + block.drop_path1(window_reverse(attended, size, x.shape[1], x.shape[2]))
+    x = x + block.drop_path2(block.mlp(block.norm2(x)))
+    return x
+
+
+def sincos_positions(channels: int, side: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions (1, side², channels), as in MAE (He et al. 2022).
+
+    Half of the channels encode the column, half the row, each with sines then cosines.
+    """
+    omega = 1 / 10000 ** (np.arange(channels // 4) / (channels / 4))
+    rows, cols = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    parts = [f(axis.ravel()[:, None] * omega) for axis in (cols, rows) for f in (np.sin, np.cos)]
+    return torch.from_numpy(np.concatenate(parts, axis=1)[None].astype(np.float32))

@@ -1,0 +1,191 @@
+"""The loop that pretraining and fine-tuning share: Lightning, AdamW, schedules, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import Tensor, nn
+
+from sartutorial import InputError, datasets, patches
+
+CLIP = 5.0  # gradient norm (authors' code)
+WEIGHT_DECAY = 0.05  # authors' code
+WARMUP_FROM = 5e-3  # of the peak learning rate; the authors' 5e-7 to 1e-4
+STEP_AT, STEP_TO = 700 / 800, 0.1  # their multistep schedule: a tenth after epoch 700 of 800
+COSINE_TO = 2e-3  # of the peak; the authors' 1.25e-4 to 2.5e-7
+
+
+class Settings(NamedTuple):
+    """How a run is trained; saved with its weights, and part of what makes two runs the same."""
+
+    epochs: int
+    warmup: int  # epochs
+    batch: int  # on each device
+    base_lr: float  # times global batch / 512 (the authors' scaling)
+    decay: Literal["step", "cosine"]
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = 1.0
+    seed: int = 0
+
+
+class Task(lightning.LightningModule):
+    """A model, its loss on a batch, its optimiser; subclasses give ``loss``."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.settings = settings
+        self.history: list[float] = []  # mean training loss per epoch
+        self._losses: list[Tensor] = []
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The scalar loss of a batch (see ``datasets.Patches`` for its keys)."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        loss = self.loss(batch)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}: look for NaN or infinite "
+                "values in the patches, or lower the learning rate"
+            )
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
+        torch.manual_seed(self.settings.seed * 100_003 + self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        self.history.append(float(torch.stack(self._losses).mean()))
+        self._losses.clear()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        peak = s.base_lr * s.batch * self.trainer.world_size / 512
+        optimiser = torch.optim.AdamW(
+            parameter_groups(self.model, s.layer_decay, peak), lr=peak, betas=s.betas
+        )
+        per_epoch = max(int(self.trainer.estimated_stepping_batches) // s.epochs, 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: lr_factor(step / per_epoch, s)
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def lr_factor(epoch: float, settings: Settings) -> float:
+    """The learning rate at a (fractional) epoch, relative to its peak: warm-up, then step or cosine."""
+    if epoch < settings.warmup:
+        return WARMUP_FROM + (1 - WARMUP_FROM) * epoch / settings.warmup
+    if settings.decay == "step":
+        return 1.0 if epoch < STEP_AT * settings.epochs else STEP_TO
+    done = (epoch - settings.warmup) / max(settings.epochs - settings.warmup, 1)
+    return COSINE_TO + (1 - COSINE_TO) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def parameter_groups(model: Any, layer_decay: float, peak: float) -> list[dict[str, Any]]:
+    """AdamW groups: no weight decay on biases, norms, tokens and position tables (authors' code).
+
+    With ``layer_decay`` below 1 the learning rate shrinks by that factor a Swin block from the top
+    of the encoder down to the patch embedding (layer-wise decay).
+    """
+    depths: tuple[int, ...] = model.encoder.config.depths
+    total = sum(depths) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        depth = _layer(name, depths, total)
+        plain = parameter.ndim <= 1 or any(
+            s in name for s in ("mask_token", "pos_embed", "position_bias_table")
+        )
+        group = groups.setdefault(
+            (depth, plain),
+            {
+                "params": [],
+                "weight_decay": 0.0 if plain else WEIGHT_DECAY,
+                "lr": peak * layer_decay ** (total - depth),
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, depths: tuple[int, ...], total: int) -> int:
+    """0 for the patch embedding, then one more a block; ``total`` for the final norm and beyond."""
+    if not name.startswith("encoder.") or name.startswith("encoder.norm"):
+        return total
+    if not name.startswith("encoder.layers."):
+        return 0
+    _, _, stage, part, *rest = name.split(".")
+    before = sum(depths[: int(stage)])
+    return before + 1 + (int(rest[0]) if part == "blocks" else 0)
+
+
+def precision() -> Literal["bf16-mixed", "32-true"]:
+    """bfloat16 autocast where the device multiplies it natively (CPUs included), else float32."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = capable.get("amx_bf16") or capable.get("amx_tile") or capable.get("avx512_bf16")
+    return "bf16-mixed" if fast else "32-true"
+
+
+def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
+    """Whether ``file`` was made by this very run, from the patch index as it is now."""
+    description = file.with_suffix(".json")
+    if not (file.exists() and description.exists()):
+        return False
+    index = Path(folder) / patches.INDEX
+    if index.stat().st_mtime > file.stat().st_mtime:
+        return False
+    made = json.loads(description.read_text())
+    return all(made.get(k) == v for k, v in json.loads(json.dumps(run)).items())
+
+
+def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) -> None:
+    """Train ``task`` on ``data``; a run that was stopped goes on from its last epoch.
+
+    The state is kept in ``out/last.ckpt`` after every epoch and removed when training ends.
+
+    Raises InputError if ``out/last.ckpt`` belongs to another run.
+    """
+    state = Path(out) / "last.ckpt"
+    s = task.settings
+    workers = min(8, max((os.cpu_count() or 1) - 2, 0))
+    loader = datasets.loader(data, s.batch, shuffle=True, workers=workers)
+    keep = ModelCheckpoint(dirpath=out, save_last=True, save_top_k=0, every_n_epochs=1)
+    trainer = lightning.Trainer(
+        max_epochs=s.epochs,
+        precision=precision(),
+        gradient_clip_val=CLIP,
+        callbacks=[keep, TQDMProgressBar(leave=True)] if progress else [keep],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        logger=False,
+        deterministic="warn",
+        num_sanity_val_steps=0,
+    )
+    try:
+        trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
+    except (KeyError, RuntimeError) as error:
+        if state.exists() and "state_dict" in str(error):
+            raise InputError(
+                f"{state}: is from another run; delete it or take another --out"
+            ) from error
+        raise
+    state.unlink(missing_ok=True)
