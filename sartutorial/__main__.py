@@ -1,0 +1,5 @@
+"""``python -m sartutorial`` is ``sartutorial``."""
+
+from sartutorial.cli import main
+
+main()

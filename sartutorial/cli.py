@@ -1,0 +1,328 @@
+"""The command line: each step of the book as a command, in the order in which data flows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.config import Yaml
+
+from sartutorial import InputError, __version__, profiles, rasters
+from sartutorial.downsample import Average
+
+HELP = """From a raw ALOS-2 PALSAR-2 scene to a land-cover map, step by step.
+
+A first run on simulated data, in minutes on two cores:
+
+    sartutorial simulate --out world
+    sartutorial downsample world/scenes --out half
+    sartutorial label half --tiles world/lulc --out labels
+    sartutorial patches half --labels labels --out patches
+    sartutorial sample patches --tiles world/lulc
+    sartutorial pretrain patches --out encoder
+    sartutorial finetune patches --encoder encoder/encoder.safetensors --out model
+    sartutorial evaluate patches --model model/model.safetensors
+    sartutorial predict half --model model/model.safetensors --out maps
+
+SCENE is a file, a URL or a folder of scenes; PATCHES the folder that `patches` wrote. Every command
+can be run again: it goes on where it stopped, and leaves alone what is done.
+"""
+
+app = App(name="sartutorial", help=HELP, help_format="markdown", version=__version__,
+          error_formatter=lambda e: f"sartutorial: {str(e).strip()}")  # fmt: skip
+Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
+Scale = Annotated[
+    Literal["laptop", "gpu", "japan"] | None,
+    Parameter(help="How large everything is; default $SARTUTORIAL_PROFILE, else laptop."),
+]
+
+
+def _chosen(profile: str | None) -> profiles.Profile:
+    return profiles.PROFILES[profile] if profile else profiles.current()
+
+
+def _scenes(scene: tuple[str, ...]) -> list[str]:
+    if not scene:
+        raise InputError("no SCENE given; name files, URLs or folders of scenes")
+    return rasters.find(scene)
+
+
+@app.command(sort_key=0)
+def simulate(*, out: Path, profile: Scale = None, seed: int = 0) -> None:
+    """Make a simulated world: OUT/scenes, OUT/lulc (land-cover tiles) and OUT/dem.
+
+    Parameters
+    ----------
+    out
+        The folder to write to.
+    seed
+        Land and speckle follow from it: the same seed gives the same files.
+    """
+    from sartutorial import simulate as simulation
+
+    simulation.simulate(out, profile=_chosen(profile), seed=seed, progress=True)
+
+
+@app.command(sort_key=1)
+def downsample(*scene: str, out: Path, factor: int = 2, average: Average = "power") -> None:
+    """Average scenes over blocks of pixels, keeping georeference, tags and nodata (paper 2.1).
+
+    Parameters
+    ----------
+    scene
+        Amplitude DN (uint16): files, URLs or folders.
+    out
+        The folder to write to; files keep their names.
+    factor
+        Pixels per block and axis.
+    average
+        Of power (unbiased) or of amplitude (for comparison).
+    """
+    from sartutorial.downsample import downsample as run
+
+    for path in _scenes(scene):
+        print(run(path, out / Path(path).name, factor=factor, average=average, progress=True))
+
+
+@app.command(sort_key=2)
+def label(*scene: str, tiles: Path, out: Path) -> None:
+    """Bring land-cover tiles onto each scene's grid, by nearest neighbour (paper 2.1).
+
+    Parameters
+    ----------
+    scene
+        What `downsample` wrote: files, URLs or folders.
+    tiles
+        A folder of land-cover rasters with HR-LULC ids (uint8), in any CRS.
+    out
+        The folder to write to; label rasters have their scene's name.
+    """
+    from sartutorial.labels import label as run
+
+    for path in _scenes(scene):
+        found = rasters.find([tiles], "land-cover tile")
+        print(run(path, found, out / Path(path).name, progress=True))
+
+
+@app.command(sort_key=3)
+def patches(
+    *scene: str,
+    labels: Path,
+    out: Path,
+    size: int | None = None,
+    max_void: float = 0.0,
+    profile: Scale = None,
+) -> None:
+    """Cut scenes and labels into patch pairs: OUT/sar (dB), OUT/label, OUT/patches.parquet (paper 2.1).
+
+    Parameters
+    ----------
+    scene
+        What `downsample` wrote: files, URLs or folders.
+    labels
+        The folder that `label` wrote.
+    out
+        The folder to write to.
+    size
+        Pixels per side; default the profile's.
+    max_void
+        Largest share of unlabelled pixels in a patch; SAR no-data is never tolerated.
+    """
+    from sartutorial import patches as cutting
+
+    size = size or _chosen(profile).patch_size
+    index = cutting.cut(_scenes(scene), labels, out, size=size, max_void=max_void, progress=True)
+    print(f"{index}: {len(cutting.read_index(out))} patches")
+
+
+@app.command(sort_key=4)
+def sample(
+    patches: Path,
+    *,
+    tiles: Path,
+    points: int | None = None,
+    seed: int = 0,
+    inverse: Literal["reciprocal", "complement"] = "reciprocal",
+    block: int = 4,
+) -> None:
+    """Choose patches by class-weighted points and split them by spatial blocks (paper 2.2).
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote; its index receives the selection and the split.
+    tiles
+        The folder of land-cover rasters to draw points from.
+    points
+        How many points; default 20 a patch.
+    inverse
+        Class weights 1/p or 1 - p: the paper's words allow both.
+    block
+        Side of a spatial block, in patches.
+    """
+    from sartutorial import sampling
+
+    found = rasters.find([tiles], "land-cover tile")
+    index = sampling.sample(
+        patches, found, points=points, seed=seed, inverse=inverse, block=block, progress=True
+    )
+    print(f"{int((index['points'] > 0).sum())} of {len(index)} patches were hit by a point")
+    for column in ("pretrain", "finetune"):
+        shares = index[index[column]]["split"].value_counts().to_dict()
+        print(f"{column}: {int(index[column].sum())} patches, {shares}")
+
+
+@app.command(sort_key=5)
+def pretrain(
+    patches: Path,
+    *,
+    out: Path,
+    method: Method = "sar-w-simmim",
+    epochs: int | None = None,
+    seed: int = 0,
+    profile: Scale = None,
+) -> None:
+    """Pretrain an encoder on unlabelled patches: OUT/encoder.safetensors (paper 3.1).
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote and `sample` completed.
+    out
+        The folder to write to; a run that was stopped goes on from its last epoch.
+    method
+        SimMIM or MixMAE, with the SAR intensity weight or without.
+    epochs
+        Default the profile's.
+    """
+    from sartutorial.pretraining import pretrain as run
+
+    print(run(patches, out, method=method, seed=seed, epochs=epochs, profile=_chosen(profile),
+              progress=True))  # fmt: skip
+
+
+@app.command(sort_key=6)
+def finetune(
+    patches: Path,
+    *,
+    out: Path,
+    encoder: Path | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    profile: Scale = None,
+) -> None:
+    """Train encoder and UPerNet on labels: OUT/model.safetensors, OUT/metrics.json (paper 3.2).
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote and `sample` completed.
+    out
+        The folder to write to; `metrics.json` holds the scores on the validation split.
+    encoder
+        What `pretrain` wrote; without it, training starts from random weights.
+    epochs
+        Default the profile's.
+    """
+    from sartutorial.finetuning import finetune as run
+
+    print(run(patches, out, encoder=encoder, seed=seed, epochs=epochs, profile=_chosen(profile),
+              progress=True))  # fmt: skip
+
+
+@app.command(sort_key=7)
+def evaluate(
+    patches: Path,
+    *,
+    model: Path,
+    split: Literal["train", "val", "test"] = "test",
+    out: Path | None = None,
+) -> None:
+    """Score a model on a split: IoU and accuracy per class, mIoU, mAcc, majority class (paper 4).
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote and `sample` completed.
+    model
+        What `finetune` wrote.
+    out
+        A JSON file for the scores and the confusion matrix.
+    """
+    from sartutorial import evaluation
+
+    result = evaluation.evaluate(patches, model, split=split, out=out, progress=True)
+    print(evaluation.table(result))
+
+
+@app.command(sort_key=8)
+def predict(*scene: str, model: Path, out: Path) -> None:
+    """Map whole scenes: one scene to the file OUT, several to the folder OUT (paper 4, Fig. 4).
+
+    Parameters
+    ----------
+    scene
+        What `downsample` wrote: files, URLs or folders, of the model's pixel spacing.
+    model
+        What `finetune` wrote.
+    out
+        Cloud-Optimized GeoTIFF: class index + 1, 0 = no data, with the class colours.
+    """
+    from sartutorial.inference import predict as run
+
+    for path in run(_scenes(scene), model, out, progress=True):
+        print(path)
+
+
+@app.command(sort_key=9)
+def table1(
+    *, out: Path, seeds: int = 3, patches: Path | None = None, profile: Scale = None
+) -> None:
+    """Repeat the paper's Table 1: five training strategies, several seeds: OUT/table1.json.
+
+    Parameters
+    ----------
+    out
+        The folder for all runs; those that are done are not run again.
+    patches
+        A folder of sampled patches; default the simulated world's.
+    """
+    from sartutorial import table1 as table
+    from sartutorial import workspace
+
+    chosen = _chosen(profile)
+    os.environ["SARTUTORIAL_PROFILE"] = chosen.name
+    folder = patches or workspace.sampled()
+    for row in table.table1(folder, out, seeds=seeds, profile=chosen, progress=True)["rows"]:
+        print(f"{row['name']:<34} mIoU {row['miou_mean']:.4f} (paper {row['paper_miou']:.4f})"
+              f"  mAcc {row['macc_mean']:.4f} (paper {row['paper_macc']:.4f})")  # fmt: skip
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="YAML with a section a command, such as `patches: {size: 64}`.")
+    ] = None,
+    debug: Annotated[bool, Parameter(help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Run one command; options given by hand win over those in the configuration file."""
+    try:
+        if config is not None:
+            if not config.is_file():
+                raise InputError(f"{config}: no such configuration file")
+            app.config = (Yaml(config),)
+        app(tokens)
+    except (InputError, OSError) as error:
+        if debug:
+            raise
+        print(f"sartutorial: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def main() -> None:
+    """The entry point of ``sartutorial`` and ``python -m sartutorial``."""
+    app.meta()

@@ -1,0 +1,103 @@
+"""Fine-tune (paper section 3.2): encoder and UPerNet trained on labels with Dice and Focal loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sartutorial import (
+    InputError,
+    checkpoints,
+    datasets,
+    evaluation,
+    losses,
+    lulc,
+    segmentation,
+    training,
+)
+from sartutorial.encoders import Encoder, EncoderConfig, config_of
+from sartutorial.profiles import Profile, current
+
+LAYER_DECAY = 0.8  # authors' code
+DROP_PATH = 0.1  # authors' code
+
+
+class FinetuningTask(training.Task):
+    """One training step: logits, then 0.32 Dice + 0.57 Focal over the labelled pixels."""
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return losses.combined(self.model(batch["image"]), batch["label"])
+
+
+def finetune(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    encoder: str | Path | None = None,
+    kind: Literal["simmim", "mixmae"] = "simmim",
+    seed: int = 0,
+    epochs: int | None = None,
+    profile: Profile | None = None,
+    progress: bool = False,
+) -> Path:
+    """Fine-tune on the training patches marked ``finetune``; returns ``out/model.safetensors``.
+
+    ``encoder`` is what ``pretrain`` wrote; without it the model of ``kind`` starts from random
+    weights (the paper's baseline). Layer-wise decay of the learning rate (0.8, the authors' code)
+    holds with a pretrained encoder only: it would starve random lower layers (ours).
+    ``out/metrics.json`` holds the scores on the validation split.
+    Raises InputError for patches in another unit than the encoder's, or an encoder that does not fit.
+    """
+    profile = profile or current()
+    rows = datasets.selected(folder, "finetune", "train")
+    if rows.empty:
+        raise InputError(f"{folder}: no labelled training patch; sample with more --points")
+    size, quantity = int(rows["size"].iloc[0]), str(rows["quantity"].iloc[0])
+    state, given = checkpoints.load(encoder) if encoder else ({}, {})
+    config = EncoderConfig(**given["encoder"]) if given else config_of(profile, size, kind)
+    if config.image_size != size or given.get("quantity", quantity) != quantity:
+        raise InputError(
+            f"{encoder}: was trained on {given['quantity']} patches of {config.image_size} px, these "
+            f"are {quantity} of {size} px; pretrain on these patches"
+        )
+    settings = training.Settings(
+        epochs=epochs or profile.finetune_epochs,
+        warmup=profile.finetune_warmup,
+        batch=profile.finetune_batch,
+        base_lr=profile.finetune_base_lr,
+        decay="cosine",
+        layer_decay=LAYER_DECAY if encoder else 1.0,
+        seed=seed,
+    )
+    run: dict[str, Any] = {
+        "encoder": config._asdict(),
+        "width": profile.decoder_width,
+        "training": settings._asdict(),
+        "pretrained": {k: given.get(k) for k in ("method", "training")} if given else None,
+    }
+    file = Path(out) / "model.safetensors"
+    if training.is_done(file, run, folder):
+        return file
+    fixed = given.get("normalization")
+    norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(folder, rows)
+    torch.manual_seed(seed)
+    model = segmentation.Segmenter(Encoder(config, drop_path_rate=DROP_PATH), profile.decoder_width)
+    if encoder:
+        own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
+        checkpoints.load_into(model.encoder, own, encoder)
+    task = FinetuningTask(model, settings)
+    training.fit(task, datasets.Patches(folder, rows, norm, seed=seed), out, progress=progress)
+    description = run | {
+        "normalization": norm._asdict(),
+        "spacing": float(rows["spacing"].mean()),
+        "quantity": quantity,
+        "classes": list(lulc.NAMES),
+        "history": task.history,
+    }
+    checkpoints.save(model, file, description)
+    if len(datasets.selected(folder, "finetune", "val")):
+        evaluation.evaluate(folder, file, split="val", out=Path(out) / "metrics.json")
+    return file

@@ -1,0 +1,105 @@
+"""Figures and web maps: backscatter in grey, classes in JAXA's colours, layers over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+
+from sartutorial import lulc, radiometry, rasters
+
+if TYPE_CHECKING:
+    import folium
+
+DB_RANGE = (-25.0, 0.0)  # the stretch of every backscatter figure in the book
+
+
+def show_backscatter(ax: Axes, db: NDArray[np.floating], title: str = "") -> AxesImage:
+    """Draw backscatter in dB (H, W) in grey; no data is left transparent."""
+    ax.set_axis_off()
+    ax.set_title(title)
+    return ax.imshow(db, cmap="gray", vmin=DB_RANGE[0], vmax=DB_RANGE[1], interpolation="nearest")
+
+
+def show_classes(
+    ax: Axes, values: NDArray[np.integer], title: str = "", *, training: bool = False
+) -> AxesImage:
+    """Draw HR-LULC ids (H, W), or class index + 1 of the nine if ``training``, in their colours."""
+    colours = np.zeros((256, 4))
+    for value, rgba in lulc.colormap(training).items():
+        colours[value] = np.array(rgba) / 255
+    ax.set_axis_off()
+    ax.set_title(title)
+    return ax.imshow(
+        values, cmap=ListedColormap(list(colours)), vmin=0, vmax=255, interpolation="nearest"
+    )
+
+
+def class_legend(ax: Axes, *, training: bool = False) -> None:
+    """A legend of the class colours in an axis of its own."""
+    names = dict(enumerate(lulc.NAMES, 1)) if training else {c.id: c.name for c in lulc.CLASSES}
+    colours = lulc.colormap(training)
+    handles = [
+        Patch(color="#{:02x}{:02x}{:02x}".format(*colours[i]), label=name)
+        for i, name in names.items()
+    ]
+    ax.set_axis_off()
+    ax.legend(handles=handles, loc="center left", frameon=False, fontsize="small")
+
+
+def quicklook(
+    path: str | Path, side: int = 700
+) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+    """A raster as an RGBA picture (H, W, 4) of at most ``side`` pixels, and its bounds in degrees.
+
+    The picture is in web mercator, the bounds are (west, south, east, north): scenes in grey dB,
+    labels and maps in their colours.
+    """
+    import rasterio
+
+    with rasterio.open(path) as source:
+        scene = source.dtypes[0] == "uint16"
+        how = Resampling.average if scene else Resampling.nearest
+        with WarpedVRT(source, crs="EPSG:3857", resampling=how) as vrt:
+            shrink = max(vrt.width, vrt.height) / side
+            shape = (max(round(vrt.height / shrink), 1), max(round(vrt.width / shrink), 1))
+            pixels = vrt.read(1, out_shape=shape, resampling=how)
+            bounds = transform_bounds(vrt.crs, "EPSG:4326", *vrt.bounds)
+        if not scene:
+            table = np.zeros((256, 4), dtype=np.uint8)
+            for value, rgba in source.colormap(1).items():
+                table[value] = rgba
+            table[lulc.VOID] = 0
+            return table[pixels], bounds
+        db = radiometry.dn_to_db(pixels, nodata=rasters.nodata_of(source))
+    low, high = DB_RANGE
+    grey = np.nan_to_num(np.clip((db - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return np.dstack([grey, grey, grey, np.isfinite(db) * np.uint8(255)]), bounds
+
+
+def web_map(layers: Mapping[str, str | Path], *, base: bool = False) -> folium.Map:
+    """A folium map of rasters laid over each other, by layer name; the last one is on top.
+
+    ``base`` adds OpenStreetMap tiles, which need a network.
+    """
+    import folium
+
+    world = folium.Map(tiles="OpenStreetMap" if base else None, control_scale=True)
+    for name, path in layers.items():
+        picture, (west, south, east, north) = quicklook(path)
+        folium.raster_layers.ImageOverlay(
+            picture, bounds=[[south, west], [north, east]], name=name, mercator_project=False
+        ).add_to(world)
+        world.fit_bounds([[south, west], [north, east]])
+    folium.LayerControl(collapsed=False).add_to(world)
+    return world

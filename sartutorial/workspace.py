@@ -1,0 +1,77 @@
+"""The chain on simulated data, step by step: any chapter builds what earlier ones have not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sartutorial import downsample, finetuning, labels, patches, pretraining, rasters, sampling
+from sartutorial import simulate as simulation
+from sartutorial.profiles import current, data_dir
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+
+def world() -> Path:
+    """The folder of the simulated world: scenes, lulc, dem (chapter 01)."""
+    simulation.simulate(data_dir())
+    return data_dir()
+
+
+def scenes() -> list[Path]:
+    """The simulated scenes at full resolution (chapter 01)."""
+    return [Path(p) for p in rasters.find([world() / "scenes"])]
+
+
+def tiles() -> list[Path]:
+    """The simulated land-cover tiles (chapter 01)."""
+    return [Path(p) for p in rasters.find([world() / "lulc"])]
+
+
+def halved() -> list[Path]:
+    """The scenes at half resolution (chapter 02)."""
+    return [downsample.downsample(s, data_dir() / "half" / s.name) for s in scenes()]
+
+
+def labelled() -> Path:
+    """The folder of label rasters (chapter 03)."""
+    out = data_dir() / "labels"
+    for scene in halved():
+        labels.label(scene, tiles(), out / scene.name)
+    return out
+
+
+def cut() -> Path:
+    """The folder of patch pairs and their index (chapter 04)."""
+    out = data_dir() / "patches"
+    patches.cut(halved(), labelled(), out, size=current().patch_size)
+    return out
+
+
+def sampled() -> Path:
+    """The same folder, with selection and split in the index (chapter 05)."""
+    out = cut()
+    if "split" not in patches.read_index(out):
+        sampling.sample(out, tiles())
+    return out
+
+
+def encoder(method: pretraining.Method = "sar-w-simmim") -> Path:
+    """A pretrained encoder (chapter 06)."""
+    return pretraining.pretrain(sampled(), data_dir() / "encoders" / method, method=method)
+
+
+def model(method: pretraining.Method | None = "sar-w-simmim") -> Path:
+    """A fine-tuned model (chapter 07); ``method=None`` starts from random weights."""
+    out = data_dir() / "models" / (method or "scratch")
+    return finetuning.finetune(sampled(), out, encoder=encoder(method) if method else None)
+
+
+def show_source(thing: Callable[..., Any] | type) -> Markdown:
+    """The package's own source of a function or class, as a notebook shows it."""
+    from IPython.display import Markdown
+
+    return Markdown(f"```python\n{inspect.getsource(thing)}```")  # type: ignore[no-untyped-call]
