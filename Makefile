@@ -11,7 +11,7 @@ TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test check lab bench lock format diagram clean
+.PHONY: help picture book test check lab bench lock format diagram clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: $(READY) ## run the benchmarks: make bench, or make bench NAME=downsample
 	if [ -z "$$found" ]; then \
 	  if [ -n "$(NAME)" ]; then echo "There is no benchmarks/$(NAME).py" >&2; exit 1; fi; \
 	  echo "There are no benchmarks yet: benchmarks/ holds no script."; fi
+
+picture: $(READY) ## redraw the picture in README.md, from the simulated world
+	$(BIN)/python -m book.picture
 
 diagram: $(READY) ## redraw the module diagram in README.md
 	$(BIN)/python -m book.diagram

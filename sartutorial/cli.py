@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import yaml
 from cyclopts import App, Parameter
-from cyclopts.config import Yaml
+from cyclopts.config import Dict
 
 from sartutorial import InputError, __version__, profiles, rasters
 from sartutorial.downsample import Average
@@ -32,7 +34,7 @@ can be run again: it goes on where it stopped, and leaves alone what is done.
 """
 
 app = App(name="sartutorial", help=HELP, help_format="markdown", version=__version__,
-          error_formatter=lambda e: f"sartutorial: {str(e).strip()}")  # fmt: skip
+          error_formatter=lambda e: f"sartutorial: {' '.join(str(e).split())}")  # fmt: skip
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
 Scale = Annotated[
     Literal["laptop", "gpu", "japan"] | None,
@@ -301,6 +303,27 @@ def table1(
               f"  mAcc {row['macc_mean']:.4f} (paper {row['paper_macc']:.4f})")  # fmt: skip
 
 
+def _recipe(config: Path) -> dict[str, dict[str, Any]]:
+    """The options a command that a configuration file holds, once each is known to exist."""
+    try:
+        recipe = yaml.safe_load(config.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict) or not all(isinstance(o, dict) for o in recipe.values()):
+        raise InputError(
+            f"{config}: must hold a section a command, such as 'patches: {{size: 64}}'"
+        )
+    for command, options in recipe.items():
+        if command not in list(app):
+            raise InputError(f"{config}: there is no command {command}; see 'sartutorial --help'")
+        known = inspect.signature(app[command].default_command).parameters  # type: ignore[arg-type]
+        for option in options.keys() - known.keys():
+            raise InputError(
+                f"{config}: {command} has no option {option}; see 'sartutorial {command} --help'"
+            )
+    return recipe
+
+
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -311,10 +334,7 @@ def launch(
 ) -> None:
     """Run one command; options given by hand win over those in the configuration file."""
     try:
-        if config is not None:
-            if not config.is_file():
-                raise InputError(f"{config}: no such configuration file")
-            app.config = (Yaml(config),)
+        app.config = (Dict(_recipe(config), source=str(config)),) if config else ()
         app(tokens)
     except (InputError, OSError) as error:
         if debug:

@@ -88,7 +88,7 @@ def finetune(
     if encoder:
         own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
         checkpoints.load_into(model.encoder, own, encoder)
-    task = FinetuningTask(model, settings)
+    task = FinetuningTask(model, settings, run)
     training.fit(task, datasets.Patches(folder, rows, norm, seed=seed), out, progress=progress)
     description = run | {
         "normalization": norm._asdict(),

@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, datasets, lulc, radiometry, rasters, segmentation
+from sartutorial import InputError, datasets, lulc, radiometry, rasters, segmentation, training
 
 SPACING_TOLERANCE = 0.05
 BATCH = 8
@@ -143,7 +143,9 @@ def classify(
 def probabilities(model: torch.nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Class probabilities (B, 9, H, W) float32 of normalised images (B, 1, H, W) float32."""
     device = next(model.parameters()).device
-    found: NDArray[np.float32] = model(torch.from_numpy(images).to(device)).softmax(1).cpu().numpy()
+    with torch.autocast(device.type, torch.bfloat16, enabled=training.precision() == "bf16-mixed"):
+        logits = model(torch.from_numpy(images).to(device))
+    found: NDArray[np.float32] = logits.float().softmax(1).cpu().numpy()
     return found
 
 

@@ -170,11 +170,7 @@ def draw_mask(model: SimMIM | MixMAE, keys: Tensor) -> Tensor:
 class PretrainingTask(training.Task):
     """One training step: draw the masks, weigh the pixels, reconstruct."""
 
-    def __init__(
-        self, model: SimMIM | MixMAE, settings: training.Settings, *, weighted: bool
-    ) -> None:
-        super().__init__(model, settings)
-        self.weighted = weighted
+    weighted = True
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         image = batch["image"]
@@ -219,7 +215,8 @@ def pretrain(
     norm = datasets.statistics(folder, rows)
     torch.manual_seed(seed)
     model = build(method, config, profile)
-    task = PretrainingTask(model, settings, weighted=method.startswith("sar-w"))
+    task = PretrainingTask(model, settings, run)
+    task.weighted = method.startswith("sar-w")
     data = datasets.Patches(folder, rows, norm, seed=seed)
     training.fit(task, data, out, progress=progress)
     description = run | {

@@ -52,8 +52,8 @@ PROFILES = {
         pretrain_warmup=1,  # paper: 40
         pretrain_batch=16,  # authors: 8 GPUs x 256
         pretrain_base_lr=2e-2,  # authors: 1e-4; a few hundred small steps need larger ones
-        finetune_epochs=12,  # paper: 100
-        finetune_warmup=2,  # paper: 20
+        finetune_epochs=6,  # paper: 100
+        finetune_warmup=1,  # paper: 20
         finetune_batch=8,  # authors: 8 GPUs x 64
         finetune_base_lr=6.4e-2,  # authors: 1.25e-4
     ),

@@ -92,8 +92,12 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
 
 
 def nodata_of(dataset: DatasetReader) -> float:
-    """The declared nodata value, else 0 (what PALSAR-2 L2.1 holds outside the swath)."""
-    return 0.0 if dataset.nodata is None else float(dataset.nodata)
+    """The declared nodata value, else 0 (what PALSAR-2 L2.1 holds outside the swath).
+
+    A declared value that an unsigned pixel cannot have, such as NaN or -9999, counts as undeclared.
+    """
+    declared = dataset.nodata
+    return 0.0 if declared is None or not declared >= 0 else float(declared)
 
 
 def strips(dataset: DatasetReader, rows: int = STRIP_ROWS) -> Iterator[Window]:

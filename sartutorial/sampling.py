@@ -157,12 +157,13 @@ def sample(
     """Write the selection and the split into the patch index of ``folder``, and return it.
 
     New columns: ``points`` (sampled points on the patch), ``split`` (by spatial blocks of ``block``
-    x ``block`` patches, see ``splits``), ``finetune`` (sampled, labelled and not fully forest) and
+    x ``block`` patches, see ``splits``), ``finetune`` (sampled, some label, not every pixel forest) and
     ``pretrain`` (the same, and in the training split: pretraining sees no patch that is validated or
     tested on). ``points`` defaults to 20 a patch. The points go to ``folder/points.parquet``.
     Raises InputError if no point falls on a patch.
     """
-    index = patches.read_index(folder)
+    before = patches.read_index(folder)
+    index = before.copy()
     cloud = draw(
         tiles, points=points or 20 * len(index), seed=seed, inverse=inverse, progress=progress
     )
@@ -170,14 +171,15 @@ def sample(
     counts = index[patches.COUNTS].to_numpy()
     labelled = counts[:, 1:].sum(axis=1)
     forest = counts[:, list(lulc.FOREST_IDS)].sum(axis=1)
-    index["finetune"] = (index["points"] > 0) & (labelled > 0) & (forest < labelled)
+    index["finetune"] = (index["points"] > 0) & (labelled > 0) & (forest < counts.sum(axis=1))
     if not index["finetune"].any():
         raise InputError(
             f"{folder}: none of the points fell on a patch; do tiles and patches overlap?"
         )
     index["split"] = splits.by_block(index, seed=seed, block=block)
     index["pretrain"] = index["finetune"] & (index["split"] == "train")
-    with rasters.replacing(Path(folder) / POINTS) as partial:
-        cloud.to_parquet(partial)
-    patches.write_index(index, folder)
+    if not index.equals(before):  # what was trained on the same selection stays current
+        with rasters.replacing(Path(folder) / POINTS) as partial:
+            cloud.to_parquet(partial)
+        patches.write_index(index, folder)
     return index

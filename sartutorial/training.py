@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,10 +41,11 @@ class Settings(NamedTuple):
 class Task(lightning.LightningModule):
     """A model, its loss on a batch, its optimiser; subclasses give ``loss``."""
 
-    def __init__(self, model: nn.Module, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, settings: Settings, run: Mapping[str, Any]) -> None:
         super().__init__()
         self.model: Any = model
         self.settings = settings
+        self.run = json.dumps(run)  # what makes two runs the same
         self.history: list[float] = []  # mean training loss per epoch
         self._losses: list[Tensor] = []
 
@@ -68,9 +72,11 @@ class Task(lightning.LightningModule):
         self._losses.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
+        checkpoint |= {"history": self.history, "run": self.run}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["run"] != self.run:
+            raise InputError("last.ckpt: is from another run; delete it or take another --out")
         self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> Any:
@@ -168,7 +174,9 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
     s = task.settings
     workers = min(8, max((os.cpu_count() or 1) - 2, 0))
     loader = datasets.loader(data, s.batch, shuffle=True, workers=workers)
-    keep = ModelCheckpoint(dirpath=out, save_last=True, save_top_k=0, every_n_epochs=1)
+    keep = ModelCheckpoint(out, state.stem, every_n_epochs=1, enable_version_counter=False)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advice in a chapter
+    warnings.filterwarnings("ignore", module="lightning")  # nor its own deprecations
     trainer = lightning.Trainer(
         max_epochs=s.epochs,
         precision=precision(),
@@ -180,12 +188,5 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
         deterministic="warn",
         num_sanity_val_steps=0,
     )
-    try:
-        trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
-    except (KeyError, RuntimeError) as error:
-        if state.exists() and "state_dict" in str(error):
-            raise InputError(
-                f"{state}: is from another run; delete it or take another --out"
-            ) from error
-        raise
+    trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
     state.unlink(missing_ok=True)

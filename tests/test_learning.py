@@ -1,0 +1,314 @@
+"""Masks, losses, schedules and training: exact where they can be, reproducible everywhere."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartutorial import (
+    InputError,
+    checkpoints,
+    datasets,
+    evaluation,
+    finetuning,
+    losses,
+    lulc,
+    pretraining,
+    rasters,
+    sampling,
+    segmentation,
+    training,
+)
+from sartutorial.encoders import config_of
+
+
+@given(st.integers(1, 20), st.floats(0, 1), st.integers(0, 99))
+def test_masks_hide_exactly_their_share(cells, ratio, seed):
+    mask = pretraining.mask_cells(cells, ratio, (seed, 0, 0))
+    assert mask.sum() == math.ceil(cells * cells * ratio)
+    assert torch.equal(mask, pretraining.mask_cells(cells, ratio, (seed, 0, 0)))
+
+
+def test_masks_differ_between_patches_and_epochs():
+    masks = [pretraining.mask_cells(16, 0.6, key) for key in ((0, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert masks[0].sum() == 154  # the authors' number
+
+
+def test_dark_pixels_weigh_most_and_constant_patches_are_even():
+    image = torch.linspace(-3, 3, 64).reshape(1, 1, 8, 8)
+    weight = pretraining.intensity_weight(image).flatten()
+    assert weight[0] == pytest.approx(math.e, abs=1e-5)
+    assert weight[-1] == pytest.approx(1, abs=1e-3)
+    assert (weight.diff() < 0).all()
+    even = pretraining.intensity_weight(torch.full((1, 1, 8, 8), -7.0))
+    assert torch.isfinite(even).all()
+    assert even.std() == 0
+
+
+@pytest.mark.parametrize("method", ["sar-w-simmim", "mixmae"])
+def test_visible_pixels_do_not_count_for_simmim_and_do_for_none_twice(method, tiny):
+    torch.manual_seed(0)
+    model = pretraining.build(method, config_of(tiny, 64, method.split("-")[-1]), tiny).eval()
+    image = torch.randn(2, 1, 64, 64)
+    if method == "mixmae":
+        mask = pretraining.draw_mask(model, torch.zeros(2, 3, dtype=torch.long))
+        assert mask.shape == (1, 1, 2, 2)
+        assert mask.sum() == 2  # half
+        return
+    mask = torch.zeros(2, 4, 4)
+    mask[:, 0, 0] = 1
+    _, reconstruction = model(image, mask)
+    target = reconstruction.detach().clone()
+    target[:, :, :16, :16] += 2  # only there is an error of 2
+    with torch.no_grad():
+        model.encoder.encode = lambda tokens: features  # the same prediction for another target
+        features = torch.zeros(2, 2, 2, model.encoder.num_features)
+        base = model.decoder(features.permute(0, 3, 1, 2))
+        loss, _ = model(
+            base + 5 * (1 - mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]), mask
+        )
+    assert loss == pytest.approx(0, abs=1e-5)  # errors of visible pixels are not in the loss
+
+
+def test_dice_is_the_formula():
+    torch.manual_seed(0)
+    logits, target = torch.randn(200, 9), torch.randint(0, 5, (200,))
+    p = logits.softmax(1).double().numpy()
+    g = np.eye(9)[target.numpy()]
+    i, u = np.minimum(p, g).sum(0), np.maximum(p, g).sum(0)
+    each = 1 - (2 * i + 1e-6) / (i + u + 1e-6)
+    assert losses.dice(logits, target) == pytest.approx(each[:5].mean(), abs=1e-6)
+    assert i + u == pytest.approx(p.sum(0) + g.sum(0))  # the Dice identity for one-hot truth
+
+
+def test_focal_with_gamma_0_is_cross_entropy():
+    logits, target = torch.randn(50, 9), torch.randint(0, 9, (50,))
+    plain = torch.nn.functional.cross_entropy(logits, target)
+    assert losses.focal(logits, target, gamma=0, alpha=1) == pytest.approx(plain.item(), abs=1e-6)
+    p = logits.softmax(1)[torch.arange(50), target]
+    by_hand = (-0.5 * (1 - p) ** 2 * p.log()).mean()
+    assert losses.focal(logits, target) == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_void_pixels_change_no_loss_and_an_unlabelled_batch_gives_zero():
+    logits = torch.randn(2, 9, 8, 8, requires_grad=True)
+    target = torch.randint(0, 9, (2, 8, 8))
+    target[0, :4] = lulc.IGNORE_INDEX
+    changed = logits.detach().clone()
+    changed[0, :, :4] = 100
+    assert losses.combined(logits, target).item() == losses.combined(changed, target).item()
+    nothing = losses.combined(logits, torch.full_like(target, lulc.IGNORE_INDEX))
+    nothing.backward()
+    assert nothing == 0
+    assert (logits.grad == 0).all()
+
+
+def test_the_learning_rate_is_the_authors():
+    japan = training.Settings(epochs=800, warmup=40, batch=256, base_lr=1e-4, decay="step")
+    assert training.lr_factor(0, japan) * 4e-4 == pytest.approx(4e-4 * 5e-3)
+    assert training.lr_factor(40, japan) == training.lr_factor(699, japan) == 1
+    assert training.lr_factor(701, japan) * 4e-4 == pytest.approx(4e-5)
+    tuned = training.Settings(epochs=100, warmup=20, batch=64, base_lr=1.25e-4, decay="cosine")
+    assert training.lr_factor(20, tuned) * 1.25e-4 == pytest.approx(1.25e-4)
+    assert training.lr_factor(100, tuned) * 1.25e-4 == pytest.approx(2.5e-7)
+
+
+def test_what_decays_and_how_deep_layers_learn(tiny):
+    model = pretraining.build("simmim", config_of(tiny, 64, "simmim"), tiny)
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = training.parameter_groups(model, 0.8, 1.0)
+    assert sum(len(g["params"]) for g in groups) == len(names)
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            plain = parameter.ndim == 1 or "mask_token" in name or "pos" in name
+            assert group["weight_decay"] == (0 if plain else 0.05), name
+            if name.startswith("encoder.patch_embed"):
+                assert group["lr"] == pytest.approx(0.8**5)  # below four blocks and the head
+            if name.startswith("decoder"):
+                assert group["lr"] == 1
+
+
+def test_statistics_and_items(world):
+    rows = datasets.selected(world / "patches", "finetune")
+    norm = datasets.statistics(world / "patches", rows)
+    pixels = np.stack([datasets.read(world / "patches" / "sar" / n) for n in rows["patch"]])
+    assert norm == pytest.approx((pixels.mean(), pixels.std()), abs=1e-3)
+    data = datasets.Patches(world / "patches", rows, norm, seed=7)
+    plain = data[0]["image"]
+    flipped = [data[(epoch, 0)]["image"] for epoch in range(12)]
+    kinds = {tuple(torch.equal(f, plain.flip(d)) for d in ([], [1], [2], [1, 2])) for f in flipped}
+    assert len(kinds) == 4  # all four flips occur, and nothing else
+    assert all(any(kind) for kind in kinds)
+    label = data[(3, 0)]["label"]
+    both = torch.stack([data[(3, 0)]["image"][0], flipped[3][0]])
+    assert torch.equal(both[0], both[1])
+    assert label.shape == plain.shape[1:]
+
+
+def test_image_and_label_are_flipped_together(world):
+    rows = datasets.selected(world / "patches", "finetune")
+    data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1))
+    for epoch in range(8):
+        item = data[(epoch, 1)]
+        for axes in ([], [0], [1], [0, 1]):
+            if torch.equal(item["image"][0], data[1]["image"][0].flip(axes)):
+                assert torch.equal(item["label"], data[1]["label"].flip(axes))
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch():
+    sampler = datasets.Shuffled(20, seed=1)
+    first = list(sampler)
+    assert sorted(i for _, i in first) == list(range(20))
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert [i for _, i in sampler] != [i for _, i in first]
+
+
+@pytest.mark.parametrize("method", ["sar-w-simmim", "sar-w-mixmae"])
+def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method, monkeypatch):
+    profile = dataclasses.replace(tiny, pretrain_epochs=3)
+    undisturbed = pretraining.pretrain(
+        world / "patches", tmp_path / "a", method=method, profile=profile
+    )
+
+    step = pretraining.PretrainingTask.training_step
+
+    def dies(self, batch):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as m:
+        m.setattr(pretraining.PretrainingTask, "training_step", dies)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            pretraining.pretrain(world / "patches", tmp_path / "b", method=method, profile=profile)
+    assert (tmp_path / "b" / "last.ckpt").exists()
+    assert not (tmp_path / "b" / "encoder.safetensors").exists()
+    resumed = pretraining.pretrain(
+        world / "patches", tmp_path / "b", method=method, profile=profile
+    )
+    one, two = checkpoints.load(undisturbed), checkpoints.load(resumed)
+    assert one[1]["history"] == two[1]["history"]
+    assert all(torch.equal(one[0][k], two[0][k]) for k in one[0])
+
+
+@pytest.fixture(scope="module")
+def tuned(world, tiny, tmp_path_factory):
+    """An encoder, a model tuned from it, and where they lie."""
+    out = tmp_path_factory.mktemp("tuned")
+    encoder = pretraining.pretrain(world / "patches", out / "encoder", profile=tiny, seed=1)
+    model = finetuning.finetune(
+        world / "patches", out / "model", encoder=encoder, profile=tiny, seed=1
+    )
+    return encoder, model
+
+
+def test_fine_tuning_starts_from_the_encoder_and_learns(world, tiny, tuned):
+    encoder, model = tuned
+    description = json.loads(model.with_suffix(".json").read_text())
+    assert description["history"][-1] < description["history"][0]
+    pretrained = json.loads(encoder.with_suffix(".json").read_text())
+    assert description["normalization"] == pretrained["normalization"]
+    assert description["pretrained"]["method"] == "sar-w-simmim"
+    metrics = json.loads((model.parent / "metrics.json").read_text())
+    wanted = {"miou", "macc", "per_class_iou", "confusion_matrix", "classes", "seed"}
+    assert wanted <= metrics.keys()
+    assert not (model.parent / "last.ckpt").exists()
+
+
+def test_a_finished_run_is_left_alone(world, tiny, tuned):
+    encoder, _ = tuned
+    before = encoder.stat().st_mtime_ns
+    pretraining.pretrain(world / "patches", encoder.parent, profile=tiny, seed=1)
+    assert encoder.stat().st_mtime_ns == before
+
+
+def test_weights_that_do_not_fit_are_named(world, tiny, tuned, tmp_path):
+    encoder, model = tuned
+    wide = dataclasses.replace(tiny, decoder_width=32)
+    again = finetuning.finetune(
+        world / "patches", tmp_path, encoder=encoder, profile=wide, epochs=1
+    )
+    assert again.exists()
+    with pytest.raises(InputError, match="no segmentation model"):
+        segmentation.from_file(encoder)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(model.read_bytes()[:500])
+    broken.with_suffix(".json").write_text("{}")
+    with pytest.raises(InputError, match=r"broken\.safetensors"):
+        segmentation.from_file(broken)
+    with pytest.raises(InputError, match="does not fit"):
+        checkpoints.load_into(torch.nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, "x")
+
+
+def test_nan_in_a_patch_stops_the_run_with_a_reason(world, tiny, tmp_path, monkeypatch):
+    item = datasets.Patches.__getitem__
+    monkeypatch.setattr(
+        datasets.Patches,
+        "__getitem__",
+        lambda s, i: item(s, i) | {"image": torch.full((1, 64, 64), torch.nan)},
+    )
+    with pytest.raises(InputError, match="NaN"):
+        pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+
+
+def test_patches_that_do_not_divide_into_windows(tiny):
+    with pytest.raises(InputError, match="multiple of 64"):
+        config_of(tiny, 96 + 32 + 16, "simmim")
+
+
+def test_scores_are_those_of_scikit_style_by_hand():
+    confusion = np.zeros((9, 9), np.int64)
+    confusion[0, 0], confusion[0, 1], confusion[1, 1], confusion[2, 0] = 6, 2, 3, 1
+    found = evaluation.scores(confusion)
+    assert found["per_class_iou"]["water"] == pytest.approx(6 / 9)
+    assert found["per_class_iou"]["built-up"] == pytest.approx(3 / 5)
+    assert found["per_class_iou"]["cropland"] == 0
+    assert found["per_class_iou"]["forest"] is None  # no truth: left out
+    assert found["miou"] == pytest.approx((6 / 9 + 3 / 5 + 0) / 3)
+    assert found["macc"] == pytest.approx((6 / 8 + 1 + 0) / 3)
+    assert found["accuracy"] == pytest.approx(9 / 12)
+    assert found["majority"] == pytest.approx(
+        {"miou": 8 / 12 / 3, "macc": 1 / 3, "accuracy": 8 / 12}
+    )
+
+
+def test_the_confusion_matrix_counts_every_labelled_pixel(world, tuned):
+    result = evaluation.evaluate(world / "patches", tuned[1], split="val")
+    rows = datasets.selected(world / "patches", "finetune", "val")
+    assert np.sum(result["confusion_matrix"]) == len(rows) * 64 * 64
+    truth = [
+        rows[[f"n_{c.id}" for c in lulc.CLASSES if c.nine == k]].to_numpy().sum() for k in range(9)
+    ]
+    assert np.sum(result["confusion_matrix"], axis=1).tolist() == truth
+
+
+def test_the_state_of_another_run_is_refused(world, tiny, tmp_path, monkeypatch):
+    """Stopped as SimMIM, taken up as SAR-W-SimMIM: the same keys, and yet another run."""
+
+    def dies(self):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(pretraining.PretrainingTask, "on_train_epoch_start", dies)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            pretraining.pretrain(world / "patches", tmp_path, method="simmim", profile=tiny)
+    with pytest.raises(InputError, match="another run"):
+        pretraining.pretrain(world / "patches", tmp_path, method="sar-w-simmim", profile=tiny)
+
+
+def test_sampling_again_keeps_what_was_trained_current(world):
+    """The same seed gives the same index, which is then not written anew."""
+    path = world / "patches" / "patches.parquet"
+    before = path.stat().st_mtime_ns
+    tiles = rasters.find([world / "lulc"])
+    sampling.sample(world / "patches", tiles, points=20_000, block=2)
+    assert path.stat().st_mtime_ns == before
