@@ -30,7 +30,7 @@ tiles = workspace.tiles()
 print(*[path.name for path in scenes + tiles], sep="\n")
 
 # %% [markdown]
-# The first names follow JAXA's grammar for products: HH polarisation, orbit and frame, date, ultra-fine mode (`UBS`), right-looking (`R`), processing level 2.1, in UTM (`U`), descending (`D`).
+# The first names follow JAXA's grammar for products: HH polarisation (sent and received horizontally), orbit and frame, date, ultra-fine mode (`UBS`), right-looking (`R`), processing level 2.1, in UTM (`U`), descending (`D`).
 # The others are land-cover tiles, each named by its south-west corner.
 #
 # ## A digital number is not a brightness
@@ -43,7 +43,7 @@ print(*[path.name for path in scenes + tiles], sep="\n")
 # \sigma^0 = 10 \log_{10} \langle \mathrm{DN}^2 \rangle - 83.0 \quad \text{[dB]}
 # $$ (eq-calibration)
 #
-# where $\langle\cdot\rangle$ is a mean of power {cite:p}`shimada2009palsar`.
+# where $\langle\cdot\rangle$ is a mean of power {cite:p}`shimada2009palsar`; for a single pixel the mean falls away.
 # A DN has only 65,536 values, so {eq}`eq-calibration` is a table: one look-up turns a scene into decibels.
 # The paper speaks of "sensor-specific lookup tables"; that this table is what they mean is our reading.
 
@@ -145,7 +145,7 @@ assert abs(radiometry.to_db(power).mean() + 10 * np.euler_gamma / np.log(10)) < 
 # The simulator gives each a mean level, a texture and a place in the landscape.
 # **The levels are ours**, chosen near what L-band HH shows; they are not measurements.
 
-# %% mystnb={"figure": {"caption": "Backscatter of each class in the simulated scene: median, and the range of the middle 80 % of the pixels. The ranges overlap, so no class but open water separates by intensity alone.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, from water near minus 24 decibels to built-up near minus 5 decibels, most of them overlapping."}}
+# %% mystnb={"figure": {"caption": "Backscatter of each class in the simulated scene: median, and the range of the middle 80 % of the pixels. The ranges overlap: a single pixel does not give its class away.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, water the darkest, built-up the brightest and widest, most of them overlapping."}}
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
@@ -172,7 +172,7 @@ plt.show()
 # - **Towns are brightest.** Wall and ground make a corner that sends the wave straight back.
 #
 # Relief does the rest: slopes that face the radar are bright, slopes that face away are dark.
-# Where a slope is steeper than the radar's look angle, echoes of top and foot change places (*layover*), and behind it lies *shadow* without any echo.
+# Where a slope that faces the radar is steeper than the incidence angle, echoes of top and foot change places (*layover*); a slope that faces away, steeper than 90° minus that angle, sends nothing back (*shadow*).
 # The simulator models the brightness of slopes, not layover; real scenes have both.
 #
 # ## σ⁰ and γ⁰

@@ -38,7 +38,7 @@ print("by bounds:", [path.rsplit("/", 1)[-1] for path in found])
 #
 # A class id is a name, not a quantity: the mean of *water* (1) and *paddy field* (3) is not *built-up* (2).
 # So ids must be taken from the nearest tile pixel and never interpolated.
-# GDAL does that, but by default with an approximate transform, which puts a few per cent of the pixels near class borders into the neighbour's class; the package turns the approximation off.
+# GDAL does that, but by default with an approximate transform, which puts some pixels at class borders into the neighbour's class; the package turns the approximation off.
 
 # %%
 workspace.show_source(labels.aligned)
@@ -78,7 +78,7 @@ for point in zip(lon, lat, strict=True):
 for source in sources.values():
     source.close()
 assert np.array_equal(by_hand, ids[rows, cols])
-print("1000 of 1000 pixels agree with the tile pixel that holds their centre")
+print(f"{len(by_hand)} of {pick.size} pixels agree with the tile pixel that holds their centre")
 
 # %% [markdown]
 # ## Wrong on purpose: bilinear labels
@@ -88,7 +88,7 @@ path = next(p for p in tiles if p.name == lulc.tile_name(lon[0], lat[0]))
 window = np.s_[600:1000, 600:1000]
 with rasterio.open(path) as tile:
     options = dict(crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height)
-    with WarpedVRT(tile, resampling=Resampling.bilinear, **options) as vrt:
+    with WarpedVRT(tile, resampling=Resampling.bilinear, tolerance=1e-9, **options) as vrt:
         smooth = vrt.read(1)[window]
 exact = ids[window]
 both = (smooth > 0) & (exact > 0)

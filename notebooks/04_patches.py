@@ -61,7 +61,7 @@ plt.show()
 # ## What is left out
 #
 # Patches that touch no-data are gone: at the swath's edges, and where a scene is no multiple of the patch size.
-# Put back where they came from, the others tile the scene without gap or overlap.
+# Put back where they came from, the others do not overlap.
 
 # %% mystnb={"figure": {"caption": "Footprints of the patches of one simulated scene, on the scene.", "name": "fig-footprints"}, "image": {"alt": "A simulated radar scene with a grid of square patch outlines that stay clear of the swath's slanted edges."}}
 chosen = index[index.scene == row.scene]
@@ -105,6 +105,6 @@ print(f"{(forest == labelled).sum()} of {len(index)} patches are nothing but for
 # %% [markdown]
 # ## Key points
 #
-# - Float32 decibels, georeferenced, without no-data; ids beside them, never resampled.
+# - Float32 decibels, georeferenced, without no-data; ids beside them, cut without resampling.
 # - The index answers questions about the set without opening a patch.
 # - On the command line: `sartutorial patches SCENE... --labels DIR --out DIR [--size 256] [--max-void 0.0]`. The tolerance for unlabelled pixels is ours: with sparse labels, patches without void hardly exist.

@@ -2,7 +2,7 @@
 # # Sampling and splits
 #
 # ```{admonition} This chapter
-# **You will** choose patches so that rare classes count, and split them so that the test is fair.
+# **You will** choose patches so that rare classes count, and split them so that the test shares little with the training.
 #
 # **You need** [chapter 4](04_patches).
 #
@@ -87,7 +87,7 @@ print(
 # ## From points to patches
 #
 # **Paper:** points are matched to patches by coordinates; several points on one patch collapse into one; patches of nothing but forest are removed.
-# Most points lie outside the scenes, on tile area without SAR data, and are lost; in the authors' case the scenes cover Japan.
+# Points outside the patches are lost; how many, the next cell prints.
 
 # %%
 folder = workspace.sampled()
@@ -121,7 +121,7 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## A split that does not leak
+# ## A split that leaks less
 #
 # **Paper:** 72,238 / 20,005 / 18,894 patches for training, validation and test, which is 65 / 18 / 17 %. How they were split is not said.
 #
@@ -200,7 +200,7 @@ world
 #
 # ## Key points
 #
-# - "Inverse" has two readings; the reciprocal balances the points exactly, the complement hardly changes anything.
+# - "Inverse" has two readings; the reciprocal balances the points up to chance; the complement's weights are nearly equal.
 # - Collapsing points into patches undoes part of the balance: a patch that was chosen for its greenhouse is mostly something else.
-# - Pretraining sees no patch that is validated or tested on.
+# - Pretraining sees no patch that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
 # - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--seed 0]`.

@@ -37,7 +37,7 @@ print(f"{len(rows)} patches; mean {norm.mean:.2f} dB, standard deviation {norm.s
 # ## Tokens and masks
 #
 # The encoder is a Swin transformer {cite:p}`liu2021swin`.
-# It cuts the image into tokens of 4 × 4 pixels and lets tokens look at each other within windows; after each stage it merges 2 × 2 tokens into one, until a token stands for 32 × 32 pixels.
+# It cuts the image into tokens (vectors that stand for 4 × 4 pixels) and lets tokens look at each other within windows; after each stage it merges 2 × 2 tokens into one, until a token stands for 32 × 32 pixels.
 #
 # **Code:** masks are made of cells of 16 × 16 pixels, 60 % of them hidden.
 # The paper says hidden regions are *zeroed*; the code puts a learnt *mask token* in their place.
@@ -69,7 +69,8 @@ workspace.show_source(pretraining.mask_cells)
 # $$ (eq-weight)
 #
 # with $s = 1$: dark pixels weigh $e$, the brightest 1.
-# Their published loader hands {eq}`eq-weight` the *normalised* image, so that $P$ is a compressed power; their README says linear power.
+# Here $d$ is the pixel handed in, read as decibels.
+# Their published loader (for Sentinel-1; the one for ALOS-2 is not public) hands {eq}`eq-weight` the *normalised* image, so that $P$ is a compressed power; their README says linear power.
 # Side by side:
 
 # %% mystnb={"figure": {"caption": "A simulated patch, its mask, and the SAR weight in both domains on one scale.", "name": "fig-weight"}, "image": {"alt": "Four panels: the radar patch, the patch with hidden cells blanked, and two weight maps. With normalised intensity the weight follows the image; with linear power it is almost constant except at a few bright points."}}
@@ -96,7 +97,7 @@ for domain, weight in weights.items():
     )
 
 # %% [markdown]
-# With linear power a single bright point pushes all other weights to $e$: the weight says nothing any more.
+# With linear power a single bright point pushes nearly all other weights towards $e$: the weight says little any more.
 # The book trains with the normalised domain, as the published loader does.
 #
 # ## The model
@@ -166,11 +167,11 @@ for column, i in zip(axes.T, shown.tolist(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The fill is smooth, and it must be: speckle cannot be predicted, so the best guess of an L1 loss is the median.
+# The fill is smooth, and it must be: speckle cannot be predicted, so the best guess of an L1 loss is the median, and the weight, which favours dark pixels, pulls it lower.
 #
 # ## Has it learnt more than to smooth?
 #
-# Three guesses without any learning: the mean of the visible pixels of the patch, a bilinear fill between visible pixels, and the visible pixels blurred by the best of several Gaussians.
+# Three guesses without any learning: the mean of the visible pixels of the patch, a linear interpolation between 2,500 of the visible pixels, and the visible pixels blurred by the best of several Gaussians.
 
 # %%
 from scipy.interpolate import griddata
@@ -185,7 +186,7 @@ def gaussian(z, visible, sigma):
     )
 
 
-def bilinear(z, visible):
+def linear(z, visible):
     rows, cols = np.nonzero(visible)
     keep = np.random.default_rng(0).permutation(rows.size)[:2500]
     target = np.nonzero(~visible)
@@ -196,7 +197,7 @@ def bilinear(z, visible):
     return out
 
 
-guesses = {"visible mean": lambda z, v: np.full_like(z, z[v].mean()), "bilinear": bilinear}
+guesses = {"visible mean": lambda z, v: np.full_like(z, z[v].mean()), "linear": linear}
 guesses |= {f"Gaussian, sigma {s} px": lambda z, v, s=s: gaussian(z, v, s) for s in (6, 12, 24)}
 errors = {name: [] for name in ["SAR-W-SimMIM", *guesses]}
 for i in sample:
@@ -213,8 +214,8 @@ for name, values in errors.items():
 #
 # ## What the weight does
 #
-# The paper's claim is that the weight shifts the attention of the loss.
-# So measure it: sort the hidden pixels by intensity into ten equal groups and see which share of the loss each contributes, with and without the weight.
+# **Paper:** the weighting "aims to mitigate the impact of speckle and extreme intensity values".
+# What it does to the loss can be measured: sort the hidden pixels by intensity into ten equal groups and see which share of the loss each contributes, with and without the weight.
 
 # %% mystnb={"figure": {"caption": "Share of the loss by decile of intensity, without and with the SAR weight (simulated test patches, same model).", "name": "fig-decile"}, "image": {"alt": "Two lines over ten intensity deciles. With the weight, dark deciles contribute more and bright deciles less than without it."}}
 z, error = images[pixels], (reconstruction - images).abs()[pixels]
@@ -232,9 +233,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## Wrong on purpose: a mask finer than the token
+# ## Wrong on purpose: a mask as fine as the token
 #
-# Hide single tokens of 4 pixels instead of cells of 16, and the network can copy from next door: even the blur gets better, without anything having been understood.
+# Hide single tokens of 4 pixels instead of cells of 16, and a network can copy from next door: even a blur gets better, which understands nothing.
 
 # %%
 coarse, fine = [], []
@@ -249,6 +250,7 @@ for i in sample:
 print(
     f"best blur, 16 px cells: {np.mean(coarse) * norm.std:.3f} dB; 4 px cells: {np.mean(fine) * norm.std:.3f} dB"
 )
+assert np.mean(fine) < np.mean(coarse)
 
 # %% [markdown]
 # ## Key points

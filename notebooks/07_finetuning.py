@@ -59,6 +59,8 @@ workspace.show_source(segmentation.UPerNet.forward)
 #
 # **Paper:** Dice plus focal loss {cite:p}`milletari2016vnet,lin2017focal`, weighted 0.32 and 0.57; a third number after these is lost in our copy, and we do not make one up.
 #
+# Dice compares areas class by class, so that a small class counts as much as a large one; focal loss counts a pixel less the surer the model already is of it.
+#
 # For Dice the paper gives $I = \sum \min(p, g)$ and $U = \sum \max(p, g)$ in words, of prediction $p$ and truth $g$.
 # **Ours:** with these, the Dice loss is
 #
@@ -76,13 +78,13 @@ perfect, target = torch.full((6, 9), -20.0), torch.tensor([0, 0, 1, 2, 2, 2])
 perfect[torch.arange(6), target] = 20
 assert losses.dice(perfect, target) < 1e-6 and losses.focal(perfect, target) < 1e-6
 print(
-    f"untrained logits: Dice {losses.dice(torch.zeros(6, 9), target):.3f}, focal {losses.focal(torch.zeros(6, 9), target):.3f}"
+    f"equal logits: Dice {losses.dice(torch.zeros(6, 9), target):.3f}, focal {losses.focal(torch.zeros(6, 9), target):.3f}"
 )
 
 # %% [markdown]
 # ## Train
 #
-# **Paper:** 100 epochs, 20 of warm-up. **Code:** cosine decay, layer-wise decay of the learning rate by 0.8, drop path 0.1. The laptop profile trains this long:
+# **Paper:** 100 epochs, 20 of warm-up, in which the learning rate rises from nearly 0. **Code:** cosine decay, layer-wise decay by 0.8 (lower layers learn more slowly), drop path 0.1 (whole blocks are skipped at random). **Ours:** layer-wise decay with pretrained weights only, since it would starve random lower layers. The current profile trains this long:
 
 # %% mystnb={"figure": {"caption": "Fine-tuning loss by epoch (simulated patches).", "name": "fig-finetune"}, "image": {"alt": "A falling curve: fine-tuning loss by epoch."}}
 history = description["history"]
@@ -133,14 +135,14 @@ print(f"not learnt in so short a run: {', '.join(unseen) or 'nothing'}")
 assert metrics["miou"] > metrics["majority"]["miou"]
 
 # %% [markdown]
-# A handful of epochs teaches the frequent classes and hardly the rare ones, which fill few pixels of few patches; dropout of 0.5 in every block of so narrow a decoder slows it further.
-# The authors train 100 epochs with a far wider decoder.
-# Set `SARTUTORIAL_PROFILE=gpu` where there is an accelerator, or pass `epochs=` to `finetuning.finetune`, and look again.
+# A handful of epochs is little for classes that fill few pixels of few patches; which are not learnt is printed above.
+# (That a dropout of 0.5 in every block costs so narrow a decoder dear is our guess.)
+# The authors train 100 epochs with a far wider decoder; set `SARTUTORIAL_PROFILE=gpu` where there is an accelerator, or pass `epochs=` to `finetuning.finetune`, and look again.
 #
 # ## Wrong on purpose: void taken for a class
 #
 # Unlabelled pixels carry the index −1 and are left out of the loss.
-# Score them as if they were water, and every coast is wrong:
+# Take them for water instead, and the loss punishes the model for pixels that nobody labelled (here the top rows of a patch, made void for the purpose):
 
 # %%
 label = items[0]["label"].clone()

@@ -24,7 +24,7 @@ import rasterio
 
 from sartutorial import patches, radiometry, workspace
 from sartutorial.encoders import Encoder, config_of
-from sartutorial.profiles import PROFILES, data_dir
+from sartutorial.profiles import PROFILES, current, data_dir
 
 
 def sartutorial(command):
@@ -57,7 +57,7 @@ for command in (
     assert sartutorial(command) == 0
 
 # %% [markdown]
-# The same functions ran, so the results are the same as in the chapters:
+# The same functions ran, so the halved scene is the same as in [chapter 2](02_downsampling):
 
 # %%
 with (
@@ -89,10 +89,10 @@ assert code != 0 and not (data_dir() / "chain/wrong.tif").exists()
 # |---|---|---|---|
 # | ALOS-2 L2.1 ultra-fine, HH (restricted) | σ⁰ | 0 | as in the book: halve it, then all steps |
 # | ALOS-2 25 m mosaic (open, JAXA's terms) | γ⁰ | as declared: 1 in the tile we know | no halving; a model of its own, since unit and spacing differ |
-# | HR-LULC v23.12, 1° tiles (registration) | ids | 0 | `label --tiles` |
+# | HR-LULC v23.12, 1° tiles (registration) | ids | 0; 255 is void too | `label --tiles` |
 #
 # `data/README.md` in the repository says where to find them and under which terms.
-# The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns all of the sea into numbers.
+# The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns its no-data pixels into numbers.
 
 # %%
 mosaic = np.array(
@@ -105,7 +105,7 @@ print("nodata 0:", radiometry.dn_to_db(mosaic, nodata=0).round(1).tolist())
 # ## The authors' scale
 #
 # A profile holds every number that depends on the machine.
-# `SARTUTORIAL_PROFILE=japan` is the authors' setting.
+# `SARTUTORIAL_PROFILE=japan` holds the authors' model and SimMIM schedule, where they are public; batches are per device, and the package trains on one device (the authors used eight).
 
 # %%
 fields = (
@@ -134,13 +134,13 @@ there = 301_088 * 800
 print(
     f"pretraining here: {here:,} patches in all; at the authors' scale: {there:,}, {there / here:,.0f} times as many,"
 )
-ratio = (PROFILES["japan"].patch_size / PROFILES["laptop"].patch_size) ** 2
+ratio = (PROFILES["japan"].patch_size / current().patch_size) ** 2
 size = {
     p: sum(w.numel() for w in Encoder(config_of(PROFILES[p], 256, "simmim")).parameters())
     for p in PROFILES
 }
 print(
-    f"each with {ratio:.0f} times the pixels, through an encoder {size['japan'] / size['laptop']:.0f} times as large."
+    f"each with {ratio:.0f} times the pixels, through an encoder {size['japan'] / size[current().name]:.0f} times as large."
 )
 
 # %% [markdown]

@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -42,10 +43,16 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> None:
 def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> None:
     """Write a model's weights to ``path`` (safetensors) and its description to ``path``.json."""
     path = Path(path)
-    write_json(dict(description) | {"provenance": provenance()}, path.with_suffix(".json"))
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with rasters.replacing(path) as partial:
         save_file(state, partial)
+    # Written last: where the description is, the weights are whole.
+    write_json(dict(description) | {"provenance": provenance()}, path.with_suffix(".json"))
+
+
+def fingerprint(path: str | Path) -> str:
+    """A checksum of a file's bytes, to tell weights of the same name apart."""
+    return f"{zlib.crc32(Path(path).read_bytes()):08x}"
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sartutorial import InputError, __version__, profiles, rasters
 from sartutorial.downsample import Average
@@ -35,6 +36,7 @@ can be run again: it goes on where it stopped, and leaves alone what is done.
 
 app = App(name="sartutorial", help=HELP, help_format="markdown", version=__version__,
           error_formatter=lambda e: f"sartutorial: {' '.join(str(e).split())}")  # fmt: skip
+# pretraining.Method again: importing it would bring torch to every command.
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
 Scale = Annotated[
     Literal["laptop", "gpu", "japan"] | None,
@@ -53,7 +55,7 @@ def _scenes(scene: tuple[str, ...]) -> list[str]:
 
 
 @app.command(sort_key=0)
-def simulate(*, out: Path, profile: Scale = None, seed: int = 0) -> None:
+def simulate(*, out: Path, profile: Scale = None, seed: NonNegativeInt = 0) -> None:
     """Make a simulated world: OUT/scenes, OUT/lulc (land-cover tiles) and OUT/dem.
 
     Parameters
@@ -69,7 +71,7 @@ def simulate(*, out: Path, profile: Scale = None, seed: int = 0) -> None:
 
 
 @app.command(sort_key=1)
-def downsample(*scene: str, out: Path, factor: int = 2, average: Average = "power") -> None:
+def downsample(*scene: str, out: Path, factor: PositiveInt = 2, average: Average = "power") -> None:
     """Average scenes over blocks of pixels, keeping georeference, tags and nodata (paper 2.1).
 
     Parameters
@@ -104,8 +106,8 @@ def label(*scene: str, tiles: Path, out: Path) -> None:
     """
     from sartutorial.labels import label as run
 
+    found = rasters.find([tiles], "land-cover tile")
     for path in _scenes(scene):
-        found = rasters.find([tiles], "land-cover tile")
         print(run(path, found, out / Path(path).name, progress=True))
 
 
@@ -114,7 +116,7 @@ def patches(
     *scene: str,
     labels: Path,
     out: Path,
-    size: int | None = None,
+    size: PositiveInt | None = None,
     max_void: float = 0.0,
     profile: Scale = None,
 ) -> None:
@@ -145,10 +147,10 @@ def sample(
     patches: Path,
     *,
     tiles: Path,
-    points: int | None = None,
-    seed: int = 0,
+    points: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
     inverse: Literal["reciprocal", "complement"] = "reciprocal",
-    block: int = 4,
+    block: PositiveInt = 4,
 ) -> None:
     """Choose patches by class-weighted points and split them by spatial blocks (paper 2.2).
 
@@ -183,8 +185,8 @@ def pretrain(
     *,
     out: Path,
     method: Method = "sar-w-simmim",
-    epochs: int | None = None,
-    seed: int = 0,
+    epochs: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
     profile: Scale = None,
 ) -> None:
     """Pretrain an encoder on unlabelled patches: OUT/encoder.safetensors (paper 3.1).
@@ -212,8 +214,8 @@ def finetune(
     *,
     out: Path,
     encoder: Path | None = None,
-    epochs: int | None = None,
-    seed: int = 0,
+    epochs: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
     profile: Scale = None,
 ) -> None:
     """Train encoder and UPerNet on labels: OUT/model.safetensors, OUT/metrics.json (paper 3.2).
@@ -281,7 +283,7 @@ def predict(*scene: str, model: Path, out: Path) -> None:
 
 @app.command(sort_key=9)
 def table1(
-    *, out: Path, seeds: int = 3, patches: Path | None = None, profile: Scale = None
+    *, out: Path, seeds: PositiveInt = 3, patches: Path | None = None, profile: Scale = None
 ) -> None:
     """Repeat the paper's Table 1: five training strategies, several seeds: OUT/table1.json.
 
@@ -299,7 +301,8 @@ def table1(
     os.environ["SARTUTORIAL_PROFILE"] = chosen.name
     folder = patches or workspace.sampled()
     for row in table.table1(folder, out, seeds=seeds, profile=chosen, progress=True)["rows"]:
-        print(f"{row['name']:<34} mIoU {row['miou_mean']:.4f} (paper {row['paper_miou']:.4f})"
+        spread = "" if row["miou_std"] is None else f" ± {row['miou_std']:.4f}"
+        print(f"{row['name']:<34} mIoU {row['miou_mean']:.4f}{spread} (paper {row['paper_miou']:.4f})"
               f"  mAcc {row['macc_mean']:.4f} (paper {row['paper_macc']:.4f})")  # fmt: skip
 
 

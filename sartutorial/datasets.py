@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,3 +119,8 @@ def loader(dataset: Patches, batch: int, *, shuffle: bool, workers: int = 0) -> 
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+
+
+def fingerprint(rows: gpd.GeoDataFrame) -> int:
+    """A checksum of which patches are used, part of what makes two runs the same."""
+    return zlib.crc32("".join(rows["patch"]).encode())

@@ -47,7 +47,7 @@ def config_of(
     if image_size % STRIDE or any(g > config.window_size and g % config.window_size for g in grids):
         raise InputError(
             f"patches of {image_size} px do not divide into tokens and windows of "
-            f"{config.window_size}; cut them with a --size that is a multiple of 64"
+            f"{config.window_size}; cut them with --size 64, 128 or a multiple of 256"
         )
     return config
 

@@ -48,7 +48,7 @@ def finetune(
     ``encoder`` is what ``pretrain`` wrote; without it the model of ``kind`` starts from random
     weights (the paper's baseline). Layer-wise decay of the learning rate (0.8, the authors' code)
     holds with a pretrained encoder only: it would starve random lower layers (ours).
-    ``out/metrics.json`` holds the scores on the validation split.
+    ``out/metrics.json`` holds the scores on the validation split, if that holds patches.
     Raises InputError for patches in another unit than the encoder's, or an encoder that does not fit.
     """
     profile = profile or current()
@@ -76,28 +76,29 @@ def finetune(
         "encoder": config._asdict(),
         "width": profile.decoder_width,
         "training": settings._asdict(),
-        "pretrained": {k: given.get(k) for k in ("method", "training")} if given else None,
+        "pretrained": [given["method"], checkpoints.fingerprint(encoder)] if encoder else None,
+        "data": datasets.fingerprint(rows),
     }
-    file = Path(out) / "model.safetensors"
-    if training.is_done(file, run, folder):
-        return file
-    fixed = given.get("normalization")
-    norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(folder, rows)
-    torch.manual_seed(seed)
-    model = segmentation.Segmenter(Encoder(config, drop_path_rate=DROP_PATH), profile.decoder_width)
-    if encoder:
-        own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
-        checkpoints.load_into(model.encoder, own, encoder)
-    task = FinetuningTask(model, settings, run)
-    training.fit(task, datasets.Patches(folder, rows, norm, seed=seed), out, progress=progress)
-    description = run | {
-        "normalization": norm._asdict(),
-        "spacing": float(rows["spacing"].mean()),
-        "quantity": quantity,
-        "classes": list(lulc.NAMES),
-        "history": task.history,
-    }
-    checkpoints.save(model, file, description)
-    if len(datasets.selected(folder, "finetune", "val")):
-        evaluation.evaluate(folder, file, split="val", out=Path(out) / "metrics.json")
+    file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
+    done = training.is_done(file, run, folder)
+    if not done:
+        fixed = given.get("normalization")
+        norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(folder, rows)
+        torch.manual_seed(seed)
+        fresh = Encoder(config, drop_path_rate=DROP_PATH)
+        model = segmentation.Segmenter(fresh, profile.decoder_width)
+        if encoder:
+            own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
+            checkpoints.load_into(model.encoder, own, encoder)
+        task = FinetuningTask(model, settings, run)
+        training.fit(task, datasets.Patches(folder, rows, norm, seed=seed), out, progress=progress)
+        description = run | {
+            "normalization": norm._asdict(),
+            "spacing": float(rows["spacing"].mean()),
+            "quantity": quantity,
+            "classes": list(lulc.NAMES),
+        }
+        training.finish(task, file, description)
+    if not (done and metrics.exists()) and len(datasets.selected(folder, "finetune", "val")):
+        evaluation.evaluate(folder, file, split="val", out=metrics)
     return file

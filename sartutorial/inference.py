@@ -13,7 +13,16 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, datasets, lulc, radiometry, rasters, segmentation, training
+from sartutorial import (
+    InputError,
+    checkpoints,
+    datasets,
+    lulc,
+    radiometry,
+    rasters,
+    segmentation,
+    training,
+)
 
 SPACING_TOLERANCE = 0.05
 BATCH = 8
@@ -52,7 +61,7 @@ def predict(
             check_fits(sar, scene, description["spacing"], description["quantity"])
             tags = {
                 "SCENE": Path(scene).name,
-                "MODEL": Path(file).name,
+                "MODEL": f"{Path(file).name} {checkpoints.fingerprint(file)}",
                 "CLASSES": ",".join(lulc.NAMES),
             }
             tags |= {k: v for k, v in sar.tags().items() if k in ("SIMULATED", "QUANTITY")}
@@ -68,10 +77,11 @@ def check_fits(sar: DatasetReader, scene: str, spacing: float, quantity: str) ->
     found, unit = rasters.spacing(sar), radiometry.quantity(scene, sar.tags())
     if abs(found / spacing - 1) > SPACING_TOLERANCE:
         factor = round(spacing / found)
+        mends = factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE
         mend = f"run 'sartutorial downsample --factor {factor}' on it first"
         raise InputError(
             f"{scene}: pixels of {found:.2f} m, the model was trained on {spacing:.2f} m; "
-            + (mend if factor > 1 else "take a scene of the model's resolution")
+            + (mend if mends else "take a scene of the model's resolution")
         )
     if unit != quantity:
         raise InputError(f"{scene}: holds {unit}, the model was trained on {quantity}")

@@ -22,8 +22,8 @@ def overlapping(scene: DatasetReader, tiles: Sequence[str | Path]) -> list[str]:
     chosen = []
     for tile in tiles:
         with rasters.opened(tile, dtype="uint8") as t:
-            left, bottom, right, top = transform_bounds(t.crs, scene.crs, *t.bounds)
-            box = scene.bounds
+            left, bottom, right, top = transform_bounds(scene.crs, t.crs, *scene.bounds)
+            box = t.bounds
             if left < box.right and right > box.left and bottom < box.top and top > box.bottom:
                 chosen.append(str(tile))
     return chosen
@@ -32,8 +32,7 @@ def overlapping(scene: DatasetReader, tiles: Sequence[str | Path]) -> list[str]:
 def aligned(tile: DatasetReader, scene: DatasetReader) -> WarpedVRT:
     """The tile on the scene's grid, by nearest neighbour: class ids must never be interpolated.
 
-    The tolerance turns GDAL's approximated transform off: with it, 2-3 % of the pixels near class
-    borders would take a neighbour's class.
+    The tolerance turns GDAL's approximate transform off, which misplaces pixels at class borders.
     """
     grid = rasters.grid_of(scene)._asdict()
     return WarpedVRT(
@@ -57,7 +56,9 @@ def label(
         if not chosen:
             needed = lulc.tile_names(*transform_bounds(sar.crs, "EPSG:4326", *sar.bounds))
             raise InputError(f"{scene}: no land-cover tile meets it; it needs {', '.join(needed)}")
-        names = ",".join(Path(t).name for t in chosen)
+        # With their sizes: another version's tiles have the same names.
+        names = ",".join(f"{Path(t).name}:{Path(t).stat().st_size if Path(t).exists() else 0}"
+                         for t in chosen)  # fmt: skip
         tags = {"TILES": names, "SCENE": Path(scene).name}
         if rasters.is_current(out, [scene, *chosen], tags):
             return Path(out)

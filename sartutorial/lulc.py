@@ -27,8 +27,8 @@ class LandCover(NamedTuple):
 
 # Ids, names and the colours of 1..12 are JAXA's (v21 palette). The colours of 13..15 are ours:
 # JAXA's are not known to us. The merging into nine is the paper's (five forests, paddy and
-# cropland); the order of the nine follows from the authors' nine class weights (our reading), and
-# so does leaving 15, which v23.12 lacks, unlabelled.
+# cropland); the order of the nine follows from the authors' nine class weights (our reading).
+# Leaving 15, which v23.12 lacks, unlabelled is our choice.
 CLASSES = (
     LandCover(1, "water bodies", (0, 0, 100), 0),
     LandCover(2, "built-up", (255, 0, 0), 1),

@@ -69,7 +69,7 @@ def quicklook(
 
     with rasterio.open(path) as source:
         scene = source.dtypes[0] == "uint16"
-        how = Resampling.average if scene else Resampling.nearest
+        how = Resampling.rms if scene else Resampling.nearest
         with WarpedVRT(source, crs="EPSG:3857", resampling=how) as vrt:
             shrink = max(vrt.width, vrt.height) / side
             shape = (max(round(vrt.height / shrink), 1), max(round(vrt.width / shrink), 1))
@@ -77,7 +77,11 @@ def quicklook(
             bounds = transform_bounds(vrt.crs, "EPSG:4326", *vrt.bounds)
         if not scene:
             table = np.zeros((256, 4), dtype=np.uint8)
-            for value, rgba in source.colormap(1).items():
+            try:
+                palette = source.colormap(1)
+            except ValueError:  # it came without one
+                palette = lulc.colormap()
+            for value, rgba in palette.items():
                 table[value] = rgba
             table[lulc.VOID] = 0
             return table[pixels], bounds

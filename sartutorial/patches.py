@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,43 +44,44 @@ def cut(
     folder whose rasters have their scenes' names. Scenes that are already cut are left alone.
     Raises InputError if a label raster is missing or on another grid, or no patch is left.
     """
-    out, parts = Path(out), []
-    for scene in tqdm([str(s) for s in scenes], desc="patches", unit="scene", disable=not progress):
-        part = out / "index" / f"{Path(scene).stem}.parquet"
-        label = Path(labels) / Path(scene).name
-        if not _is_current(part, [Path(scene), label], size, max_void):
-            for stale in out.glob(f"*/{Path(scene).stem}_*.tif"):
-                stale.unlink()
-            _cut_scene(scene, label, out, part, size, max_void)
-        parts.append(part)
-    index = out / INDEX
-    fresh = index.exists() and all(p.stat().st_mtime <= index.stat().st_mtime for p in parts)
-    if not (fresh and set(read_index(out).scene) == {p.stem for p in parts}):
-        write_index(_merged(parts, size, max_void), out)
-    return index
-
-
-def _is_current(part: Path, sources: Sequence[Path], size: int, max_void: float) -> bool:
-    import pandas as pd
-
-    local = [s for s in sources if s.exists()]
-    if not part.exists() or any(s.stat().st_mtime >= part.stat().st_mtime for s in local):
-        return False
-    made = pd.read_parquet(part, columns=["size", "max_void"])
-    return bool((made["size"] == size).all() and (made["max_void"] == max_void).all() and len(made))
-
-
-def _merged(parts: Sequence[Path], size: int, max_void: float) -> gpd.GeoDataFrame:
     import geopandas as gpd
     import pandas as pd
 
-    index = pd.concat([gpd.read_parquet(p) for p in parts], ignore_index=True)
+    out, parts = Path(out), []
+    for scene in tqdm([str(s) for s in scenes], desc="patches", unit="scene", disable=not progress):
+        # The file's name holds the parameters, so that a part made with others is not taken for it.
+        part = out / "index" / Path(scene).stem / f"{size}px-{max_void:g}void.parquet"
+        label = Path(labels) / Path(scene).name
+        if not _is_current(part, [Path(scene), label]):
+            _remove(out, part)
+            _cut_scene(scene, label, out, part, size, max_void)
+        parts.append(part)
+    index = gpd.GeoDataFrame(pd.concat([gpd.read_parquet(p) for p in parts], ignore_index=True))
     if index.empty:
         raise InputError(
             f"no patch of {size} px has full SAR data and at most {max_void:.0%} void labels; "
             "take a smaller --size or a larger --max-void"
         )
-    return gpd.GeoDataFrame(index, crs=4326)
+    path = out / INDEX
+    fresh = path.exists() and all(p.stat().st_mtime <= path.stat().st_mtime for p in parts)
+    if not (fresh and read_index(out)["patch"].tolist() == index["patch"].tolist()):
+        write_index(index, out)
+    return path
+
+
+def _is_current(part: Path, sources: Sequence[Path]) -> bool:
+    local = [s for s in sources if s.exists()]
+    return part.exists() and all(s.stat().st_mtime < part.stat().st_mtime for s in local)
+
+
+def _remove(out: Path, part: Path) -> None:
+    """Remove what an earlier cut of this scene has left, and nothing of another scene."""
+    for old in part.parent.glob("*.parquet"):
+        old.unlink()
+    mine = re.compile(re.escape(part.parent.name) + r"_\d+_\d+\.tif")
+    for file in out.glob("*/*.tif"):
+        if mine.fullmatch(file.name):
+            file.unlink()
 
 
 def _cut_scene(scene: str, label: Path, out: Path, part: Path, size: int, max_void: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from sartutorial import checkpoints, datasets, training
+from sartutorial import InputError, datasets, training
 from sartutorial.encoders import PATCH, STRIDE, Encoder, EncoderConfig, config_of, sincos_positions
 from sartutorial.profiles import Profile, current
 
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
-Domain = Literal["normalised", "linear"]
 CELL = 16  # pixels, side of SimMIM's mask cells (authors' code)
 MASK_RATIO = {"simmim": 0.6, "mixmae": 0.5}  # authors' code
 
@@ -197,6 +196,8 @@ def pretrain(
     """
     profile = profile or current()
     rows = datasets.selected(folder, "pretrain")
+    if rows.empty:
+        raise InputError(f"{folder}: no patch is marked for pretraining; sample with more --points")
     kind: Literal["simmim", "mixmae"] = "mixmae" if "mixmae" in method else "simmim"
     config = config_of(profile, int(rows["size"].iloc[0]), kind)
     settings = training.Settings(
@@ -208,7 +209,12 @@ def pretrain(
         betas=(0.9, 0.999) if kind == "simmim" else (0.9, 0.95),
         seed=seed,
     )
-    run = {"method": method, "encoder": config._asdict(), "training": settings._asdict()}
+    run: dict[str, Any] = {
+        "method": method,
+        "encoder": config._asdict(),
+        "training": settings._asdict(),
+    }
+    run |= {"data": datasets.fingerprint(rows)}
     file = Path(out) / "encoder.safetensors"
     if training.is_done(file, run, folder):
         return file
@@ -223,9 +229,8 @@ def pretrain(
         "normalization": norm._asdict(),
         "spacing": float(rows["spacing"].mean()),
         "quantity": str(rows["quantity"].iloc[0]),
-        "history": task.history,
     }
     # The whole model is kept, so that its reconstructions can be looked at; fine-tuning takes
     # the keys that start with "encoder.".
-    checkpoints.save(model, file, description)
+    training.finish(task, file, description)
     return file

@@ -20,7 +20,7 @@ CALIBRATION_DB = -83.0  # dB, JAXA
 MAX_DN = 65535
 
 _SCENE_NAME = re.compile(r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)")
-_GAMMA_NAME = re.compile(r"_(?:MOS_|sl_)?[HV]{2}_F02DAR|_MOS_F02DAR|[LR]2\.2")
+_GAMMA_NAME = re.compile(r"_(?:sl_)?[HV]{2}_F02DAR|_MOS_F02DAR|[LR]2\.2")
 
 
 def to_power(db: ArrayLike) -> NDArray[np.floating]:
@@ -87,4 +87,6 @@ def quantity(path: str, tags: Mapping[str, str] | None = None) -> str:
             f"{path}: level {match['level']} cannot be calibrated to backscatter; "
             "order level 1.5 or 2.1"
         )
+    if match:
+        return "gamma0" if match["level"] == "2.2" else "sigma0"
     return "gamma0" if _GAMMA_NAME.search(path) else "sigma0"

@@ -80,6 +80,8 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
     with dataset:
         if dataset.crs is None or dataset.transform.is_identity:
             raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
+        if dataset.count != 1:
+            raise InputError(f"{path}: holds {dataset.count} bands, expected one; extract it first")
         if dataset.dtypes[0] != dtype:
             kind = "amplitude DN" if dtype == "uint16" else "HR-LULC ids"
             raise InputError(f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}")
@@ -87,7 +89,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
             yield dataset
         except RasterioIOError as error:
             raise InputError(
-                f"{path}: cannot be read to its end ({error}); fetch it anew"
+                f"{path}: cannot be read, or what is made of it not written ({error})"
             ) from error
 
 
@@ -97,7 +99,7 @@ def nodata_of(dataset: DatasetReader) -> float:
     A declared value that an unsigned pixel cannot have, such as NaN or -9999, counts as undeclared.
     """
     declared = dataset.nodata
-    return 0.0 if declared is None or not declared >= 0 else float(declared)
+    return float(declared) if declared is not None and 0 <= declared <= 65535 else 0.0
 
 
 def strips(dataset: DatasetReader, rows: int = STRIP_ROWS) -> Iterator[Window]:
@@ -150,9 +152,14 @@ def created(
 
 
 def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str, str]) -> bool:
-    """Whether ``out`` is there, newer than its ``sources`` and made with the same ``tags``."""
+    """Whether ``out`` is there, newer than its ``sources`` and made with the same ``tags``.
+
+    Raises InputError if ``out`` is one of its own sources.
+    """
     out = Path(out)
     local = [Path(s) for s in sources if Path(s).exists()]
+    if any(s.resolve() == out.resolve() for s in local):
+        raise InputError(f"{out}: would overwrite its own source; take another --out")
     if not out.exists() or any(s.stat().st_mtime >= out.stat().st_mtime for s in local):
         return False
     with rasterio.open(out) as dataset:

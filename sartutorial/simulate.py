@@ -206,7 +206,7 @@ def label(world: World, grid: rasters.Grid) -> Ids:
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=1, dtype="uint8", nodata=0, **here) as file:
             file.write(world.classes, 1)
-        # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces 2-3 %.
+        # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
         with memory.open() as file, WarpedVRT(file, **grid._asdict(), tolerance=1e-9) as vrt:
             box = from_bounds(*transform_bounds(UTM, grid.crs, *file.bounds), grid.transform)
             box = box.round_offsets().round_lengths().intersection(Window(0, 0, *labels.T.shape))

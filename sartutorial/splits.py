@@ -21,7 +21,8 @@ def blocks(index: gpd.GeoDataFrame, block: int) -> NDArray[np.int64]:
     """The spatial block of each patch: int64 of shape (patches,), numbered from 0.
 
     Blocks are squares of ``block`` patch sides on one metric grid (the UTM zone of the whole index),
-    so that patches of different scenes that show the same ground share a block or adjoin.
+    so that patches of different scenes that show the same ground share a block or adjoin; where
+    scenes overlap, ground at a block's rim may be in two splits.
     """
     side = block * float((index["size"] * index["spacing"]).mean())
     centre = index.geometry.to_crs(index.estimate_utm_crs()).centroid
@@ -33,9 +34,9 @@ def by_block(index: gpd.GeoDataFrame, *, seed: int, block: int = 4) -> NDArray[n
     """A split for every patch: ``train``, ``val`` or ``test``, one per spatial block.
 
     Blocks move between splits, in an order drawn from ``seed``, as long as a move brings the pixels
-    of each class, and the patches, closer to 65/18/17 % (relative error, squared and summed). A class
-    that lies in fewer than three blocks cannot be in all splits. The paper does not say how its
-    split was made; this is ours.
+    of each class, and the number of patches, sampled or not, closer to 65/18/17 % (relative error,
+    squared and summed). A class that lies in fewer than three blocks cannot be in all splits. The
+    paper does not say how its split was made; this is ours.
     """
     owner = blocks(index, block)
     mass = np.zeros((owner.max() + 1, len(lulc.NAMES) + 1))

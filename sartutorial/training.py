@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 
-from sartutorial import InputError, datasets, patches
+from sartutorial import InputError, checkpoints, datasets, patches
 
 CLIP = 5.0  # gradient norm (authors' code)
 WEIGHT_DECAY = 0.05  # authors' code
@@ -30,8 +30,8 @@ class Settings(NamedTuple):
 
     epochs: int
     warmup: int  # epochs
-    batch: int  # on each device
-    base_lr: float  # times global batch / 512 (the authors' scaling)
+    batch: int
+    base_lr: float  # times batch / 512 (the authors' scaling)
     decay: Literal["step", "cosine"]
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
@@ -81,7 +81,7 @@ class Task(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         s = self.settings
-        peak = s.base_lr * s.batch * self.trainer.world_size / 512
+        peak = s.base_lr * s.batch / 512
         optimiser = torch.optim.AdamW(
             parameter_groups(self.model, s.layer_decay, peak), lr=peak, betas=s.betas
         )
@@ -166,7 +166,7 @@ def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
 def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) -> None:
     """Train ``task`` on ``data``; a run that was stopped goes on from its last epoch.
 
-    The state is kept in ``out/last.ckpt`` after every epoch and removed when training ends.
+    The state is kept in ``out/last.ckpt`` after every epoch; ``finish`` removes it.
 
     Raises InputError if ``out/last.ckpt`` belongs to another run.
     """
@@ -179,6 +179,7 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
     warnings.filterwarnings("ignore", module="lightning")  # nor its own deprecations
     trainer = lightning.Trainer(
         max_epochs=s.epochs,
+        devices=1,
         precision=precision(),
         gradient_clip_val=CLIP,
         callbacks=[keep, TQDMProgressBar(leave=True)] if progress else [keep],
@@ -189,4 +190,9 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
         num_sanity_val_steps=0,
     )
     trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
-    state.unlink(missing_ok=True)
+
+
+def finish(task: Task, file: Path, description: Mapping[str, Any]) -> None:
+    """Save what was trained, with its history, and then remove the state of the run."""
+    checkpoints.save(task.model, file, dict(description) | {"history": task.history})
+    file.with_name("last.ckpt").unlink(missing_ok=True)

@@ -74,7 +74,7 @@ def test_options_come_from_a_file_and_the_hand_wins(run, tmp_path):
         (("downsample", "--out", "o"), "no SCENE given"),
         (("downsample", "text.tif", "--out", "o"), "text.tif: not a readable raster"),
         (("downsample", "float.tif", "--out", "o"), "float.tif: holds float32"),
-        (("downsample", "IMG.tif", "--out", "o", "--factor", "0"), "--factor 0"),
+        (("downsample", "IMG.tif", "--out", "o", "--factor", "0"), "--factor"),
         (("downsample", "IMG.tif", "--out", "text.tif"), "text.tif"),
         (("label", "IMG.tif", "--tiles", "nowhere", "--out", "o"), "nowhere: no such land-cover"),
         (("label", "IMG.tif", "--tiles", "far", "--out", "o"), "no land-cover tile meets it"),
