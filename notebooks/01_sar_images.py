@@ -53,7 +53,9 @@ workspace.show_source(radiometry.lookup_table)
 # %%
 with rasters.opened(scenes[0]) as scene:
     nodata = rasters.nodata_of(scene)
-    print(f"{scene.width} x {scene.height} pixels of {rasters.spacing(scene)} m, {scene.crs}")
+    print(
+        f"{scene.width} x {scene.height} pixels of {rasters.spacing(scene)} m, {scene.crs}"
+    )
     print(f"declared nodata {nodata}, simulated: {scene.tags()['SIMULATED']}")
     dn = scene.read(1)
 
@@ -62,7 +64,9 @@ valid = np.isfinite(db)
 print(f"{valid.mean():.1%} of the pixels hold data")
 
 known = db[valid][:100_000]
-assert np.array_equal(radiometry.db_to_dn(known), dn[valid][:100_000])  # DN -> dB -> DN is exact
+assert np.array_equal(
+    radiometry.db_to_dn(known), dn[valid][:100_000]
+)  # DN -> dB -> DN is exact
 
 # %% [markdown]
 # The corners without data are no accident: the satellite flies at an angle to the map grid, so its strip of ground, the *swath*, lies askew in the raster.
@@ -108,14 +112,18 @@ for ax, looks in zip(axes, (1, 4, 16), strict=True):
     intensity = simulate.speckle((1024, 1024), looks, 0.6, rng)
     enl = intensity.mean() ** 2 / intensity.var()
     assert abs(enl / looks - 1) < 0.05
-    ax.hist(intensity.ravel(), bins=np.linspace(0, 3, 80), density=True, color="tab:gray")
+    ax.hist(
+        intensity.ravel(), bins=np.linspace(0, 3, 80), density=True, color="tab:gray"
+    )
     ax.plot(grid, gamma.pdf(grid, looks, scale=1 / looks), color="tab:orange")
     ax.set_title(f"{looks} look(s): ENL {enl:.2f}")
     ax.set_xlabel("intensity / mean")
 axes[0].set_ylabel("density")
 plt.show()
 
-one_look = simulate.speckle((1024, 1024), 1, 0.6, np.random.default_rng(1))[::8, ::8].ravel()
+one_look = simulate.speckle((1024, 1024), 1, 0.6, np.random.default_rng(1))[
+    ::8, ::8
+].ravel()
 print(f"exponential? Kolmogorov-Smirnov p = {kstest(one_look, 'expon').pvalue:.2f}")
 print(
     f"Rayleigh (a common mistake: that is amplitude)? p = {kstest(one_look, 'rayleigh').pvalue:.0e}"
@@ -151,7 +159,9 @@ from rasterio.vrt import WarpedVRT
 
 with rasterio.open(labels) as source, rasterio.open(scenes[0]) as scene:
     fine = rasters.grid_of(scene)._asdict()
-    with WarpedVRT(source, **fine, resampling=Resampling.nearest, tolerance=1e-9) as vrt:
+    with WarpedVRT(
+        source, **fine, resampling=Resampling.nearest, tolerance=1e-9
+    ) as vrt:
         fine_ids = vrt.read(1)
 
 present = [c for c in lulc.CLASSES if (fine_ids == c.id).any()]
@@ -182,7 +192,10 @@ plt.show()
 # Statistics of one do not carry over to the other, so the package reads the unit from the product and keeps it in a tag.
 
 # %%
-for name in ("IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif", "N35E139_20_sl_HH_F02DAR.tif"):
+for name in (
+    "IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif",
+    "N35E139_20_sl_HH_F02DAR.tif",
+):
     print(name, "->", radiometry.quantity(name))
 print(f"γ⁰ - σ⁰ at 36 degrees: {-10 * np.log10(np.cos(np.radians(36))):.2f} dB")
 

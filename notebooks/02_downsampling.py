@@ -43,7 +43,8 @@ scenes = workspace.scenes()
 halved = workspace.halved()
 for before, after in zip(scenes, halved, strict=True):
     print(
-        before.name, f"{before.stat().st_size / 1e6:.1f} MB -> {after.stat().st_size / 1e6:.1f} MB"
+        before.name,
+        f"{before.stat().st_size / 1e6:.1f} MB -> {after.stat().st_size / 1e6:.1f} MB",
     )
 
 # %% [markdown]
@@ -52,7 +53,10 @@ for before, after in zip(scenes, halved, strict=True):
 # %%
 with rasterio.open(scenes[0]) as before, rasterio.open(halved[0]) as after:
     assert after.crs == before.crs and after.nodata == before.nodata
-    assert after.transform.c == before.transform.c and after.transform.f == before.transform.f
+    assert (
+        after.transform.c == before.transform.c
+        and after.transform.f == before.transform.f
+    )
     assert after.res == tuple(2 * r for r in before.res)
     fine, coarse, nodata = before.read(1), after.read(1), after.nodata
     print(after.tags())
@@ -62,7 +66,9 @@ rows, cols = np.s_[1600:2112], np.s_[1600:2112]
 half = np.s_[800:1056]
 fig, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
 maps.show_backscatter(axes[0], radiometry.dn_to_db(fine[rows, cols]), "2.5 m")
-maps.show_backscatter(axes[1], radiometry.dn_to_db(coarse[half, half]), "5 m, mean power")
+maps.show_backscatter(
+    axes[1], radiometry.dn_to_db(coarse[half, half]), "5 m, mean power"
+)
 plt.show()
 
 # %% [markdown]
@@ -75,7 +81,9 @@ blocks = fine[rows, cols].astype(np.float64).reshape(256, 2, 256, 2)
 truth = np.sqrt((blocks**2).mean(axis=(1, 3)))
 found = block_mean(fine[rows, cols])
 assert np.abs(found - truth).max() <= 0.5 + 1e-3
-print(f"largest difference: {np.abs(found - truth).max():.2f} DN (rounding to whole DN allows 0.5)")
+print(
+    f"largest difference: {np.abs(found - truth).max():.2f} DN (rounding to whole DN allows 0.5)"
+)
 
 # %% [markdown]
 # ## Wrong on purpose
@@ -119,7 +127,9 @@ kept = block_mean(fine)
 forgotten = block_mean(np.where(fine == 0, np.uint16(1), fine))  # 0 taken for a number
 blank = fine.reshape(kept.shape[0], 2, kept.shape[1], 2) == 0
 edge = (kept != 0) & blank.any(axis=(1, 3))
-lost = radiometry.to_db(forgotten[edge].astype(float) ** 2 / kept[edge].astype(float) ** 2)
+lost = radiometry.to_db(
+    forgotten[edge].astype(float) ** 2 / kept[edge].astype(float) ** 2
+)
 print(f"{edge.sum()} edge pixels are up to {-lost.min():.1f} dB too dark")
 assert edge.any()
 

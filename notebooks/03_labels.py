@@ -45,14 +45,23 @@ workspace.show_source(labels.aligned)
 
 # %%
 folder = workspace.labelled()
-with rasters.opened(folder / scene.name, dtype="uint8") as source, rasters.opened(scene) as sar:
-    assert rasters.grid_of(source) == rasters.grid_of(sar)  # same CRS, transform and size
+with (
+    rasters.opened(folder / scene.name, dtype="uint8") as source,
+    rasters.opened(scene) as sar,
+):
+    assert rasters.grid_of(source) == rasters.grid_of(
+        sar
+    )  # same CRS, transform and size
     ids, dn, grid = source.read(1), sar.read(1), rasters.grid_of(sar)
     print(source.tags())
-assert (ids[dn == 0] == lulc.VOID).all()  # nothing is labelled where there is no SAR data
+assert (
+    ids[dn == 0] == lulc.VOID
+).all()  # nothing is labelled where there is no SAR data
 
 # %% mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey. Middle, the land-cover classes on the same grid: forest inland, fields and towns at the coast, sea around. Right, the legend."}}
-fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), width_ratios=[5, 5, 2.4], layout="constrained")
+fig, axes = plt.subplots(
+    1, 3, figsize=(12, 4.6), width_ratios=[5, 5, 2.4], layout="constrained"
+)
 maps.show_backscatter(axes[0], radiometry.dn_to_db(dn[::3, ::3]), "σ⁰")
 maps.show_classes(axes[1], ids[::3, ::3], "labels")
 maps.class_legend(axes[2])
@@ -78,7 +87,9 @@ for point in zip(lon, lat, strict=True):
 for source in sources.values():
     source.close()
 assert np.array_equal(by_hand, ids[rows, cols])
-print(f"{len(by_hand)} of {pick.size} pixels agree with the tile pixel that holds their centre")
+print(
+    f"{len(by_hand)} of {pick.size} pixels agree with the tile pixel that holds their centre"
+)
 
 # %% [markdown]
 # ## Wrong on purpose: bilinear labels
@@ -87,8 +98,12 @@ print(f"{len(by_hand)} of {pick.size} pixels agree with the tile pixel that hold
 path = next(p for p in tiles if p.name == lulc.tile_name(lon[0], lat[0]))
 window = np.s_[600:1000, 600:1000]
 with rasterio.open(path) as tile:
-    options = dict(crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height)
-    with WarpedVRT(tile, resampling=Resampling.bilinear, tolerance=1e-9, **options) as vrt:
+    options = dict(
+        crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height
+    )
+    with WarpedVRT(
+        tile, resampling=Resampling.bilinear, tolerance=1e-9, **options
+    ) as vrt:
         smooth = vrt.read(1)[window]
 exact = ids[window]
 both = (smooth > 0) & (exact > 0)
@@ -97,7 +112,10 @@ print(f"bilinear: {invented.sum() / both.sum():.1%} of the pixels have another c
 values, counts = np.unique(smooth[invented], return_counts=True)
 names = {c.id: c.name for c in lulc.CLASSES}
 top = counts.argsort()[::-1][:3]
-print("most often invented:", ", ".join(f"{names[int(values[i])]} ({counts[i]})" for i in top))
+print(
+    "most often invented:",
+    ", ".join(f"{names[int(values[i])]} ({counts[i]})" for i in top),
+)
 assert invented.any()
 
 # %% [markdown]

@@ -52,7 +52,10 @@ ids = index[patches.COUNTS].to_numpy()[:, 1:]
 varied = np.argsort(-(ids > 200).sum(axis=1))[:40:10]  # patches that hold many classes
 fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
 for (above, below), name in zip(axes.T, index.patch.iloc[varied], strict=True):
-    with rasterio.open(folder / "sar" / name) as sar, rasterio.open(folder / "label" / name) as lab:
+    with (
+        rasterio.open(folder / "sar" / name) as sar,
+        rasterio.open(folder / "label" / name) as lab,
+    ):
         maps.show_backscatter(above, sar.read(1))
         maps.show_classes(below, lab.read(1))
 plt.show()
@@ -71,13 +74,17 @@ covered = np.zeros_like(dn)
 for r, c in zip(chosen.row, chosen.col, strict=True):
     covered[r : r + row["size"], c : c + row["size"]] += 1
 assert covered.max() == 1 and (dn[covered == 1] != 0).all()
-print(f"{(covered == 1).sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch")
+print(
+    f"{(covered == 1).sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch"
+)
 
 fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 maps.show_backscatter(ax, radiometry.dn_to_db(dn[::3, ::3]))
 for r, c in zip(chosen.row, chosen.col, strict=True):
     side = row["size"] / 3
-    ax.add_patch(plt.Rectangle((c / 3, r / 3), side, side, fill=False, color="tab:orange"))
+    ax.add_patch(
+        plt.Rectangle((c / 3, r / 3), side, side, fill=False, color="tab:orange")
+    )
 plt.show()
 
 # %% [markdown]
@@ -89,7 +96,9 @@ plt.show()
 right = radiometry.dn_to_db(dn)
 wrong = np.maximum(radiometry.to_db(dn.astype(float) ** 2 + 1e-9) - 83, -83)
 print(f"mean {np.nanmean(right):.2f} dB, std {np.nanstd(right):.2f} dB")
-print(f"with no-data taken for -83 dB: mean {wrong.mean():.2f} dB, std {wrong.std():.2f} dB")
+print(
+    f"with no-data taken for -83 dB: mean {wrong.mean():.2f} dB, std {wrong.std():.2f} dB"
+)
 assert wrong.std() > 2 * np.nanstd(right)
 
 # %% [markdown]

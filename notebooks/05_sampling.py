@@ -31,7 +31,10 @@ from sartutorial import lulc, patches, sampling, splits, workspace
 tiles = workspace.tiles()
 counts = sampling.count_classes(tiles)
 total = counts.sum(axis=0)
-weights = {kind: sampling.category_weights(total, kind) for kind in ("reciprocal", "complement")}
+weights = {
+    kind: sampling.category_weights(total, kind)
+    for kind in ("reciprocal", "complement")
+}
 
 # %% mystnb={"figure": {"caption": "Two readings of \"inverse\", on the class shares of the simulated tiles (logarithmic axis).", "name": "fig-inverse"}, "image": {"alt": "For each class three bars on a logarithmic axis: its share of the pixels, its reciprocal weight and its complement weight. The reciprocal weights span orders of magnitude, the complement weights are nearly equal."}}
 present = [c for c in lulc.CLASSES if total[c.id]]
@@ -54,7 +57,7 @@ for i, (label, values) in enumerate(
 ax.set_yscale("log")
 ax.set_xticks(x, [c.name for c in present], rotation=40, ha="right")
 ax.set_ylabel("share or weight")
-ax.legend(frameon=False)
+ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -74,7 +77,7 @@ assert np.allclose(share, 1 / len(present), atol=0.01)
 assert sampling.allocate(counts, weights["reciprocal"], 20_000).sum() == 20_000
 
 # %% [markdown]
-# Drawing the *class* by its weight and then a pixel would apply the weight twice: the rarest class would take nearly all of the points.
+# Drawing the *class* by its weight and then a pixel would apply the weight twice, and the rarest classes would take far more than their share:
 
 # %%
 twice = weights["reciprocal"][[c.id for c in present]]
@@ -93,15 +96,18 @@ print(
 folder = workspace.sampled()
 index = patches.read_index(folder)
 hits = sampling.match(points, index)
-print(f"{hits.sum()} of {len(points)} points fall on a patch, {np.sum(hits > 0)} patches are hit")
+print(
+    f"{hits.sum()} of {len(points)} points fall on a patch, {np.sum(hits > 0)} patches are hit"
+)
 print(
     f"in the index: {(index.points > 0).sum()} of {len(index)} patches sampled, {index.finetune.sum()} of them not fully forest"
 )
 
-# %% mystnb={"figure": {"caption": "Class shares of the pixels (simulated): all patches against the sampled ones.", "name": "fig-balance"}, "image": {"alt": "For each of the nine classes two bars: its share in all patches and in the sampled patches. Forest falls, the rare classes rise."}}
+# %% mystnb={"figure": {"caption": "Class shares of the pixels (simulated): all patches against the sampled ones.", "name": "fig-balance"}, "image": {"alt": "For each of the nine classes two bars: its share of the pixels in all patches and in the sampled ones."}}
 ids = index[patches.COUNTS].to_numpy()
 nine = np.stack(
-    [ids[:, [c.id for c in lulc.CLASSES if c.nine == k]].sum(axis=1) for k in range(9)], axis=1
+    [ids[:, [c.id for c in lulc.CLASSES if c.nine == k]].sum(axis=1) for k in range(9)],
+    axis=1,
 )
 fig, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
 for i, (label, rows) in enumerate(
@@ -136,7 +142,9 @@ workspace.show_source(splits.by_block)
 colours = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}
 fig, ax = plt.subplots(figsize=(6.5, 6), layout="constrained")
 for split, colour in colours.items():
-    index[index.split == split].plot(ax=ax, color=colour, edgecolor="white", linewidth=0.3)
+    index[index.split == split].plot(
+        ax=ax, color=colour, edgecolor="white", linewidth=0.3
+    )
 ax.legend(
     handles=[plt.Rectangle((0, 0), 1, 1, color=c, label=s) for s, c in colours.items()],
     frameon=False,
@@ -163,7 +171,9 @@ for name, table in (("blocked", index), ("random", random)):
     metric = table.to_crs(table.estimate_utm_crs())
     test, train = metric[metric.split == "test"], metric[metric.split == "train"]
     touching = test.geometry.apply(lambda g, t=train: t.distance(g).min() < 1)
-    print(f"{name} split: {touching.mean():.0%} of the test patches touch a training patch")
+    print(
+        f"{name} split: {touching.mean():.0%} of the test patches touch a training patch"
+    )
 
 # %% [markdown]
 # ## On a map
@@ -176,10 +186,14 @@ for split, colour in colours.items():
         rows,
         name=f"patches: {split}",
         tooltip=folium.GeoJsonTooltip(["patch", "split"]),
-        style_function=lambda _, c=colour: {"color": c, "weight": 1, "fillOpacity": 0.25},
+        style_function=lambda _, c=colour: {
+            "color": c,
+            "weight": 1,
+            "fillOpacity": 0.25,
+        },
     ).add_to(world)
 west, south, east, north = index.total_bounds
-inside = points.cx[west:east, south:north].iloc[:1500]
+inside = points.cx[west:east, south:north].sample(1500, random_state=0)
 layer = folium.FeatureGroup(name="points").add_to(world)
 for point, category in zip(inside.geometry, inside.category, strict=True):
     rgb = next(c.rgb for c in lulc.CLASSES if c.id == category)
@@ -201,6 +215,6 @@ world
 # ## Key points
 #
 # - "Inverse" has two readings; the reciprocal balances the points up to chance; the complement's weights are nearly equal.
-# - Collapsing points into patches undoes part of the balance: a patch that was chosen for its greenhouse is mostly something else.
+# - Collapsing points into patches undoes part of the balance: a patch that was chosen for its greenhouse is mostly something else, and with many points a patch nearly every patch is hit.
 # - Pretraining sees no patch that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
 # - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--seed 0]`.

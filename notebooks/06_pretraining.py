@@ -28,7 +28,9 @@ from sartutorial.profiles import current
 folder = workspace.sampled()
 rows = datasets.selected(folder, "pretrain")
 norm = datasets.statistics(folder, rows)
-print(f"{len(rows)} patches; mean {norm.mean:.2f} dB, standard deviation {norm.std:.2f} dB")
+print(
+    f"{len(rows)} patches; mean {norm.mean:.2f} dB, standard deviation {norm.std:.2f} dB"
+)
 
 # %% [markdown]
 # **Code:** the authors normalise with −10.4327 and 5.8041 dB, the statistics of *their* set.
@@ -44,7 +46,11 @@ print(f"{len(rows)} patches; mean {norm.mean:.2f} dB, standard deviation {norm.s
 
 # %%
 data = datasets.Patches(folder, rows, norm)
-item = int(np.argsort(-(rows[[f"n_{i}" for i in range(1, 15)]].to_numpy() > 200).sum(axis=1))[0])
+item = int(
+    np.argsort(-(rows[[f"n_{i}" for i in range(1, 15)]].to_numpy() > 200).sum(axis=1))[
+        0
+    ]
+)
 image = data[item]["image"][None]
 size = image.shape[-1]
 mask = pretraining.mask_cells(size // pretraining.CELL, 0.6, (0, 0, item))[None]
@@ -83,7 +89,9 @@ hidden = mask[0].repeat_interleave(16, 0).repeat_interleave(16, 1).bool()
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
 maps.show_backscatter(axes[0], db[0, 0], "σ⁰")
-maps.show_backscatter(axes[1], np.where(hidden, np.nan, db[0, 0]), "what the encoder sees")
+maps.show_backscatter(
+    axes[1], np.where(hidden, np.nan, db[0, 0]), "what the encoder sees"
+)
 for ax, (domain, weight) in zip(axes[2:], weights.items(), strict=True):
     drawn = ax.imshow(weight[0, 0], cmap="viridis", vmin=1, vmax=np.e)
     ax.set_axis_off()
@@ -143,15 +151,22 @@ plt.show()
 # On a patch of the *test* split, which pretraining never saw.
 
 # %%
-model = pretraining.build("sar-w-simmim", EncoderConfig(**description["encoder"]), profile).eval()
+model = pretraining.build(
+    "sar-w-simmim", EncoderConfig(**description["encoder"]), profile
+).eval()
 checkpoints.load_into(model, state, file)
 
 test = datasets.Patches(folder, datasets.selected(folder, "finetune", "test"), norm)
 images = torch.stack([test[i]["image"] for i in range(len(test))])
-masks = torch.stack([pretraining.mask_cells(size // 16, 0.6, (1, 0, i)) for i in range(len(test))])
+masks = torch.stack(
+    [pretraining.mask_cells(size // 16, 0.6, (1, 0, i)) for i in range(len(test))]
+)
 with torch.inference_mode():
     reconstruction = torch.cat(
-        [model(*batch)[1] for batch in zip(images.split(32), masks.split(32), strict=True)]
+        [
+            model(*batch)[1]
+            for batch in zip(images.split(32), masks.split(32), strict=True)
+        ]
     )
 pixels = masks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None].bool()
 pasted = torch.where(pixels, reconstruction, images)
@@ -161,7 +176,9 @@ shown = images.std((1, 2, 3)).argsort(descending=True)[:12:3]
 fig, axes = plt.subplots(3, len(shown), figsize=(10.5, 8), layout="constrained")
 for column, i in zip(axes.T, shown.tolist(), strict=True):
     for ax, z in zip(
-        column, (images[i], torch.where(pixels[i], torch.nan, images[i]), pasted[i]), strict=True
+        column,
+        (images[i], torch.where(pixels[i], torch.nan, images[i]), pasted[i]),
+        strict=True,
     ):
         maps.show_backscatter(ax, (z[0] * norm.std + norm.mean).numpy())
 plt.show()
@@ -191,22 +208,30 @@ def linear(z, visible):
     keep = np.random.default_rng(0).permutation(rows.size)[:2500]
     target = np.nonzero(~visible)
     points = (rows[keep], cols[keep])
-    filled = griddata(points, z[points], target, method="linear", fill_value=z[visible].mean())
+    filled = griddata(
+        points, z[points], target, method="linear", fill_value=z[visible].mean()
+    )
     out = z.copy()
     out[target] = filled
     return out
 
 
 guesses = {"visible mean": lambda z, v: np.full_like(z, z[v].mean()), "linear": linear}
-guesses |= {f"Gaussian, sigma {s} px": lambda z, v, s=s: gaussian(z, v, s) for s in (6, 12, 24)}
+guesses |= {
+    f"Gaussian, sigma {s} px": lambda z, v, s=s: gaussian(z, v, s) for s in (6, 12, 24)
+}
 errors = {name: [] for name in ["SAR-W-SimMIM", *guesses]}
 for i in sample:
     z, visible = images[i, 0].numpy(), ~pixels[i, 0].numpy()
-    errors["SAR-W-SimMIM"].append(np.abs(reconstruction[i, 0].numpy() - z)[~visible].mean())
+    errors["SAR-W-SimMIM"].append(
+        np.abs(reconstruction[i, 0].numpy() - z)[~visible].mean()
+    )
     for name, guess in guesses.items():
         errors[name].append(np.abs(guess(z, visible) - z)[~visible].mean())
 for name, values in errors.items():
-    print(f"{name:<24} {np.mean(values) * norm.std:.3f} dB mean absolute error of hidden pixels")
+    print(
+        f"{name:<24} {np.mean(values) * norm.std:.3f} dB mean absolute error of hidden pixels"
+    )
 
 # %% [markdown]
 # This is a short run of a small network on simulated land; where it stands among the simple guesses is printed above, not promised.
@@ -219,7 +244,9 @@ for name, values in errors.items():
 
 # %% mystnb={"figure": {"caption": "Share of the loss by decile of intensity, without and with the SAR weight (simulated test patches, same model).", "name": "fig-decile"}, "image": {"alt": "Two lines over ten intensity deciles. With the weight, dark deciles contribute more and bright deciles less than without it."}}
 z, error = images[pixels], (reconstruction - images).abs()[pixels]
-w = torch.cat([pretraining.intensity_weight(batch) for batch in images.split(32)])[pixels]
+w = torch.cat([pretraining.intensity_weight(batch) for batch in images.split(32)])[
+    pixels
+]
 edges = torch.quantile(z[::37], torch.linspace(0, 1, 11))
 decile = torch.bucketize(z, edges[1:-1])
 plain, weighted = (torch.bincount(decile, v, 10) / v.sum() for v in (error, error * w))
@@ -243,9 +270,14 @@ for i in sample:
     z = images[i, 0].numpy()
     cells = pretraining.mask_cells(size // 4, 0.6, (2, 0, i)).numpy()
     visible = ~np.kron(cells, np.ones((4, 4))).astype(bool)
-    fine.append(min(np.abs(gaussian(z, visible, s) - z)[~visible].mean() for s in (2, 4, 6, 12)))
+    fine.append(
+        min(np.abs(gaussian(z, visible, s) - z)[~visible].mean() for s in (2, 4, 6, 12))
+    )
     coarse.append(
-        min(errors[f"Gaussian, sigma {s} px"][list(sample).index(i)] for s in (6, 12, 24))
+        min(
+            errors[f"Gaussian, sigma {s} px"][list(sample).index(i)]
+            for s in (6, 12, 24)
+        )
     )
 print(
     f"best blur, 16 px cells: {np.mean(coarse) * norm.std:.3f} dB; 4 px cells: {np.mean(fine) * norm.std:.3f} dB"

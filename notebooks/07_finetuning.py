@@ -106,7 +106,9 @@ folder = workspace.sampled()
 rows = datasets.selected(folder, "finetune", "val")
 norm = datasets.Normalization(**description["normalization"])
 data = datasets.Patches(folder, rows, norm)
-richest = np.argsort(-(rows[[f"n_{i}" for i in range(1, 15)]].to_numpy() > 200).sum(axis=1))[:5]
+richest = np.argsort(
+    -(rows[[f"n_{i}" for i in range(1, 15)]].to_numpy() > 200).sum(axis=1)
+)[:5]
 items = [data[int(i)] for i in richest]
 with torch.inference_mode():
     predicted = model(torch.stack([x["image"] for x in items])).argmax(1)
@@ -130,7 +132,11 @@ plt.show()
 # %%
 metrics = json.loads((file.parent / "metrics.json").read_text())
 print(evaluation.table(metrics))
-unseen = [name for name, iou in metrics["per_class_iou"].items() if iou is not None and iou < 0.05]
+unseen = [
+    name
+    for name, iou in metrics["per_class_iou"].items()
+    if iou is not None and iou < 0.05
+]
 print(f"not learnt in so short a run: {', '.join(unseen) or 'nothing'}")
 assert metrics["miou"] > metrics["majority"]["miou"]
 

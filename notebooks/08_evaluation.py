@@ -43,7 +43,13 @@ for result in results.values():
 fig, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
 for i, (name, result) in enumerate(results.items()):
     iou = [result["per_class_iou"][c] or 0 for c in lulc.NAMES]
-    ax.bar(np.arange(9) + 0.4 * (i - 0.5), iou, 0.4, label=name, color=["#0072b2", "#bbbbbb"][i])
+    ax.bar(
+        np.arange(9) + 0.4 * (i - 0.5),
+        iou,
+        0.4,
+        label=name,
+        color=["#0072b2", "#bbbbbb"][i],
+    )
 ax.set_xticks(range(9), lulc.NAMES)
 ax.set_ylabel("IoU")
 ax.legend(frameon=False)
@@ -84,16 +90,25 @@ def per_patch(file):
     data, found = datasets.Patches(folder, rows, norm), []
     with torch.inference_mode():
         for i in range(len(data)):
-            truth, predicted = data[i]["label"], model(data[i]["image"][None]).argmax(1)[0]
+            truth, predicted = (
+                data[i]["label"],
+                model(data[i]["image"][None]).argmax(1)[0],
+            )
             keep = truth >= 0
-            found.append(np.bincount(9 * truth[keep] + predicted[keep], minlength=81).reshape(9, 9))
+            found.append(
+                np.bincount(9 * truth[keep] + predicted[keep], minlength=81).reshape(
+                    9, 9
+                )
+            )
     return np.array(found)
 
 
 matrices = {name: per_patch(file) for name, file in files.items()}
 for name in files:
     off = np.abs(matrices[name].sum(axis=0) - results[name]["confusion_matrix"]).sum()
-    assert off <= 1e-3 * matrices[name].sum()  # ties may fall differently in another batch
+    assert (
+        off <= 1e-3 * matrices[name].sum()
+    )  # ties may fall differently in another batch
 rng = np.random.default_rng(0)
 draws = rng.integers(len(rows), size=(500, len(rows)))
 miou = {

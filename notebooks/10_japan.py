@@ -37,7 +37,11 @@ def sartutorial(command):
 
 
 workspace.model()  # the commands below find their inputs, whichever chapter is opened first
-os.environ |= {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}  # plain text for this page
+os.environ |= {
+    "COLUMNS": "90",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+}  # plain text for this page
 os.environ.pop("FORCE_COLOR", None)
 assert sartutorial("--help") == 0
 
@@ -119,7 +123,10 @@ fields = (
 )
 print(f"{'':<18}" + "".join(f"{p:>16}" for p in PROFILES))
 for field in fields:
-    print(f"{field:<18}" + "".join(f"{getattr(p, field)!s:>16}" for p in PROFILES.values()))
+    print(
+        f"{field:<18}"
+        + "".join(f"{getattr(p, field)!s:>16}" for p in PROFILES.values())
+    )
 
 # %% [markdown]
 # **Paper:** more than 301,088 patches, 800 epochs of pretraining, 100 of fine-tuning. **Code:** one node of eight GPUs, with job limits of 72 and 48 hours.
@@ -129,14 +136,18 @@ for field in fields:
 import json
 
 pretrained = json.loads((workspace.encoder().with_suffix(".json")).read_text())
-here = len(patches.read_index(workspace.sampled()).query("pretrain")) * len(pretrained["history"])
+here = len(patches.read_index(workspace.sampled()).query("pretrain")) * len(
+    pretrained["history"]
+)
 there = 301_088 * 800
 print(
     f"pretraining here: {here:,} patches in all; at the authors' scale: {there:,}, {there / here:,.0f} times as many,"
 )
 ratio = (PROFILES["japan"].patch_size / current().patch_size) ** 2
 size = {
-    p: sum(w.numel() for w in Encoder(config_of(PROFILES[p], 256, "simmim")).parameters())
+    p: sum(
+        w.numel() for w in Encoder(config_of(PROFILES[p], 256, "simmim")).parameters()
+    )
     for p in PROFILES
 }
 print(

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import settings
 
 from sartutorial import downsample, labels, lulc, patches, profiles, rasters, sampling, simulate
+
+# The same examples in every CI run; elsewhere hypothesis looks for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 TINY = dataclasses.replace(
     profiles.PROFILES["laptop"],
