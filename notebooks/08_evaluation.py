@@ -55,7 +55,7 @@ ax.set_ylabel("IoU")
 ax.legend(frameon=False)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "What is taken for what: rows are the truth, columns the prediction of the pretrained model (share of the row, simulated test blocks).", "name": "fig-confusion"}, "image": {"alt": "A nine by nine matrix of shares with most weight on the diagonal."}}
+# %% mystnb={"figure": {"caption": "What is taken for what: rows are the truth, columns the prediction of the pretrained model (share of the row, simulated test blocks).", "name": "fig-confusion"}, "image": {"alt": "A nine by nine matrix: for each true class in a row, the share that was called each of the nine classes."}}
 matrix = np.array(results["SAR-W-SimMIM"]["confusion_matrix"])
 share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 fig, ax = plt.subplots(figsize=(6.4, 5.4), layout="constrained")
