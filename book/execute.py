@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 SOURCE = BUILD / "src"
 RESULTS = BUILD / "chapters.json"
-CELL_SECONDS = 900  # a cell that runs longer fails; on a busy machine training takes its time
+CELL_SECONDS = 1800  # a cell that runs longer fails; on a busy machine training takes its time
 
 
 def chapters(toc: Path) -> list[str]:
