@@ -45,7 +45,10 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
     path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with rasters.replacing(path) as partial:
-        save_file(state, partial)
+        try:
+            save_file(state, partial)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
     # Written last: where the description is, the weights are whole.
     write_json(dict(description) | {"provenance": provenance()}, path.with_suffix(".json"))
 
@@ -65,9 +68,12 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not file.exists():
             raise InputError(f"{file}: no such file; 'pretrain' and 'finetune' write it")
     try:
-        return load_file(path), json.loads(path.with_suffix(".json").read_text())
-    except (SafetensorError, json.JSONDecodeError) as error:
+        state, description = load_file(path), json.loads(path.with_suffix(".json").read_text())
+    except (SafetensorError, ValueError) as error:  # ValueError: no JSON, or no text
         raise InputError(f"{path}: not weights of ours ({error}); train anew") from error
+    if not isinstance(description, dict) or "encoder" not in description:
+        raise InputError(f"{path}: not weights of ours (its .json describes no encoder)")
+    return state, description
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -298,9 +298,10 @@ def table1(
     from sartutorial import workspace
 
     chosen = _chosen(profile)
-    os.environ["SARTUTORIAL_PROFILE"] = chosen.name
-    folder = patches or workspace.sampled()
-    for row in table.table1(folder, out, seeds=seeds, profile=chosen, progress=True)["rows"]:
+    if patches is None:
+        os.environ["SARTUTORIAL_PROFILE"] = chosen.name
+        patches = workspace.sampled()
+    for row in table.table1(patches, out, seeds=seeds, profile=chosen, progress=True)["rows"]:
         spread = "" if row["miou_std"] is None else f" ± {row['miou_std']:.4f}"
         print(f"{row['name']:<34} mIoU {row['miou_mean']:.4f}{spread} (paper {row['paper_miou']:.4f})"
               f"  mAcc {row['macc_mean']:.4f} (paper {row['paper_macc']:.4f})")  # fmt: skip
@@ -339,11 +340,14 @@ def launch(
     try:
         app.config = (Dict(_recipe(config), source=str(config)),) if config else ()
         app(tokens)
+        return
     except (InputError, OSError) as error:
         if debug:
             raise
-        print(f"sartutorial: {error}", file=sys.stderr)
-        sys.exit(1)
+        message = str(error)
+    # Only now, when the traceback has let go of it, is a progress bar's line at its end.
+    print(f"sartutorial: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def main() -> None:

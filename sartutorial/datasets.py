@@ -11,10 +11,11 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
+from rasterio.errors import RasterioIOError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sartutorial import InputError, lulc, patches
+from sartutorial import InputError, lulc, patches, rasters
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -81,10 +82,14 @@ class Shuffled(Sampler[tuple[int, int]]):
 
 
 def read(path: str | Path) -> NDArray[Any]:
-    """The single band of a patch."""
-    with rasterio.open(path) as dataset:
-        band: NDArray[Any] = dataset.read(1)
-    return band
+    """The single band of a patch; raises InputError, naming the file, if it cannot be read."""
+    try:
+        with rasterio.open(path) as dataset:
+            return rasters.read(dataset)
+    except (RasterioIOError, InputError) as error:
+        raise InputError(
+            f"{error}; delete the folder of patches and run 'sartutorial patches' again"
+        ) from error
 
 
 def statistics(folder: str | Path, rows: gpd.GeoDataFrame) -> Normalization:

@@ -79,7 +79,8 @@ def downsample(
         with rasters.created(out, grid, tags, **profile) as target:
             windows = list(rasters.strips(source, factor * rasters.STRIP_ROWS))
             for w in tqdm(windows, desc=f"downsample {Path(scene).name}", disable=not progress):
-                block = block_mean(source.read(1, window=w), factor, nodata=nodata, average=average)
+                dn = rasters.read(source, w)
+                block = block_mean(dn, factor, nodata=nodata, average=average)
                 top = int(w.row_off) // factor
                 target.write(block, 1, window=Window(0, top, block.shape[1], block.shape[0]))
     return Path(out)

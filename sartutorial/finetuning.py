@@ -57,6 +57,8 @@ def finetune(
         raise InputError(f"{folder}: no labelled training patch; sample with more --points")
     size, quantity = int(rows["size"].iloc[0]), str(rows["quantity"].iloc[0])
     state, given = checkpoints.load(encoder) if encoder else ({}, {})
+    if encoder and "method" not in given:
+        raise InputError(f"{encoder}: holds no pretrained encoder; give what 'pretrain' wrote")
     config = EncoderConfig(**given["encoder"]) if given else config_of(profile, size, kind)
     if config.image_size != size or given.get("quantity", quantity) != quantity:
         raise InputError(

@@ -106,6 +106,7 @@ def _write_map(
             rasterio.shutil.copy(
                 plain, partial, driver="COG", compress="deflate", overview_resampling="mode"
             )
+            rasters.check_whole(partial, target)
     finally:
         plain.unlink(missing_ok=True)
 
@@ -134,7 +135,7 @@ def classify(
     for top, following in zip(rows, [*tops[1:], sar.height], strict=True):
         image = np.full((size, width), np.nan, dtype=np.float32)
         window = Window(0, top, sar.width, min(size, sar.height - top))
-        image[: window.height, : sar.width] = table[sar.read(1, window=window)]
+        image[: window.height, : sar.width] = table[rasters.read(sar, window)]
         seen = [left for left in lefts if np.isfinite(image[:, left : left + size]).any()]
         z = np.nan_to_num((image - norm.mean) / norm.std).astype(np.float32)
         for i in range(0, len(seen), BATCH):
@@ -173,8 +174,8 @@ def agreement(map_file: str | Path, label_file: str | Path) -> NDArray[np.int64]
         if rasters.grid_of(found) != rasters.grid_of(labels):
             raise InputError(f"{map_file}: is not on the grid of {label_file}")
         for window in rasters.strips(found):
-            truth = lulc.to_index(labels.read(1, window=window))
-            shown = found.read(1, window=window).astype(np.int64) - 1
+            truth = lulc.to_index(rasters.read(labels, window))
+            shown = rasters.read(found, window).astype(np.int64) - 1
             both = (truth >= 0) & (shown >= 0)
             pairs = truth[both] * k + shown[both]
             confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)

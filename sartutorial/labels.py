@@ -68,13 +68,11 @@ def label(
         profile = dict(dtype="uint8", nodata=lulc.VOID)
         with rasters.created(out, rasters.grid_of(sar), tags, **profile) as target:
             target.write_colormap(1, lulc.colormap())
-            bar = tqdm(desc=f"label {Path(scene).name}", total=sar.height, disable=not progress)
-            for window in rasters.strips(sar):
+            windows = list(rasters.strips(sar))
+            for window in tqdm(windows, desc=f"label {Path(scene).name}", disable=not progress):
                 ids = _merged(layers, chosen, window)
-                ids[sar.read(1, window=window) == nodata] = lulc.VOID
+                ids[rasters.read(sar, window) == nodata] = lulc.VOID
                 target.write(ids, 1, window=window)
-                bar.update(int(window.height))
-            bar.close()
     return Path(out)
 
 
@@ -83,7 +81,7 @@ def _merged(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     merged = np.zeros((int(window.height), int(window.width)), dtype=np.uint8)
     for layer, name in zip(layers, names, strict=True):
-        ids = layer.read(1, window=window)
+        ids = rasters.read(layer, window, name)
         lulc.check_ids(ids, name)
         ids[np.isin(ids, lulc.VOID_IDS)] = lulc.VOID
         np.copyto(merged, ids, where=merged == lulc.VOID)

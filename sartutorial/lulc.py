@@ -70,7 +70,7 @@ def check_ids(ids: NDArray[np.uint8], source: str = "labels") -> None:
     if ids.dtype != np.uint8:
         raise InputError(f"{source}: HR-LULC ids are uint8, got {ids.dtype}")
     counts = np.bincount(ids.ravel(), minlength=256)
-    unknown = [i for i in np.flatnonzero(counts) if 15 < i < 255]
+    unknown = [int(i) for i in np.flatnonzero(counts) if 15 < i < 255]
     if unknown:
         raise InputError(f"{source}: unknown class ids {unknown}; HR-LULC has 0 to 15 and 255")
 

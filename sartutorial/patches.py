@@ -47,13 +47,14 @@ def cut(
     import geopandas as gpd
     import pandas as pd
 
+    if not 0 <= max_void <= 1:
+        raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
     out, parts = Path(out), []
     for scene in tqdm([str(s) for s in scenes], desc="patches", unit="scene", disable=not progress):
         # The file's name holds the parameters, so that a part made with others is not taken for it.
         part = out / "index" / Path(scene).stem / f"{size}px-{max_void:g}void.parquet"
         label = Path(labels) / Path(scene).name
         if not _is_current(part, [Path(scene), label]):
-            _remove(out, part)
             _cut_scene(scene, label, out, part, size, max_void)
         parts.append(part)
     index = gpd.GeoDataFrame(pd.concat([gpd.read_parquet(p) for p in parts], ignore_index=True))
@@ -85,55 +86,59 @@ def _remove(out: Path, part: Path) -> None:
 
 
 def _cut_scene(scene: str, label: Path, out: Path, part: Path, size: int, max_void: float) -> None:
-    import geopandas as gpd
-    from shapely.geometry import box
-
-    if not label.exists():
-        raise InputError(f"{label}: no label raster for {scene}; run 'sartutorial label' first")
-    with rasters.opened(scene) as sar, rasters.opened(label, dtype="uint8") as lab:
-        if rasters.grid_of(sar) != rasters.grid_of(lab):
-            raise InputError(f"{label}: not on the grid of {scene}; run 'sartutorial label' again")
+    with rasters.opened(scene) as sar:
+        tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(scene).stem}
+        if "SIMULATED" in sar.tags():
+            tags["SIMULATED"] = sar.tags()["SIMULATED"]
         if size > min(sar.width, sar.height):
             raise InputError(
                 f"{scene}: {sar.width} x {sar.height} px is smaller than a patch of {size}"
             )
-        tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(scene).stem}
-        if "SIMULATED" in sar.tags():
-            tags["SIMULATED"] = sar.tags()["SIMULATED"]
-        rows: list[list[Any]] = []
-        footprints = []
-        for window, db, ids in _pairs(sar, lab, size):
-            counts = np.bincount(ids.ravel(), minlength=16)[:16]
-            if counts[lulc.VOID] > max_void * ids.size:
-                continue
-            top, left = int(window.row_off), int(window.col_off)
-            name = f"{Path(scene).stem}_{top}_{left}.tif"
-            transform = window_transform(window, sar.transform)
-            grid = rasters.Grid(sar.crs, transform, size, size)
-            units = tags | {"UNIT": "dB"}
-            with rasters.created(
-                out / "sar" / name,
-                grid,
-                units,
-                dtype="float32",
-                nodata=np.nan,
-                predictor=3,
-                **SMALL,
-            ) as t:
-                t.write(db, 1)
-            with rasters.created(
-                out / "label" / name, grid, tags, dtype="uint8", nodata=lulc.VOID, **SMALL
-            ) as t:
-                t.write(ids, 1)
-                t.write_colormap(1, lulc.colormap())
-            footprints.append(box(*array_bounds(size, size, transform)))
-            rows.append(
-                [name, tags["SCENE"], top, left, size, rasters.spacing(sar), tags["QUANTITY"],
-                 max_void, *counts.tolist()]
-            )  # fmt: skip
-        frame = gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+        if not label.exists():
+            raise InputError(f"{label}: no label raster for {scene}; run 'sartutorial label' first")
+        with rasters.opened(label, dtype="uint8") as lab:
+            if rasters.grid_of(sar) != rasters.grid_of(lab):
+                raise InputError(
+                    f"{label}: not on the grid of {scene}; run 'sartutorial label' again"
+                )
+            _remove(out, part)
+            frame = _write_pairs(sar, lab, out, tags, size, max_void)
     with rasters.replacing(part) as partial:
         frame.to_crs(4326).to_parquet(partial)
+
+
+def _write_pairs(
+    sar: DatasetReader, lab: DatasetReader, out: Path, tags: dict[str, str], size: int, void: float
+) -> gpd.GeoDataFrame:
+    """Write the pairs of a scene with at most a share ``void`` unlabelled; their rows of the index."""
+    import geopandas as gpd
+    from shapely.geometry import box
+
+    rows: list[list[Any]] = []
+    footprints = []
+    db_profile = dict(dtype="float32", nodata=np.nan, predictor=3)
+    for window, db, ids in _pairs(sar, lab, size):
+        lulc.check_ids(ids, lab.name)
+        counts = np.bincount(ids.ravel(), minlength=16)[:16]
+        if counts[lulc.VOID] > void * ids.size:
+            continue
+        top, left = int(window.row_off), int(window.col_off)
+        name = f"{tags['SCENE']}_{top}_{left}.tif"
+        transform = window_transform(window, sar.transform)
+        grid = rasters.Grid(sar.crs, transform, size, size)
+        units = tags | {"UNIT": "dB"}
+        with rasters.created(out / "sar" / name, grid, units, **db_profile, **SMALL) as t:
+            t.write(db, 1)
+        ids_profile = dict(dtype="uint8", nodata=lulc.VOID)
+        with rasters.created(out / "label" / name, grid, tags, **ids_profile, **SMALL) as t:
+            t.write(ids, 1)
+            t.write_colormap(1, lulc.colormap())
+        footprints.append(box(*array_bounds(size, size, transform)))
+        rows.append(
+            [name, tags["SCENE"], top, left, size, rasters.spacing(sar), tags["QUANTITY"],
+             void, *counts.tolist()]
+        )  # fmt: skip
+    return gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
 
 
 def _pairs(
@@ -144,7 +149,7 @@ def _pairs(
     for strip in rasters.strips(sar, size):
         if strip.height < size:
             continue
-        db, ids = table[sar.read(1, window=strip)], lab.read(1, window=strip)
+        db, ids = table[rasters.read(sar, strip)], rasters.read(lab, strip)
         for left in range(0, sar.width - size + 1, size):
             cell = (slice(None), slice(left, left + size))
             if np.isfinite(db[cell]).all():
@@ -152,7 +157,10 @@ def _pairs(
 
 
 def read_index(folder: str | Path) -> gpd.GeoDataFrame:
-    """The patch index of a folder that ``cut`` wrote; raises InputError if there is none or it is empty."""
+    """The patch index of a folder that ``cut`` wrote.
+
+    Raises InputError if there is none, or it cannot be read, is another table or is empty.
+    """
     import geopandas as gpd
 
     path = Path(folder) / INDEX
@@ -162,6 +170,8 @@ def read_index(folder: str | Path) -> gpd.GeoDataFrame:
         index = gpd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable patch index ({error})") from error
+    if not {*COLUMNS, "geometry"} <= {*index.columns}:
+        raise InputError(f"{path}: not a patch index of ours; run 'sartutorial patches'")
     if index.empty:
         raise InputError(f"{path}: holds no patch; cut again with another --size or --max-void")
     return index

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
@@ -75,8 +76,8 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
         dataset = rasterio.open(path)
     except RasterioIOError as error:
         missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
-        reason = "no such file" if missing else f"not a readable raster ({error})"
-        raise InputError(f"{path}: {reason}") from error
+        fault = "no such file" if missing else f"not a readable raster ({error})"
+        raise InputError(f"{path}: {fault}") from error
     with dataset:
         if dataset.crs is None or dataset.transform.is_identity:
             raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
@@ -85,12 +86,24 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
         if dataset.dtypes[0] != dtype:
             kind = "amplitude DN" if dtype == "uint16" else "HR-LULC ids"
             raise InputError(f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}")
-        try:
-            yield dataset
-        except RasterioIOError as error:
-            raise InputError(
-                f"{path}: cannot be read, or what is made of it not written ({error})"
-            ) from error
+        yield dataset
+
+
+def read(
+    dataset: DatasetReader, window: Window | None = None, name: str | None = None
+) -> NDArray[Any]:
+    """The single band of an open raster, or a window of it: (rows, columns).
+
+    Raises InputError, naming the file (or what ``name`` says, for a virtual one), where it is damaged.
+    """
+    try:
+        band: NDArray[Any] = dataset.read(1, window=window)
+    except RasterioIOError as error:
+        # rasterio says "see previous exception"; GDAL's own words say what is wrong.
+        raise InputError(
+            f"{name or dataset.name}: cannot be read ({error.__cause__ or error})"
+        ) from error
+    return band
 
 
 def nodata_of(dataset: DatasetReader) -> float:
@@ -123,6 +136,7 @@ def spacing(dataset: DatasetReader) -> float:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to; it replaces ``path`` only if all went well.
 
+    Raises OSError naming ``path`` if it cannot be written.
     A killed run leaves the old file or none, and a ``.partial`` beside it that the next run replaces.
     """
     path = Path(path)
@@ -131,6 +145,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if str(path) in str(error):
+            raise
+        raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -143,12 +161,31 @@ def created(
 
     ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
     """
-    with (
-        replacing(path) as partial,
-        rasterio.open(partial, "w", count=1, **(GTIFF | grid._asdict() | profile)) as dataset,
+    with replacing(path) as partial:
+        options = GTIFF | grid._asdict() | profile
+        with rasterio.open(partial, "w", count=1, **options) as dataset:
+            dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
+            yield dataset
+        check_whole(partial, path)
+
+
+def check_whole(written: Path, path: str | Path) -> None:
+    """Raise OSError, naming ``path``, unless every block of the GeoTIFF ``written`` is in the file.
+
+    GDAL compresses in threads and writes the last blocks on closing; a full disk raises in neither.
+    """
+    size = written.stat().st_size
+    try:
+        with rasterio.open(written) as dataset:
+            items = [f"BLOCK_{what}_{col}_{row}" for (row, col), _ in dataset.block_windows(1)
+                     for what in ("OFFSET", "SIZE")]  # fmt: skip
+            places = [int(dataset.get_tag_item(i, "TIFF", bidx=1) or size + 1) for i in items]
+    except RasterioIOError:  # not even its directory
+        places = [size, 1]
+    if any(
+        offset + length > size for offset, length in zip(places[::2], places[1::2], strict=True)
     ):
-        dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
-        yield dataset
+        raise OSError(f"{path}: could not be written whole; is the disk full?")
 
 
 def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str, str]) -> bool:

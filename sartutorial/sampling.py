@@ -33,7 +33,7 @@ def count_classes(tiles: Sequence[str | Path], *, progress: bool = False) -> NDA
     for i, tile in enumerate(tqdm(tiles, desc="count", unit="tile", disable=not progress)):
         with rasters.opened(tile, dtype="uint8") as dataset:
             for window in rasters.strips(dataset):
-                ids = dataset.read(1, window=window)
+                ids = rasters.read(dataset, window)
                 lulc.check_ids(ids, str(tile))
                 counts[i] += np.bincount(ids.ravel(), minlength=16)[:16]
     counts[:, lulc.VOID] = 0
@@ -126,7 +126,7 @@ def _locate(
     seen = dict.fromkeys(ranks, 0)
     found: list[tuple[NDArray[np.int64], ...]] = []
     for window in rasters.strips(dataset):
-        ids = dataset.read(1, window=window)
+        ids = rasters.read(dataset, window)
         for c, rank in ranks.items():
             flat = np.flatnonzero(ids == c)
             here = rank[(rank >= seen[c]) & (rank < seen[c] + flat.size)] - seen[c]

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,8 +76,6 @@ class Task(lightning.LightningModule):
         checkpoint |= {"history": self.history, "run": self.run}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint["run"] != self.run:
-            raise InputError("last.ckpt: is from another run; delete it or take another --out")
         self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> Any:
@@ -168,9 +167,13 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
 
     The state is kept in ``out/last.ckpt`` after every epoch; ``finish`` removes it.
 
-    Raises InputError if ``out/last.ckpt`` belongs to another run.
+    Raises InputError if ``out/last.ckpt`` is damaged or belongs to another run, OSError if it cannot
+    be written.
     """
     state = Path(out) / "last.ckpt"
+    state.parent.mkdir(parents=True, exist_ok=True)  # fail before an epoch, not after it
+    if state.exists():
+        _check_state(state, task.run)
     s = task.settings
     workers = min(8, max((os.cpu_count() or 1) - 2, 0))
     loader = datasets.loader(data, s.batch, shuffle=True, workers=workers)
@@ -189,7 +192,19 @@ def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) 
         deterministic="warn",
         num_sanity_val_steps=0,
     )
-    trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
+    try:
+        trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
+    except OSError as error:  # the patches' own are InputErrors
+        raise OSError(f"{state}: could not be written ({error})") from error
+
+
+def _check_state(state: Path, run: str) -> None:
+    try:
+        found = torch.load(state, map_location="cpu", weights_only=True)["run"]
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{state}: damaged; delete it to train anew") from error
+    if found != run:
+        raise InputError(f"{state}: is from another run; delete it or take another --out")
 
 
 def finish(task: Task, file: Path, description: Mapping[str, Any]) -> None:

@@ -10,7 +10,17 @@ import rasterio
 from affine import Affine
 from hypothesis import settings
 
-from sartutorial import downsample, labels, lulc, patches, profiles, rasters, sampling, simulate
+from sartutorial import (
+    cli,
+    downsample,
+    labels,
+    lulc,
+    patches,
+    profiles,
+    rasters,
+    sampling,
+    simulate,
+)
 
 # The same examples in every CI run; elsewhere hypothesis looks for new ones.
 settings.register_profile("ci", derandomize=True)
@@ -64,6 +74,24 @@ def real():
     if not folder.is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no folder {folder}; set SARTUTORIAL_REAL_DATA")
     return folder
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tiny):
+    """Run a command in this process, with tiny networks: exit code, output, errors."""
+    monkeypatch.setitem(profiles.PROFILES, "laptop", tiny)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
+
+    def call(*arguments):
+        try:
+            cli.app.meta([str(a) for a in arguments], result_action="return_value")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 def write(path, array, *, transform=GRID, crs=UTM, nodata=0, **tags):
