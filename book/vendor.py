@@ -217,13 +217,17 @@ def main() -> int:
     if not pages and not problems:
         print("vendor: the pages load nothing from outside")
         return 0
-    if reason := install():
-        print(f"vendor: {reason}, so the pages keep their public links", file=sys.stderr)
-        return 0
-    if problems:
-        print("\n".join(dict.fromkeys(problems)), file=sys.stderr)
+    try:
+        if reason := install():
+            print(f"vendor: {reason}, so the pages keep their public links", file=sys.stderr)
+            return 0
+        if problems:
+            print("\n".join(dict.fromkeys(problems)), file=sys.stderr)
+            return 1
+        size = copy(wanted, versions)
+    except (RuntimeError, FileNotFoundError) as failure:
+        print(f"vendor: {failure}", file=sys.stderr)
         return 1
-    size = copy(wanted, versions)
     for path, text in pages.items():  # now that all they load is there
         beside = path.with_name(f"{path.name}.partial")
         beside.write_text(text, encoding="utf-8")

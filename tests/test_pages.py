@@ -59,7 +59,7 @@ MISSING = r"""() => {
   say(!all('.leaflet-overlay-pane *, .leaflet-marker-icon').length, 'the map shows nothing');
   const listed = all('.leaflet-control-layers-list label').map(l => l.textContent.trim());
   for (const name of Object.keys(window).filter(n => /^layer_control_\w+_layers$/.test(n))) {
-    const {base_layers, overlays} = window[name];
+    const {base_layers, overlays} = window[name] ?? {base_layers: {}, overlays: {}};
     for (const label of Object.keys({...base_layers, ...overlays}))
       say(!listed.includes(label.trim()), `the map's layer control does not list "${label}"`);
     for (const [label, layer] of Object.entries(overlays))
@@ -177,6 +177,7 @@ def test_a_whole_page_is_quiet(browser, tmp_path, body):
         ("<script>console.error('oh')</script>", "console: oh"),
         (framed("<script>undefined.x</script>"), "error: Cannot read properties"),
         (FORMULA, r"a formula is not set: \(x\)"),
+        ("<mjx-container><mjx-merror>x</mjx-merror></mjx-container>", "a formula holds an error"),
         (framed(MAP.replace(LAYER, "")), "the map shows 0 of its 1 image layers"),
         (framed(MAP.replace("image/png;base64,", "image/png;base64,A")), "shows 0 of its 1 image"),
         (framed(MAP.replace("_map: true", "_map: null")), 'does not show its layer "rain"'),

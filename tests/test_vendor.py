@@ -215,3 +215,21 @@ def test_another_failure_of_npm_is_a_failure(book, monkeypatch, capsys):
     assert vendor.main() == 1
     assert "EUSAGE" in capsys.readouterr().err
     assert book.read_text() == HEAD
+
+
+def test_a_file_that_its_package_lacks_is_named(book, capsys):
+    page = HEAD.replace("leaflet.js", "gone.js")
+    book.write_text(page)
+    assert vendor.main() == 1
+    assert "leaflet/dist/gone.js" in capsys.readouterr().err
+    assert book.read_text() == page
+
+
+def test_widgets_find_their_fonts_beside_their_bundle(book):
+    name, bundle = "@jupyter-widgets/html-manager", vendor.BUNDLE
+    source = vendor.PACKAGES / "node_modules" / name / bundle
+    source.parent.mkdir(parents=True)
+    source.write_text("a.p=`${b.origin}${b.pathname}`,c()")
+    vendor.copy({(name, bundle)}, {name: "1.0.6"})
+    copied = (vendor.BOOK / vendor.VENDOR / f"{name}@1.0.6" / bundle).read_text()
+    assert copied == f"a.p={vendor.OWN_FOLDER},c()"
