@@ -11,10 +11,10 @@ TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help picture book test check lab bench lock format diagram clean
+.PHONY: help picture book test check lab bench lock lock-pages format diagram clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Written last, so an installation that was killed is taken up again.
 $(READY): requirements.lock pyproject.toml
@@ -31,6 +31,7 @@ book: $(READY) ## run every chapter on a copy, then build the book from it
 	rm -rf build/book
 	cd build/src && "$(abspath $(BIN))/jupyter-book" build . --config book/_config.yml --toc book/_toc.yml \
 	  --path-output ../book -W -n --keep-going
+	@$(BIN)/python -m book.vendor
 	@$(BIN)/python -m book.execute --report
 	@echo "The book is at $(HTML)/index.html"
 
@@ -77,6 +78,14 @@ lock: ## make requirements.lock anew, keeping its pins where it can: make lock A
 	{ echo '# Made by `make lock`: the exact set that CI installs. Change pyproject.toml, not this file.'; \
 	  grep -vE '^(nvidia|cuda|triton)' build/lock/requirements.txt; } > build/lock/new.txt
 	mv build/lock/new.txt requirements.lock
+
+# The lock names no host: whoever installs from it asks their own registry.
+lock-pages: ## make book/npm/package-lock.json anew, after a change of package.json beside it
+	rm -rf build/lock-pages && mkdir -p build/lock-pages
+	cp book/npm/package.json build/lock-pages/
+	cd build/lock-pages && "$${NPM:-npm}" install --package-lock-only --ignore-scripts --no-audit --no-fund \
+	  --omit-lockfile-registry-resolved
+	mv build/lock-pages/package-lock.json book/npm/
 
 clean: ## remove build/ and caches (.venv and data/work stay)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,190 @@
+"""Every built page, opened from disk in a browser: alive, whole, and quiet without a network.
+
+The pages are those that `make book` left in build/. The tests at the end show that the look fails
+where it must.
+"""
+
+import base64
+import html
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+BOOK = Path(__file__).resolve().parents[1] / "build" / "book" / "_build" / "html"
+PAGES = sorted(
+    p.relative_to(BOOK).as_posix() for p in BOOK.rglob("*.html") if "_static" not in p.parts
+)
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-gpu"),
+]
+SECONDS = 60
+TILE = re.compile(r"https://([abc]\.)?tile\.openstreetmap\.org/")  # a map's optional base
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
+)
+
+# What lies below the fold is loaded too; a promise that hangs must not hang the test.
+SETTLE = """async seconds => {
+  document.querySelectorAll('[loading=lazy]').forEach(e => e.loading = 'eager');
+  const late = new Promise((_, no) => setTimeout(() => no('formulas or fonts are late'), seconds * 1000));
+  await Promise.race([late, window.MathJax?.startup?.promise]);
+  await Promise.race([late, document.fonts.ready]);
+  await new Promise(done => requestIdleCallback(done, {timeout: 1000}));
+}"""
+WHOLE = """() => [...document.images].every(i => i.complete)
+  && document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length
+     <= document.querySelectorAll('.widget-subarea > *').length"""
+# Of a frame, in words: what of its images, formulas, widgets and map is missing.
+MISSING = r"""() => {
+  const all = query => [...document.querySelectorAll(query)], found = [];
+  const say = (bad, text) => { if (bad) found.push(text); };
+  for (const i of document.images)
+    say(!i.naturalWidth, `an image did not load: ${i.src.slice(0, 120)}`);
+  const views = all('script[type="application/vnd.jupyter.widget-view+json"]').length;
+  say(views > all('.widget-subarea > *').length, 'a widget is not shown');
+  for (const m of all('.math'))
+    say(!m.querySelector('mjx-container') || /\\[(\[]/.test(m.textContent),
+        `a formula is not set: ${m.textContent.trim().slice(0, 60)}`);
+  say(all('mjx-merror').length, 'a formula holds an error');
+  if (!all('.folium-map').length) return found;
+
+  const code = [...document.scripts].map(s => s.text).join();
+  const made = code.split(/\bL\.imageOverlay\(/).length - 1;
+  const shown = all('img.leaflet-image-layer').filter(i => i.naturalWidth).length;
+  say(shown < made, `the map shows ${shown} of its ${made} image layers`);
+  say(!all('.leaflet-overlay-pane *, .leaflet-marker-icon').length, 'the map shows nothing');
+  const listed = all('.leaflet-control-layers-list label').map(l => l.textContent.trim());
+  for (const name of Object.keys(window).filter(n => /^layer_control_\w+_layers$/.test(n))) {
+    const {base_layers, overlays} = window[name] ?? {base_layers: {}, overlays: {}};
+    for (const label of Object.keys({...base_layers, ...overlays}))
+      say(!listed.includes(label.trim()), `the map's layer control does not list "${label}"`);
+    for (const [label, layer] of Object.entries(overlays))
+      say(!layer._map, `the map does not show its layer "${label}"`);
+  }
+  say(code.includes('L.control.layers(') && !listed.length, "the map's layer control is empty");
+  return found;
+}"""
+
+
+def look(browser, path):
+    """Open a page from disk. Says in a line each what is wrong with it."""
+    from playwright.sync_api import Error
+
+    found = []
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(SECONDS * 1000)
+    page.on("console", lambda m: m.type == "error" and found.append(f"console: {m.text}"))
+    page.on("pageerror", lambda e: found.append(f"error: {e}"))
+    page.on("requestfailed", lambda r: found.append(f"request failed: {r.url[:200]}"))
+
+    def outside(route):
+        if TILE.match(route.request.url):
+            route.fulfill(body=base64.b64decode(PIXEL), content_type="image/png")
+        else:
+            found.append(f"leaves the machine: {route.request.url[:200]}")
+            route.abort()
+
+    page.route(re.compile("^(https?|wss?):"), outside)
+    try:
+        page.goto(path.as_uri(), wait_until="load")
+        if 'http-equiv="refresh"' in path.read_text(encoding="utf-8").lower():
+            page.wait_for_url(lambda url: url != path.as_uri(), wait_until="load")
+        for frame in page.frames:
+            frame.evaluate(SETTLE, SECONDS)
+        for frame in page.frames:
+            frame.wait_for_load_state("load")
+            frame.wait_for_function(WHOLE)
+            frame.evaluate(SETTLE, SECONDS)
+            found += frame.evaluate(MISSING)
+    except Error as error:
+        found.append(f"not ready in {SECONDS} s or broken: {error.message.splitlines()[0]}")
+    finally:
+        page.close()
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("PAGES NOT TESTED: no chromium on the path")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("PAGES NOT TESTED: playwright is not installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES or ["none"])
+def test_page_is_whole_without_a_network(browser, page):
+    if not PAGES:
+        pytest.skip(f"PAGES NOT TESTED: no built book in {BOOK}; run `make book`")
+    if not (BOOK / "_static" / "npm").is_dir():
+        pytest.skip("PAGES NOT TESTED: they keep public links; run `make book` where npm is")
+    found = look(browser, BOOK / page)
+    assert not found, f"{page}:\n" + "\n".join(found)
+
+
+# The look itself, on small pages: first whole ones, then ones with a single fault.
+LAYER = f'<img class="leaflet-image-layer" src="data:image/png;base64,{PIXEL}">'
+MAP = """<div class="folium-map"><div class="leaflet-overlay-pane">LAYER</div></div>
+<div class="leaflet-control-layers-list"><label> rain</label></div>
+<script>
+  const L = { imageOverlay: () => ({ _map: true }) };
+  var layer_control_1_layers = { base_layers: {}, overlays: { "rain": L.imageOverlay("") } };
+</script>""".replace("LAYER", LAYER)
+TILES = '<img src="https://tile.openstreetmap.org/0/0/0.png">'
+FORMULA = r'<span class="math">\(x\)</span>'
+
+
+def framed(page):
+    return f'<iframe srcdoc="{html.escape(page)}"></iframe>'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body",
+    [
+        LAYER + FORMULA.replace(r"\(x\)", "<mjx-container>x</mjx-container>"),
+        framed(MAP + TILES),
+        "<script>console.warn('a warning is no error')</script>",
+        '<a href="https://example.org">a link loads nothing</a>',
+    ],
+)
+def test_a_whole_page_is_quiet(browser, tmp_path, body):
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html>{body}")
+    assert look(browser, tmp_path / "page.html") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('<img src="none.png">', "an image did not load: file:"),
+        ('<p style="height:9000px"></p><img loading="lazy" src="none.png">', "did not load"),
+        ('<img src="none.png">', "request failed: file:"),
+        ('<link rel="stylesheet" href="none.css">', "request failed: file:"),
+        ('<script src="https://example.org/a.js"></script>', "leaves the machine: https://example"),
+        ("<script>fetch('https://example.org/a.json')</script>", "leaves the machine: https://ex"),
+        ("<script>undefined.x</script>", "error: Cannot read properties"),
+        ("<script>console.error('oh')</script>", "console: oh"),
+        (framed("<script>undefined.x</script>"), "error: Cannot read properties"),
+        (FORMULA, r"a formula is not set: \(x\)"),
+        ("<mjx-container><mjx-merror>x</mjx-merror></mjx-container>", "a formula holds an error"),
+        (framed(MAP.replace(LAYER, "")), "the map shows 0 of its 1 image layers"),
+        (framed(MAP.replace("image/png;base64,", "image/png;base64,A")), "shows 0 of its 1 image"),
+        (framed(MAP.replace("_map: true", "_map: null")), 'does not show its layer "rain"'),
+        (framed(MAP.replace(" rain", " wind")), 'layer control does not list "rain"'),
+        (framed('<div class="folium-map"></div>'), "the map shows nothing"),
+    ],
+)
+def test_a_fault_is_named(browser, tmp_path, body, said):
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html>{body}")
+    assert said in "\n".join(look(browser, tmp_path / "page.html"))
