@@ -1,0 +1,117 @@
+"""kill -9 at random moments of every raster step: run again, it ends as if nothing had happened."""
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from conftest import GRID, TINY, land_array, scene_array, write
+
+from sartutorial import downsample, finetuning, labels, patches, pretraining, sampling
+
+KILLS = 10
+STEPS = {
+    "simulate": "simulate --out out --seed 3",
+    "downsample": "downsample scenes --out out",
+    "label": "label half --tiles tiles --out out",
+    "patches": "patches half --labels labels --out out --size 64 --max-void 1",
+    "sample": "sample out --tiles tiles --points 20000 --block 1",
+    "predict": "predict half --model model/model.safetensors --out out",
+}
+# The imports come before the word, so that a kill falls into the work. Small tiles, small worlds.
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import TINY
+from sartutorial import cli, lulc, profiles
+if sys.argv[2] == "predict":
+    import sartutorial.inference
+lulc.TILE_PIXELS = 1200
+profiles.PROFILES["laptop"] = TINY
+print("ready", flush=True)
+cli.app.meta(sys.argv[2:])
+"""
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """Three scenes and what each step needs."""
+    at, rng = tmp_path_factory.mktemp("ground"), np.random.default_rng(4)
+    for i in range(3):
+        write(at / "scenes" / f"{i}.tif", scene_array(rng, 900, 700),
+              transform=Affine.translation(i * 3000, 0) * GRID)  # fmt: skip
+    land = land_array(rng, 1200, 2200)
+    tiles = [write(at / "tiles" / "t.tif", land, transform=GRID * Affine.scale(2))]
+    for scene in sorted((at / "scenes").iterdir()):
+        half = downsample.downsample(scene, at / "half" / scene.name)
+        labels.label(half, tiles, at / "labels" / scene.name)
+    halves = sorted((at / "half").iterdir())
+    patches.cut(halves, at / "labels", at / "patches", size=64, max_void=1)
+    shutil.copytree(at / "patches", at / "sampled")
+    sampling.sample(at / "sampled", tiles, points=20_000, block=1)
+    pretraining.pretrain(at / "sampled", at / "encoder", profile=TINY, epochs=1)
+    finetuning.finetune(at / "sampled", at / "model", profile=TINY, epochs=1)
+    return at
+
+
+def start(ground, step, where):
+    """A run of ``step`` that has its imports done; its output goes to ``where/out``."""
+    where.mkdir(exist_ok=True)
+    for path in ground.iterdir():
+        if not (where / path.name).exists():
+            (where / path.name).symlink_to(path)
+    if step == "sample" and not (where / "out").exists():
+        shutil.copytree(ground / "patches", where / "out")
+    command = [sys.executable, "-c", CHILD, Path(__file__).parent, *STEPS[step].split()]
+    child = subprocess.Popen(
+        command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "ready\n", child.stderr.read()
+    return child
+
+
+def contents(folder):
+    """The bytes of every file under its final name."""
+    files = (p for p in folder.rglob("[!.]*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_step_runs_again_to_the_same_bytes(ground, tmp_path, step):
+    child = start(ground, step, tmp_path / "undisturbed")
+    begin = time.monotonic()
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    takes, whole = time.monotonic() - begin, contents(tmp_path / "undisturbed" / "out")
+    assert whole
+    allowed = {k: {v} for k, v in whole.items()}
+    if step == "sample":  # the index is there before, and is completed
+        before = contents(ground / "patches")
+        allowed = {k: {v, before.get(k)} for k, v in whole.items()}
+
+    moments, killed, where = random.Random(step), 0, tmp_path / "killed"
+    for _ in range(10 * KILLS):
+        if killed == KILLS:
+            break
+        child = start(ground, step, where)
+        time.sleep(moments.uniform(0, takes))
+        child.kill()
+        child.communicate()
+        if child.returncode == -9:
+            killed += 1
+        found = contents(where / "out")
+        assert all(v in allowed[k] for k, v in found.items())
+        if found == whole:  # done too early: begin anew
+            shutil.rmtree(where / "out")
+    assert killed == KILLS
+    child = start(ground, step, where)
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    assert contents(where / "out") == whole
