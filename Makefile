@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 HTML := build/book/_build/html
+OLDEST := build/oldest
 
 # torch and torchvision builds must match; `make lock` pins this pair.
 TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help picture book test check lab bench lock lock-pages format diagram clean
+.PHONY: help book test test-slow test-oldest check hooks lab bench lock lock-pages format picture diagram clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# A cell may take half an hour, or another time: make book CELL_SECONDS=60
 book: $(READY) ## run every chapter on a copy, then build the book from it
 	$(BIN)/python -m book.execute
 	rm -rf build/book
@@ -35,14 +37,33 @@ book: $(READY) ## run every chapter on a copy, then build the book from it
 	@$(BIN)/python -m book.execute --report
 	@echo "The book is at $(HTML)/index.html"
 
-test: $(READY) ## run the tests (not the chapters): make test ARGS="-k labels"
-	$(BIN)/python -m pytest tests $(ARGS)
+test: $(READY) ## the unit tests, in minutes: make test ARGS="-k labels"
+	$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
 
-check: $(READY) ## format, lint, types, and notebooks against their twins
+test-slow: $(READY) ## the long ones: gates, kills, real data, and the pages that `make book` left
+	$(BIN)/python -m pytest tests -m slow $(ARGS)
+
+# The wheel, in an environment of its own and away from the repository.
+test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges allow
+	rm -rf build/wheel $(OLDEST)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock build/wheel/*.whl
+	$(BIN)/uv pip check --python $(OLDEST)
+	cd $(OLDEST) && bin/python -I -c "import sartutorial.cli, sartutorial.table1, sartutorial.maps"
+	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock "$$(echo build/wheel/*.whl)[dev]"
+	cd $(OLDEST) && bin/python -m pytest ../../tests -m "not slow" -c ../../pyproject.toml -o pythonpath= \
+	  --ignore ../../tests/test_house.py --ignore ../../tests/test_vendor.py --ignore ../../tests/test_pages.py $(ARGS)
+
+check: $(READY) ## format, lint, types, dependencies, and notebooks against their twins
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pip check
 	$(BIN)/python -m book.check_notebooks
+
+hooks: $(READY) ## have git run `make check` before every commit
+	$(BIN)/pre-commit install
 
 format: $(READY) ## mend what `make check` can mend: code format, notebook twins, outputs
 	$(BIN)/python -m book.check_notebooks --pull
@@ -67,17 +88,21 @@ diagram: $(READY) ## redraw the module diagram in README.md
 	$(BIN)/python -m book.diagram
 
 # torch's CUDA parts come with torch on Linux; named in the lock they would break macOS and Windows.
-lock: ## make requirements.lock anew, keeping its pins where it can: make lock ARGS=--upgrade
+# The second file holds the oldest versions that the ranges allow, for `make test-oldest`.
+lock: ## make the locks anew, keeping pins where it can: make lock ARGS=--upgrade
 	@mkdir -p build
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet uv
 	printf '%s\n' $(TORCH_PAIR) > build/lock/constraints.txt
 	cp requirements.lock build/lock/requirements.txt
-	build/lock/bin/uv pip compile pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
-	  -c build/lock/constraints.txt --no-annotate --no-header --quiet $(ARGS) -o build/lock/requirements.txt
-	{ echo '# Made by `make lock`: the exact set that CI installs. Change pyproject.toml, not this file.'; \
-	  grep -vE '^(nvidia|cuda|triton)' build/lock/requirements.txt; } > build/lock/new.txt
-	mv build/lock/new.txt requirements.lock
+	cd build/lock && bin/uv pip compile ../../pyproject.toml --extra book --extra dev --universal \
+	  --python-version 3.11 -c constraints.txt --no-annotate --no-header --quiet $(ARGS) -o requirements.txt
+	cd build/lock && bin/uv pip compile ../../pyproject.toml --extra dev --resolution lowest-direct \
+	  --only-binary :all: --python-version 3.11 --no-annotate --no-header --quiet -o oldest.txt
+	for name in requirements oldest; do { echo '# Made by `make lock`. Change pyproject.toml, not this file.'; \
+	  grep -vE '^(nvidia|cuda|triton)' build/lock/$$name.txt; } > build/lock/$$name.lock; done
+	mv build/lock/requirements.lock requirements.lock
+	mv build/lock/oldest.lock tests/oldest.lock
 
 # The lock names no host: whoever installs from it asks their own registry.
 lock-pages: ## make book/npm/package-lock.json anew, after a change of package.json beside it

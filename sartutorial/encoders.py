@@ -130,6 +130,7 @@ class Encoder(SwinTransformer):
         return [m.permute(0, 3, 1, 2).contiguous() for m in (*maps, x)]
 
     def positioned(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, H/4, W/4, C) with their absolute positions added."""
         return tokens + self.absolute_pos_embed.view(1, *tokens.shape[1:])
 
 

@@ -29,6 +29,7 @@ class FinetuningTask(training.Task):
     """One training step: logits, then 0.32 Dice + 0.57 Focal over the labelled pixels."""
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """0.32 Dice + 0.57 Focal (scalar) of ``image`` (B, 1, H, W) against ``label`` (B, H, W)."""
         return losses.combined(self.model(batch["image"]), batch["label"])
 
 

@@ -172,6 +172,7 @@ class PretrainingTask(training.Task):
     weighted = True
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The reconstruction's loss (scalar) for ``image`` (B, 1, H, W), masked by ``key`` (B, 3)."""
         image = batch["image"]
         weight = intensity_weight(image) if self.weighted else None
         mask = draw_mask(self.model, batch["key"].cpu()).to(image.device)

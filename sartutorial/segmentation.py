@@ -94,6 +94,7 @@ class Segmenter(nn.Module):
         self.decoder = UPerNet((2 * c, 4 * c, 8 * c, 8 * c), width, classes)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 1, H, W), normalised, to logits (B, classes, H, W)."""
         logits: Tensor = self.decoder(self.encoder.taps(image))
         return logits
 

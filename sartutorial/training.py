@@ -55,6 +55,7 @@ class Task(lightning.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch; raises InputError if it is not finite."""
         loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise InputError(
@@ -65,20 +66,25 @@ class Task(lightning.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
+        """Seed torch for the epoch."""
         # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
         torch.manual_seed(self.settings.seed * 100_003 + self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
+        """Note the epoch's mean loss."""
         self.history.append(float(torch.stack(self._losses).mean()))
         self._losses.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history and which run this is beside the weights."""
         checkpoint |= {"history": self.history, "run": self.run}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history up again."""
         self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> Any:
+        """AdamW at ``base_lr`` times batch / 512, and its schedule, step by step."""
         s = self.settings
         peak = s.base_lr * s.batch / 512
         optimiser = torch.optim.AdamW(

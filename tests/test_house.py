@@ -1,73 +1,16 @@
-"""The house agrees with itself: dependencies, chapters, notebooks, module order, file sizes."""
+"""The house agrees with itself: chapters, notebooks, module order, file sizes."""
 
 import os
 import shutil
 import subprocess
-import tomllib
-from collections import defaultdict
-from itertools import chain
 from pathlib import Path
 
 import pytest
-import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from book import check_notebooks, diagram, execute
 
 ROOT = Path(__file__).resolve().parents[1]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PROJECT = PYPROJECT["project"]
 MODULES = sorted(p.stem for p in (ROOT / "sartutorial").glob("[!_]*.py"))
-
-
-def locked() -> dict[str, list[Version]]:
-    """The lock's versions by name; a name stands twice where Python versions differ."""
-    found = defaultdict(list)
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        if line and not line.startswith("#"):
-            pin = Requirement(line)
-            (exact,) = pin.specifier
-            assert exact.operator == "==", line
-            found[canonicalize_name(pin.name)].append(Version(exact.version))
-    return found
-
-
-def test_every_dependency_is_locked_within_its_range():
-    lock = locked()
-    groups = [
-        PYPROJECT["build-system"]["requires"],  # the build is not isolated: see the Makefile
-        PROJECT["dependencies"],
-        *PROJECT["optional-dependencies"].values(),
-    ]
-    for requirement in map(Requirement, chain.from_iterable(groups)):
-        versions = lock[canonicalize_name(requirement.name)]
-        assert versions, f"{requirement.name} is not in requirements.lock: run `make lock`"
-        outside = [str(v) for v in versions if v not in requirement.specifier]
-        assert not outside, f"{requirement} and requirements.lock ({outside}) disagree: `make lock`"
-
-
-def test_lock_installs_without_cuda():
-    names = [n for n in locked() if n.startswith(("nvidia", "cuda", "triton"))]
-    assert not names, "torch brings its own CUDA parts on Linux; named here they break macOS"
-
-
-def test_lock_and_makefile_pin_the_same_torch():
-    pair = next(
-        line.split(":=")[1].split()
-        for line in (ROOT / "Makefile").read_text().splitlines()
-        if line.startswith("TORCH_PAIR")
-    )
-    lock = (ROOT / "requirements.lock").read_text().splitlines()
-    assert [line for line in pair if line not in lock] == []
-
-
-def test_conda_environment_uses_the_lock():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python, _, pip = environment["dependencies"]
-    assert Version(python.split("=")[1]) in Requirement(f"x{PROJECT['requires-python']}").specifier
-    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
 def test_toc_names_every_notebook():
