@@ -12,7 +12,7 @@ TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow test-oldest check hooks lab bench lock lock-pages format picture diagram clean
+.PHONY: help book test test-slow test-oldest check mutants hooks lab bench lock lock-pages format picture diagram clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ check: $(READY) ## format, lint, types, dependencies, and notebooks against thei
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
 	$(BIN)/python -m book.check_notebooks
+
+# Cosmic Ray, in an environment of its own, makes the faults; .venv runs the tests.
+mutants: $(READY) ## plant sixty faults in the numeric code, by hand; up to an hour
+	$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with cosmic-ray==8.7.0 \
+	  python tests/mutants.py $(ARGS)
 
 hooks: $(READY) ## have git run `make check` before every commit
 	$(BIN)/pre-commit install

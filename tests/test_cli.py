@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from conftest import land_array, scene_array, write
 
-from sartutorial import rasters
+from sartutorial import InputError, rasters
 
 
 def test_the_whole_chain(run, tmp_path):
@@ -48,10 +49,16 @@ def test_options_come_from_a_file_and_the_hand_wins(run, tmp_path):
     assert "sizes" in err
 
 
+def test_debug_shows_where_it_failed(run, tmp_path):
+    with pytest.raises(InputError, match="no such scene"):
+        run("downsample", tmp_path / "no.tif", "--out", tmp_path / "o", "--debug")
+
+
 def test_importing_the_raster_modules_brings_no_torch():
     code = (
-        "import sys, sartutorial.cli, sartutorial.sampling, sartutorial.simulate\n"
-        "print([m for m in ('torch', 'geopandas', 'lightning') if m in sys.modules])"
+        "import sys, sartutorial.cli, sartutorial.sampling, sartutorial.simulate, sartutorial.labels\n"
+        "slow = ('torch', 'timm', 'lightning', 'geopandas', 'matplotlib', 'folium')\n"
+        "print([m for m in slow if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
