@@ -167,9 +167,18 @@ def draw_mask(model: SimMIM | MixMAE, keys: Tensor) -> Tensor:
 
 
 class PretrainingTask(training.Task):
-    """One training step: draw the masks, weigh the pixels, reconstruct."""
+    """One training step: draw the masks, weigh the pixels if ``weighted``, reconstruct."""
 
-    weighted = True
+    def __init__(
+        self,
+        model: SimMIM | MixMAE,
+        settings: training.Settings,
+        run: dict[str, Any],
+        *,
+        weighted: bool,
+    ) -> None:
+        super().__init__(model, settings, run)
+        self.weighted = weighted
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The reconstruction's loss (scalar) for ``image`` (B, 1, H, W), masked by ``key`` (B, 3)."""
@@ -222,8 +231,7 @@ def pretrain(
     norm = datasets.statistics(folder, rows)
     torch.manual_seed(seed)
     model = build(method, config, profile)
-    task = PretrainingTask(model, settings, run)
-    task.weighted = method.startswith("sar-w")
+    task = PretrainingTask(model, settings, run, weighted=method.startswith("sar-w"))
     data = datasets.Patches(folder, rows, norm, seed=seed)
     training.fit(task, data, out, progress=progress)
     description = run | {

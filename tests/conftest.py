@@ -46,6 +46,13 @@ UTM = "EPSG:32653"
 GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
 
 
+@pytest.fixture(autouse=True)
+def quiet(capsys):
+    """The package's functions draw no progress bar unless they are asked to."""
+    yield
+    assert "%|" not in capsys.readouterr().err
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """A profile for tests."""

@@ -72,6 +72,18 @@ def test_only_hidden_pixels_count_for_simmim(tiny):
         assert model(predicted + 5 * hidden, mask)[0] == pytest.approx(5, abs=1e-4)
 
 
+def test_the_weight_is_used_where_the_method_says(tiny):
+    torch.manual_seed(0)
+    model = pretraining.build("simmim", config_of(tiny, 64, "simmim"), tiny)
+    settings = training.Settings(epochs=1, warmup=0, batch=2, base_lr=1, decay="step")
+    batch = {"image": torch.randn(2, 1, 64, 64), "key": torch.tensor([[0, 0, 0], [0, 0, 1]])}
+    image, mask = batch["image"], pretraining.draw_mask(model, batch["key"])
+    for weighted in (False, True):
+        task = pretraining.PretrainingTask(model, settings, {}, weighted=weighted)
+        weight = pretraining.intensity_weight(image) if weighted else None
+        assert task.loss(batch).item() == model(image, mask, weight)[0].item()
+
+
 def test_dice_is_the_formula():
     torch.manual_seed(0)
     logits, target = torch.randn(200, 9), torch.randint(0, 5, (200,))
@@ -213,6 +225,8 @@ def test_fine_tuning_starts_from_the_encoder_and_learns(world, tiny, tuned):
     pretrained = json.loads(encoder.with_suffix(".json").read_text())
     assert description["normalization"] == pretrained["normalization"]
     assert description["pretrained"][0] == "sar-w-simmim"
+    assert description["training"]["layer_decay"] == 0.8  # the authors'
+    assert pretrained["training"]["layer_decay"] == 1
     metrics = json.loads((model.parent / "metrics.json").read_text())
     wanted = {"miou", "macc", "per_class_iou", "confusion_matrix", "classes", "seed"}
     assert wanted <= metrics.keys()

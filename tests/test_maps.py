@@ -93,6 +93,13 @@ def test_a_map_is_a_cloud_optimized_geotiff_with_colours(tmp_path, model):
     assert inference.predict([scene], model, out)[0].stat().st_mtime_ns == before
 
 
+def test_a_map_that_fails_says_why_and_leaves_nothing(tmp_path, model):
+    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 70, 70))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        inference.predict([scene], model, tmp_path / "file" / "map.tif")
+
+
 def test_several_scenes_give_a_folder(tmp_path, model):
     rng = np.random.default_rng(0)
     scenes = [write(tmp_path / f"{n}.tif", scene_array(rng, 70, 70)) for n in "ab"]

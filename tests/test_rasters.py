@@ -72,6 +72,16 @@ def test_nine_classes_hold_all_fourteen():
         lulc.to_index(np.array([16], np.uint8))
 
 
+def test_palettes_hold_every_class_and_leave_void_transparent():
+    classes, nine = lulc.colormap(), lulc.colormap(training=True)
+    assert sorted(classes) == list(range(16))
+    assert sorted(nine) == list(range(10))
+    assert classes[1] == nine[1] == (0, 0, 100, 255)  # JAXA's water
+    assert classes[9] == (0, 172, 86, 255)
+    assert classes[0] == nine[0] == (0, 0, 0, 0)
+    assert len(set(classes.values())) == 16
+
+
 def test_tiles_are_named_by_their_south_west_corner():
     assert lulc.tile_name(135.5, 34.2) == "LC_N34E135.tif"
     assert lulc.tile_name(-0.5, -0.5) == "LC_S01W001.tif"

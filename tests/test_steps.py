@@ -1,5 +1,7 @@
 """The raster steps: halving, labels, patches. Exact against brute force, on odd sizes and holes."""
 
+import os
+
 import numpy as np
 import pytest
 import rasterio
@@ -61,6 +63,7 @@ def test_the_georeference_is_kept(tmp_path, shape):
     with rasterio.open(out) as half:
         assert half.crs == rasterio.crs.CRS.from_string(UTM)
         assert half.transform == GRID * Affine.scale(2)
+        assert half.count == 1
         assert half.nodata == 0  # declared from now on
         assert half.tags()["OPERATOR"] == "kept"
         assert half.profile["compress"] == "deflate"
@@ -192,6 +195,28 @@ def test_void_is_tolerated_as_far_as_asked(tmp_path):
         patches.cut([scene], tmp_path / "labels", tmp_path / "out", size=32, max_void=max_void)
         assert len(patches.read_index(tmp_path / "out")) == kept
         assert len(list((tmp_path / "out" / "sar").iterdir())) == kept  # nothing stale is left
+
+
+def test_cutting_one_scene_anew_leaves_the_others_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    scenes = [tmp_path / f"{name}.tif" for name in ("a", "ab", "b")]
+    for scene in scenes:
+        write(scene, scene_array(rng, 64, 64))
+        write(tmp_path / "labels" / scene.name, land_array(rng, 64, 64))
+
+    def cut():
+        patches.cut(scenes, tmp_path / "labels", tmp_path / "out", size=32, max_void=1)
+        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "sar").iterdir()}
+
+    before = cut()
+    os.utime(scenes[0])  # changed: cut anew
+    after = cut()
+    assert before.keys() == after.keys()
+    assert len(after) == 12
+    anew = {name for name in after if after[name] != before[name]}
+    assert anew == {name for name in after if name.startswith("a_")}
+    patches.cut(scenes[:1], tmp_path / "labels", tmp_path / "out", size=32, max_void=1)
+    assert set(patches.read_index(tmp_path / "out")["scene"]) == {"a"}  # those asked for, no more
 
 
 def test_patches_say_what_is_missing(tmp_path):
