@@ -112,6 +112,10 @@ def test_a_scene_of_another_spacing_or_unit_is_refused(tmp_path, model):
     fine = write(tmp_path / "fine.tif", dn, transform=GRID * Affine.scale(0.5))
     with pytest.raises(InputError, match="downsample --factor 2"):
         inference.predict([fine], model, tmp_path / "map.tif")
+    for scale, words in ((0.485, "downsample --factor 2"), (0.55, "resolution")):  # 3 and 10 % off
+        near = write(tmp_path / "near.tif", dn, transform=GRID * Affine.scale(scale))
+        with pytest.raises(InputError, match=words):
+            inference.predict([near], model, tmp_path / "map.tif")
     coarse = write(tmp_path / "coarse.tif", dn, transform=GRID * Affine.scale(1.06))
     with pytest.raises(InputError, match="resolution"):
         inference.predict([coarse], model, tmp_path / "map.tif")

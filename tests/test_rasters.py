@@ -151,6 +151,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("left", [10, 200_000])
+def test_a_raster_that_is_not_whole_is_found_out(tmp_path, left):
+    grid = rasters.Grid(rasterio.crs.CRS.from_epsg(32653), Affine.scale(5), 900, 900)
+    dn = scene_array(np.random.default_rng(0), 900, 900)
+    with rasters.created(tmp_path / "o.tif", grid, {}, dtype="uint16") as out:
+        out.write(dn, 1)
+    rasters.check_whole(tmp_path / "o.tif", "o")
+    torn = tmp_path / "torn.tif"
+    torn.write_bytes((tmp_path / "o.tif").read_bytes()[:left])  # without, and with its directory
+    with pytest.raises(OSError, match=r"^o: could not be written whole"):
+        rasters.check_whole(torn, "o")
+
+
 def test_current_means_newer_and_made_with_the_same_tags(tmp_path):
     source = write(tmp_path / "s.tif", scene_array(np.random.default_rng(0), 4, 4))
     grid = rasters.Grid(rasterio.crs.CRS.from_epsg(32653), Affine.scale(5), 4, 4)
