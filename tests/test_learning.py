@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -179,6 +180,29 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch():
     assert [i for _, i in sampler] != [i for _, i in first]
 
 
+def test_a_loader_shuffles_in_training_and_only_there(world):
+    rows = datasets.selected(world / "patches", "finetune")
+    data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=3)
+
+    def keys(shuffle):
+        batches = datasets.loader(data, 4, shuffle=shuffle)
+        return [k for batch in batches for k in batch["key"].tolist()]
+
+    plain, shuffled = keys(False), keys(True)
+    assert plain == [[3, 0, i] for i in range(len(rows))]  # none dropped, none moved
+    order = [i for _, _, i in shuffled]
+    assert len(order) == len(rows) // 4 * 4
+    assert order != sorted(order)
+    assert len(set(order)) == len(order)
+
+
+def test_every_epoch_has_keys_of_its_own(world):
+    rows = datasets.selected(world / "patches", "finetune")
+    data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=3)
+    keys = {tuple(data[(epoch, i)]["key"].tolist()) for epoch in range(4) for i in range(2)}
+    assert len(keys) == 8
+
+
 @pytest.mark.parametrize("method", ["sar-w-simmim", "sar-w-mixmae"])
 def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method, monkeypatch):
     profile = dataclasses.replace(tiny, pretrain_epochs=3)
@@ -202,6 +226,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method,
     resumed = pretraining.pretrain(
         world / "patches", tmp_path / "b", method=method, profile=profile
     )
+    assert not list((tmp_path / "b").glob("*.ckpt"))
     one, two = checkpoints.load(undisturbed), checkpoints.load(resumed)
     assert one[1]["history"] == two[1]["history"]
     assert all(torch.equal(one[0][k], two[0][k]) for k in one[0])
@@ -238,6 +263,32 @@ def test_a_finished_run_is_left_alone(world, tiny, tuned):
     before = encoder.stat().st_mtime_ns
     pretraining.pretrain(world / "patches", encoder.parent, profile=tiny, seed=1)
     assert encoder.stat().st_mtime_ns == before
+
+
+def test_a_run_is_done_until_the_index_changes(world, tuned):
+    encoder, _ = tuned
+    run = json.loads(encoder.with_suffix(".json").read_text())
+    assert training.is_done(encoder, run, world / "patches")
+    assert not training.is_done(encoder, run | {"method": "simmim"}, world / "patches")
+    assert not training.is_done(encoder.with_name("none.safetensors"), run, world / "patches")
+    index = world / "patches" / "patches.parquet"
+    before = index.stat()
+    os.utime(index, (before.st_atime, encoder.stat().st_mtime + 1))
+    assert not training.is_done(encoder, run, world / "patches")
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_fine_tuning_drops_paths_as_the_authors_do(world, tiny, tmp_path, monkeypatch):
+    class Built(Exception):
+        pass
+
+    def encoder(config, *, drop_path_rate):
+        assert drop_path_rate == 0.1
+        raise Built
+
+    monkeypatch.setattr(finetuning, "Encoder", encoder)
+    with pytest.raises(Built):
+        finetuning.finetune(world / "patches", tmp_path, profile=tiny)
 
 
 def test_weights_that_do_not_fit_are_named(world, tiny, tuned, tmp_path):

@@ -164,6 +164,19 @@ def test_a_raster_that_is_not_whole_is_found_out(tmp_path, left):
         rasters.check_whole(torn, "o")
 
 
+@pytest.mark.parametrize("said", ["disk full", "x.txt: disk full"])
+def test_a_file_that_cannot_be_written_is_named_once(tmp_path, monkeypatch, said):
+    monkeypatch.chdir(tmp_path)
+
+    def fail():
+        with rasters.replacing("x.txt"):
+            raise OSError(said)
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        fail()
+    assert str(caught.value).count("x.txt") == 1
+
+
 def test_current_means_newer_and_made_with_the_same_tags(tmp_path):
     source = write(tmp_path / "s.tif", scene_array(np.random.default_rng(0), 4, 4))
     grid = rasters.Grid(rasterio.crs.CRS.from_epsg(32653), Affine.scale(5), 4, 4)
