@@ -125,7 +125,7 @@ table = pd.DataFrame(
     {"share of pixels": p} | {name: j.sum(axis=0)[ids] for name, j in joint.items()},
     index=pd.Index([c.name for c in present], name="real Japan, 250 m"),
 )
-display(table.T.style.format("{:.1%}"))
+display(table.T.style.format("{:.2%}"))
 assert np.allclose(table.iloc[:, 1], 1 / len(present))
 
 twice = sampling.probabilities(
@@ -286,7 +286,7 @@ balance = pd.DataFrame(
     },
     index=names9,
 ).T.astype(float)
-display(balance.style.format("{:.1%}"))
+display(balance.style.format("{:.2%}"))
 
 
 def evenness(share):
@@ -472,12 +472,12 @@ for c in lulc.CLASSES:
             name=f"points: {c.name}",
             marker=dot,
         ).add_to(world)
-folium.LayerControl(collapsed=False).add_to(world)
+folium.LayerControl().add_to(world)
 world.fit_bounds([[south, west], [north, east]])
 world
 
 # %% [markdown]
-# Drawn points in their class's colour, on the footprints by split (simulated world; no base map, so that the page needs no map server).
+# Drawn points in their class's colour, on the footprints by split (simulated world; no base map, so that the page needs no map server). The button in the corner lists the layers.
 #
 # ## Exercises
 #

@@ -348,7 +348,9 @@ def _known(folder: Path) -> dict[str, list[int]]:
         kept = json.loads((folder / CACHE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    if not isinstance(kept, dict):
+        return {}
+    return {key: n for key, n in kept.items() if isinstance(n, list) and len(n) == 16}
 
 
 def _stages(index: gpd.GeoDataFrame) -> dict[str, NDArray[np.bool_]]:

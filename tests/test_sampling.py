@@ -400,6 +400,20 @@ def test_the_report_adds_up(world, tmp_path, split):
     assert again.equals(index)
 
 
+def test_sampling_keeps_its_counts_and_survives_a_spoilt_cache(world, tmp_path, monkeypatch):
+    shutil.copytree(world / "patches", tmp_path / "p")
+    tiles, cache = sorted((world / "lulc").iterdir()), tmp_path / "p" / sampling.CACHE
+    index = patches.read_index(tmp_path / "p")
+    for spoilt in ("[1", "[]", '{"a": 1}'):
+        cache.write_text(spoilt)
+        assert set(sampling._known(tmp_path / "p")) == set()
+    cache.unlink()
+    sampling.sample(tmp_path / "p", tiles, points=2000, seed=8)
+    monkeypatch.setattr(sampling, "_count", lambda tile: pytest.fail(f"{tile}: decoded again"))
+    again = sampling.sample(tmp_path / "p", tiles, points=20_000, block=2, buffer=0)
+    assert again.equals(index)
+
+
 def test_patches_without_footprint(world, tmp_path):
     shutil.copytree(world / "patches", tmp_path / "p")
     index = patches.read_index(tmp_path / "p")
