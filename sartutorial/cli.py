@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
-from cyclopts.types import NonNegativeInt, PositiveInt
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sartutorial import InputError, __version__, profiles, rasters
 from sartutorial.downsample import Average
@@ -150,9 +150,18 @@ def sample(
     points: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
     inverse: Literal["reciprocal", "complement"] = "reciprocal",
+    allocation: Literal["weight", "area"] = "weight",
+    category: Literal["pixels", "weight"] = "pixels",
+    forest: bool = True,
+    replace: bool = True,
+    split: Literal["block", "scene", "random"] = "block",
     block: PositiveInt = 4,
+    buffer: NonNegativeFloat = 1.0,
+    workers: PositiveInt | None = None,
 ) -> None:
     """Choose patches by class-weighted points and split them by spatial blocks (paper 2.2).
+
+    Prints what is left after each stage, with its class shares: what PATCHES/sampling.csv holds.
 
     Parameters
     ----------
@@ -164,19 +173,36 @@ def sample(
         How many points; default 20 a patch.
     inverse
         Class weights 1/p or 1 - p: the paper's words allow both.
+    allocation
+        A tile's share of the points: by the class weights of its pixels, or by its labelled area.
+    category
+        In a tile, a pixel by the weight of its class, or a class by its weight alone (for
+        comparison: this applies the weight twice).
+    forest
+        Draw points in forest too; else its probability is 0.
+    replace
+        Draw with replacement; else no pixel twice, and a class is capped at its pixels in a tile.
+    split
+        By spatial blocks with a buffer; by scene or at random for comparison, since they leak.
     block
         Side of a spatial block, in patches.
+    buffer
+        Least distance between patches of two splits (blocks only), in patch sides.
+    workers
+        How many tiles are read at a time; default as many as the machine allows.
     """
+    import pandas as pd
+
     from sartutorial import sampling
 
     found = rasters.find([tiles], "land-cover tile")
-    index = sampling.sample(
-        patches, found, points=points, seed=seed, inverse=inverse, block=block, progress=True
-    )
-    print(f"{int((index['points'] > 0).sum())} of {len(index)} patches were hit by a point")
-    for column in ("pretrain", "finetune"):
-        shares = index[index[column]]["split"].value_counts().to_dict()
-        print(f"{column}: {int(index[column].sum())} patches, {shares}")
+    sampling.sample(
+        patches, found, points=points, seed=seed, inverse=inverse, allocation=allocation,
+        category=category, forest=forest, replace=replace, split=split, block=block,
+        buffer=buffer, workers=workers, progress=True,
+    )  # fmt: skip
+    table = pd.read_csv(patches / sampling.REPORT, index_col=0)
+    print(table.to_string(float_format="{:.3f}".format))
 
 
 @app.command(sort_key=5)

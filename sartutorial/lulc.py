@@ -65,6 +65,16 @@ def to_index(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
     return table[ids]
 
 
+def merged(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts of the HR-LULC ids, void first (..., 16), as counts of the nine classes (..., 9)."""
+    table = np.zeros((16, len(NAMES)), dtype=np.int64)
+    for c in CLASSES:
+        if c.nine != IGNORE_INDEX:
+            table[c.id, c.nine] = 1
+    nine: NDArray[np.int64] = counts @ table
+    return nine
+
+
 def check_ids(ids: NDArray[np.uint8], source: str = "labels") -> None:
     """Raise InputError, naming ``source``, if ``ids`` holds a value that is no HR-LULC id."""
     if ids.dtype != np.uint8:

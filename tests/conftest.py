@@ -69,7 +69,9 @@ def world(tmp_path_factory):
         labels.label(half, rasters.find([out / "lulc"]), out / "labels" / half.name)
     halves = rasters.find([out / "half"])
     patches.cut(halves, out / "labels", out / "patches", size=64)
-    sampling.sample(out / "patches", rasters.find([out / "lulc"]), points=20_000, block=2)
+    # Forty patches: too few to lose some to a buffer.
+    tiles = rasters.find([out / "lulc"])
+    sampling.sample(out / "patches", tiles, points=20_000, block=2, buffer=0)
     return out
 
 

@@ -106,6 +106,10 @@ def rows():
     yield "label", "tiles", "far", "IMG.tif: no land-cover tile meets it; it needs LC_N33E135.tif"
     yield "sample", "lulc", "void", "no labelled pixel"
     yield "sample", "lulc", "far", "none of the points fell on a patch"
+    yield "sample", "lulc", "wood --no-forest", "every class with pixels has weight 0"
+    yield "sample", "set", "bare", "bare/patches.parquet: 2 patches have no footprint"
+    for wrong in ("--split leaky", "--buffer -1", "--allocation fair", "--category all"):
+        yield "sample", "--points 9000", wrong, wrong.split()[0]
     for fault, words in SET_FAULTS.items():
         yield "sample", "set", fault, words
     for command in ("pretrain", "finetune", "evaluate", "table1"):
@@ -174,6 +178,7 @@ def kit(world, tiny, tmp_path_factory):
     write(at / "tiles" / "t.tif", ids)
     write(at / "far" / "t.tif", ids, crs="EPSG:32631")
     write(at / "void" / "t.tif", ids * 0)
+    write(at / "wood" / "t.tif", np.full_like(ids, 6))
     write(at / "ids" / "77.tif", np.full_like(ids, 77))
     short(write(at / "short" / "t.tif", ids))
     short(labels.label(at / "IMG.tif", [at / "tiles" / "t.tif"], at / "torn" / "t.tif"))
@@ -198,6 +203,10 @@ def kit(world, tiny, tmp_path_factory):
     gpd.GeoDataFrame({"a": [1]}, geometry=index.geometry[:1]).to_parquet(
         at / "strange" / patches.INDEX
     )
+    (at / "bare").mkdir()
+    nowhere = index.copy()
+    nowhere.loc[nowhere.index[:2], "geometry"] = None
+    patches.write_index(nowhere, at / "bare")
     (at / "unsampled").mkdir()
     patches.write_index(index.drop(columns=["split", "pretrain", "finetune"]), at / "unsampled")
     (at / "gone").mkdir()

@@ -21,7 +21,7 @@ STEPS = {
     "downsample": "downsample scenes --out out",
     "label": "label half --tiles tiles --out out",
     "patches": "patches half --labels labels --out out --size 64 --max-void 1",
-    "sample": "sample out --tiles tiles --points 20000 --block 1",
+    "sample": "sample out --tiles tiles --points 20000 --block 1 --buffer 0",
     "predict": "predict half --model model/model.safetensors --out out",
 }
 # The imports come before the word, so that a kill falls into the work. Small tiles, small worlds.
@@ -54,7 +54,7 @@ def ground(tmp_path_factory):
     halves = sorted((at / "half").iterdir())
     patches.cut(halves, at / "labels", at / "patches", size=64, max_void=1)
     shutil.copytree(at / "patches", at / "sampled")
-    sampling.sample(at / "sampled", tiles, points=20_000, block=1)
+    sampling.sample(at / "sampled", tiles, points=20_000, block=1, buffer=0)
     pretraining.pretrain(at / "sampled", at / "encoder", profile=TINY, epochs=1)
     finetuning.finetune(at / "sampled", at / "model", profile=TINY, epochs=1)
     return at
