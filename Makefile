@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 HTML := build/book/_build/html
 OLDEST := build/oldest
+HOUSE := dependencies gates house pages vendor # tests of the book's house, not of the package
 
 # torch and torchvision builds must match; `make lock` pins this pair.
 TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
@@ -53,7 +54,7 @@ test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges a
 	cd $(OLDEST) && bin/python -I -c "import sartutorial.cli, sartutorial.table1, sartutorial.maps"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock "$$(echo build/wheel/*.whl)[dev]"
 	cd $(OLDEST) && bin/python -m pytest ../../tests -m "not slow" -c ../../pyproject.toml -o pythonpath= \
-	  --ignore ../../tests/test_house.py --ignore ../../tests/test_vendor.py --ignore ../../tests/test_pages.py $(ARGS)
+	  $(HOUSE:%=--ignore ../../tests/test_%.py) $(ARGS)
 
 check: $(READY) ## format, lint, types, dependencies, and notebooks against their twins
 	$(BIN)/ruff format --check .

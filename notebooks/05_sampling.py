@@ -125,7 +125,7 @@ table = pd.DataFrame(
     {"share of pixels": p} | {name: j.sum(axis=0)[ids] for name, j in joint.items()},
     index=pd.Index([c.name for c in present], name="real Japan, 250 m"),
 )
-display(table.T.style.format("{:.2%}"))
+display(table.style.format("{:.2%}"))
 assert np.allclose(table.iloc[:, 1], 1 / len(present))
 
 twice = sampling.probabilities(
@@ -189,15 +189,17 @@ def shares_figure(k):
     return fig
 
 
+def picture(fig):
+    """A figure as a data address, for pages to embed."""
+    file = io.BytesIO()
+    fig.savefig(file, dpi=70, format="png")
+    plt.close(fig)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
 def slider(figures, alt):
     """A slider over pictures that were drawn before: no server, no library, no network."""
-    frames = []
-    for label, fig in figures:
-        file = io.BytesIO()
-        fig.savefig(file, dpi=70, format="png")
-        plt.close(fig)
-        png = base64.b64encode(file.getvalue()).decode()
-        frames.append([label, f"data:image/png;base64,{png}"])
+    frames = [[label, picture(fig)] for label, fig in figures]
     start = len(frames) // 2
     return HTML(f"""<div class="frames">
 <img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
@@ -222,16 +224,16 @@ slider(
 # Move the slider: share of the points per class on real Japan (JAXA HR-LULC v23.12, 250 m) for weights $p^{-k}$; dashed, equal shares.
 # In a running notebook the next cell takes any exponent; on a page without a kernel it only shows where it starts.
 
-# %% mystnb={"image": {"alt": "The same bars at the exponent 1: all fourteen classes have the same share."}}
 
-
+# %%
 def live(k=1.0):
     """Draw and show; the widget calls it."""
-    shares_figure(k)
-    plt.show()
+    alt = f"Bars of the share of the points of each class at the exponent {k:g}."
+    display(HTML(f'<img src="{picture(shares_figure(k))}" alt="{alt}">'))
 
 
-ipywidgets.interact(live, k=(0.0, 2.0, 0.05))
+_ = ipywidgets.interact(live, k=(0.0, 2.0, 0.05))
+
 # %% [markdown]
 # ## From points to patches
 #
@@ -285,7 +287,7 @@ balance = pd.DataFrame(
         ],
     },
     index=names9,
-).T.astype(float)
+).astype(float)
 display(balance.style.format("{:.2%}"))
 
 
@@ -295,7 +297,7 @@ def evenness(share):
     return np.exp(-(share * np.log(share)).sum())
 
 
-balance.apply(evenness, axis=1).round(2).rename("effective number of classes")
+balance.apply(evenness).round(2).rename("effective number of classes")
 
 # %% [markdown]
 # The points are balanced over the fourteen HR-LULC ids, so forest (five ids) and cropland (two) still have more than one share of the nine.
