@@ -72,6 +72,10 @@ def test_nine_classes_hold_all_fourteen():
         lulc.to_index(np.array([16], np.uint8))
 
 
+def test_forest_is_the_five_ids_that_become_one_class():
+    assert lulc.FOREST_IDS == (6, 7, 8, 9, 11)
+
+
 def test_palettes_hold_every_class_and_leave_void_transparent():
     classes, nine = lulc.colormap(), lulc.colormap(training=True)
     assert sorted(classes) == list(range(16))
