@@ -50,7 +50,9 @@ GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
 def quiet(capsys):
     """The package's functions draw no progress bar unless they are asked to."""
     yield
-    assert "%|" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "%|" not in said.out + said.err
+    assert "it/s" not in said.out + said.err
 
 
 @pytest.fixture(scope="session")

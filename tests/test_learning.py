@@ -351,6 +351,27 @@ def test_the_confusion_matrix_counts_every_labelled_pixel(world, tuned):
     assert np.sum(result["confusion_matrix"], axis=1).tolist() == truth
 
 
+@pytest.mark.parametrize("damage", ["empty", "torn", "foreign", "text"])
+def test_a_damaged_state_is_named(world, tiny, tmp_path, damage):
+    state = tmp_path / "last.ckpt"
+    torch.save({"a": torch.zeros(500)}, state)  # foreign: whole, and no state of ours
+    if damage == "text":
+        state.write_text("half a checkpoint")
+    elif damage != "foreign":
+        state.write_bytes(state.read_bytes()[: 0 if damage == "empty" else 900])
+    with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
+        pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+
+
+@pytest.mark.parametrize(
+    ("capable", "found"), [({"amx_tile": True}, "bf16-mixed"), ({}, "32-true")]
+)
+def test_bf16_where_the_processor_multiplies_it(monkeypatch, capable, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)
+    assert training.precision() == found
+
+
 def test_the_state_of_another_run_is_refused(world, tiny, tmp_path, monkeypatch):
     """Stopped as SimMIM, taken up as SAR-W-SimMIM: the same keys, and yet another run."""
 
