@@ -55,8 +55,14 @@ def _scenes(scene: tuple[str, ...]) -> list[str]:
 
 
 @app.command(sort_key=0)
-def simulate(*, out: Path, profile: Scale = None, seed: NonNegativeInt = 0) -> None:
-    """Make a simulated world: OUT/scenes, OUT/lulc (land-cover tiles) and OUT/dem.
+def simulate(
+    *,
+    out: Path,
+    profile: Scale = None,
+    seed: NonNegativeInt = 0,
+    workers: PositiveInt | None = None,
+) -> None:
+    """Make a simulated world: OUT/scenes, OUT/lulc (land-cover tiles), OUT/dem and OUT/truth.
 
     Parameters
     ----------
@@ -64,10 +70,18 @@ def simulate(*, out: Path, profile: Scale = None, seed: NonNegativeInt = 0) -> N
         The folder to write to.
     seed
         Land and speckle follow from it: the same seed gives the same files.
+    workers
+        How many processes share the work; default one a processor.
     """
     from sartutorial import simulate as simulation
 
-    simulation.simulate(out, profile=_chosen(profile), seed=seed, progress=True)
+    simulation.simulate(
+        out,
+        profile=_chosen(profile),
+        seed=seed,
+        workers=workers or os.cpu_count() or 1,
+        progress=True,
+    )
 
 
 @app.command(sort_key=1)

@@ -40,8 +40,8 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         patch_size=128,  # paper: 256
-        world=2,
-        scene_size=4096,  # a real ultra-fine scene: about 25,000
+        world=3,
+        scene_size=4608,  # a real ultra-fine scene: about 25,000
         embed_dim=32,  # authors: 128
         depths=(2, 2, 2, 2),  # authors: 2-2-18-2
         num_heads=(1, 2, 4, 8),  # authors: 4-8-16-32

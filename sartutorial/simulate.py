@@ -1,194 +1,243 @@
-"""A world to learn in: a made-up island in the open Pacific, seen by a made-up L-band HH radar.
+"""A world to learn in: a made-up island (``landscape``), seen by a made-up L-band HH radar.
 
-The files have the form of the real products; the classes' backscatter is chosen by us. Random
-numbers come in streams, ``default_rng([seed, stream, ...])``: the land stays however scenes cut it.
+The files have the form of the real products; the classes' backscatter is chosen by us.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.io import MemoryFile
+from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
-from scipy import fft, ndimage, spatial, special
+from scipy import ndimage, special
 from tqdm import tqdm
 
-from sartutorial import InputError, lulc, profiles, radiometry, rasters
+from sartutorial import InputError, landscape, lulc, profiles, radiometry, rasters
+from sartutorial.landscape import CELL, LEAN, UTM, Floats, Ids, smooth, white
 from sartutorial.profiles import Profile
 
-Floats = NDArray[np.floating]  # float32
-Ids = NDArray[np.uint8]  # HR-LULC ids
-Rng = np.random.Generator
-
-UTM, WGS84 = CRS.from_epsg(32653), CRS.from_epsg(4326)
-MIDDLE = (686850, 3653060)  # 33N 137E to 10 m, open Pacific, where four label tiles meet
-CELL = 5.0  # m, land; a scene's pixel is half as large
-THETA, LEAN = np.radians((36, 10))  # on flat ground; of the southward track to the west
+WGS84 = CRS.from_epsg(4326)
+CLASSES, TONE, DEM = Path("truth/classes.tif"), Path("truth/tone.tif"), Path("dem/DEM.tif")
+TRUTH: dict[Path, tuple[dict[str, str], dict[str, Any]]] = {
+    CLASSES: ({}, {"dtype": "uint8", "nodata": 0}),
+    TONE: ({"UNIT": "0.01 dB"}, {"dtype": "int16", "predictor": 2}),
+    DEM: ({"UNIT": "m"}, {"dtype": "float32", "predictor": 3}),
+}
+THETA = math.radians(36)  # incidence angle on flat ground
 SWATH, PITCH = 0.92, 0.90  # a swath's side, and how far scenes lie apart, over a scene's side
 LOOKS, CORRELATION, NOISE_DB = 2, 0.6, -28.0  # point response's sigma in pixels; noise floor
-CORNERS, CORNER_POWER = 0.01, 40.0  # share of town cells that are corner reflectors, their power
-# Each class's mean level in dB and the order nu of its gamma texture (inf: smooth). Chosen by us
-# for this simulation, near what L-band HH shows at 36 degrees; not measurements.
-SIGMA0_DB: dict[int, tuple[float, float]] = {
-    1: (-22.5, math.inf), 2: (-3, 2), 3: (-16.5, math.inf), 4: (-15, math.inf), 5: (-14, 30),
-    6: (-8, 8), 7: (-8.3, 8), 8: (-7.2, 8), 9: (-7, 8), 10: (-17.5, 30), 11: (-7.5, 12),
-    12: (-19, math.inf), 13: (-11, 12), 14: (-8, 6),
-}  # fmt: skip
-DISTRICTS = (  # what a hundred parcels hold, from the shore inland
-    {2: 85, 5: 6, 4: 6, 12: 3},  # towns
-    {3: 84, 4: 4, 2: 5, 1: 2, 14: 3, 13: 2},  # rice
-    {4: 70, 3: 8, 2: 6, 5: 5, 14: 6, 12: 3, 10: 2},  # dry fields
-    {5: 60, 4: 16, 13: 10, 10: 8, 12: 6},  # pasture
-)
+CORNERS, CORNER_POWER = 0.004, 60.0  # share of a town's pixels with a corner reflector; its peak
+SHIPS = 0.15  # a square kilometre of sea
+REACH = 64  # cells within which a ridge can cast its shadow
+BLOCK = 1024  # cells surveyed at a time
 
 
-class World(NamedTuple):
-    """The truth, on a UTM grid of (H, W) cells."""
+class Backscatter(NamedTuple):
+    """How a class answers the radar."""
 
-    grid: rasters.Grid
-    dem: Floats  # metres, 0 at sea
-    classes: Ids
-    tone: Floats  # dB by which a place differs from its class: crops, soil, wind, streets
-
-
-def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
-    """Fractal noise, (n, n), mean 0, variance 1: power k^-(2 hurst + 2) up to ``longest`` cells."""
-    k2 = np.float32(fft.fftfreq(n)[:, None] ** 2 + fft.rfftfreq(n) ** 2)
-    spectrum = fft.rfft2(rng.standard_normal((n, n), dtype=np.float32), workers=-1)
-    spectrum *= (k2 + longest**-2.0) ** (-(hurst + 1) / 2)
-    field: Floats = fft.irfft2(spectrum, s=(n, n), workers=-1)
-    field -= field.mean()
-    return field / np.std(field)
+    level: float  # dB, mean sigma0 on flat ground
+    exponent: float  # of the cosine of the local incidence angle: 1 a volume, more a surface
+    order: float  # of its gamma texture, inf: speckle alone
 
 
-def make_world(side_m: float, seed: int, cell_m: float = CELL) -> World:
-    """An island in a square of sea, ``side_m`` metres a side; a coarse ``cell_m`` makes a draft."""
-    rng, n = np.random.default_rng([seed, 0]), 2 * math.ceil(side_m / cell_m / 2)
-    at = Affine(cell_m, 0, MIDDLE[0] - n / 2 * cell_m, 0, -cell_m, MIDDLE[1] + n / 2 * cell_m)
-    unit = min(1000.0, side_m / 10) / cell_m  # what "1 km" is in cells; small worlds are models
-
-    # Relief: an island rises from its shore, with valleys where a smooth noise passes zero.
-    valley, detail = fractal(n, 5 * unit, 1.8, rng), fractal(n, 1.2 * unit, 1.5, rng)
-    stand, rise = fractal(n, 2 * unit, 0.6, rng), np.exp(0.6 * fractal(n, 8 * unit, 0.8, rng))
-    axis = np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 3
-    rise *= 1 - np.cbrt(axis[:, None] + axis)
-    rise -= np.quantile(rise[::7, ::7], 0.31)
-    land, rise = rise > 0, np.clip(rise / 0.25, 0, 1)
-    dem = 2 + 30 * rise + 55 * rise**1.2 * np.abs(valley) ** 1.2 * (0.4 + np.abs(detail))
-    dem *= land * np.float32(unit * cell_m / 1000)
-    slope = np.hypot(*np.gradient(ndimage.gaussian_filter(dem, unit / 15), cell_m))
-    river = np.abs(valley) / np.hypot(*np.gradient(valley, cell_m))  # about m to a valley's line
-    low = 4 * dem / dem.max() + 4 * slope + 0.25 * stand
-    cold = dem / dem.max() + 0.15 * detail
-
-    # Two thirds forest, by height and in stands, meadows at the top, bamboo at the foot.
-    brink, foot = np.quantile(low[land][::7], (0.35, 0.40))
-    plain, forest = land & (low < brink), land & (low >= brink)
-    belt = np.digitize(cold, np.quantile(cold[forest][::7], (0.2, 0.9, 0.988)))
-    classes = np.where(forest, np.array([8, 6, 7, 5], np.uint8)[belt], np.uint8(1))
-    classes[(classes == 6) & (stand > 0.2)] = 9
-    classes[forest & (low < foot) & (detail > 0)] = 11
-
-    # Plains parcel by parcel, then what water makes of them: reeds, gravel, beaches, rivers.
-    tone = stand * np.where(land, np.float32(0.7), np.float32(1.4))
-    yx = np.argwhere(plain) * cell_m
-    classes[plain], tone[plain] = _parcels(yx, rise[plain], 0.9 * unit * cell_m, rng)
-    classes[plain & (river < 150) & (stand > 0.6) & (detail > 0)] = 13
-    classes[plain & (river < 45) & (detail > 0.3) | land & (dem < 3) & (stand < -0.5)] = 10
-    classes[land & (river < 24 - 14 * rise)] = 1
-    tone[land & (classes == 1)] = -1.5  # still water
-    return World(rasters.Grid(UTM, at, n, n), dem, classes, tone)
+# Chosen by us for this simulation, not measured; chapter 01 compares them with real L-band scenes.
+SIGMA0: dict[int, Backscatter] = {
+    1: Backscatter(-22.5, 4, math.inf),
+    2: Backscatter(-3, 1, 2),
+    3: Backscatter(-16.5, 2, math.inf),
+    4: Backscatter(-15, 2, math.inf),
+    5: Backscatter(-14, 2, 30),
+    6: Backscatter(-8, 1, 8),
+    7: Backscatter(-8.3, 1, 8),
+    8: Backscatter(-7.2, 1, 8),
+    9: Backscatter(-7, 1, 8),
+    10: Backscatter(-17.5, 2, 30),
+    11: Backscatter(-7.5, 1, 12),
+    12: Backscatter(-19, 2, math.inf),
+    13: Backscatter(-11, 1.5, 12),
+    14: Backscatter(-9, 1, 6),
+}
 
 
-def _parcels(yx: Floats, rise: Floats, district_m: float, rng: Rng) -> tuple[Ids, Floats]:
-    """Classes and tones (dB) of the cells at ``yx``, (N, 2) metres; ``rise`` is 0 at the shore."""
-    # Districts are the Voronoi cells of jittered points, each with its own grid of parcels.
-    side = int(yx.max() / district_m) + 2
-    points = np.argwhere(np.ones((side, side))) + rng.uniform(-0.45, 0.45, (side**2, 2))
-    district = spatial.cKDTree(points * district_m).query(yx, workers=-1)[1]
-    rural = np.bincount(district, rise, side**2) / np.bincount(district, minlength=side**2).clip(1)
-    rural += rng.normal(0, 0.2, side**2)
-    kind = np.searchsorted(np.quantile(rural[district][::7], (0.25, 0.58, 0.85)), rural)[district]
-    angle, (y, x) = rng.uniform(0, np.pi / 2, side**2)[district], yx.T
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    parcel = (district * 7919 + u // 120 * 104729 + v // 60 * 1299709).astype(np.int64) % 65536
-    hundred = np.array([np.repeat(list(d), list(d.values())) for d in DISTRICTS], np.uint8)
-    classes = hundred[kind, rng.integers(100, size=65536)[parcel]]
-    tone = rng.normal(0, 1.5, 65536).astype(np.float32)[parcel]
-    tone += (classes == 2) * np.where((u % 60 < 8) | (v % 60 < 8), -7, 1)  # streets
-    tone += (classes == 14) * np.where(u % 20 < 10, -4, 2)  # roofs in rows
-    return classes, tone
-
-
-def terrain_gain(dem: Floats, cell_m: float = CELL) -> Floats:
-    """A slope's power over flat ground's, (H, W), within 10 dB: tan(theta) / tan(local theta)."""
+def incidence(dem: Floats, cell_m: float = CELL) -> Floats:
+    """Cosine of the local incidence angle, (H, W); 0 or less where a slope turns away."""
     north, east = np.gradient(dem, -cell_m, cell_m)
     facing = east * math.cos(LEAN) - north * math.sin(LEAN)  # it stands in the east, looks west
     cos: Floats = (math.cos(THETA) - math.sin(THETA) * facing) / np.sqrt(1 + north**2 + east**2)
-    return np.clip(math.tan(THETA) * cos / np.sqrt(np.maximum(1 - cos**2, 1e-6)), 0.1, 10)
+    return cos
 
 
-def mean_sigma0(world: World) -> Floats:
-    """The mean backscatter of each cell, (H, W) linear power, without texture and speckle."""
-    level = np.array([SIGMA0_DB.get(i, (0, 0))[0] for i in range(16)], np.float32)
-    power = radiometry.to_power(level[world.classes] + world.tone)
-    return power * terrain_gain(world.dem, world.grid.transform.a)
+def shadow(dem: Floats, cell_m: float = CELL, reach: int = REACH) -> NDArray[np.bool_]:
+    """Where a ridge within ``reach`` cells stands between the ground and the radar, (H, W)."""
+    height, width = dem.shape
+    dark = np.zeros(dem.shape, bool)
+    for k in range(1, reach + 1):
+        down, right = round(k * math.sin(LEAN)), round(k * math.cos(LEAN))
+        if down < height and right < width:
+            ray = np.float32(math.hypot(down, right) * cell_m / math.tan(THETA))
+            here = (slice(0, height - down), slice(0, width - right))
+            dark[here] |= dem[down:, right:] > dem[here] + ray
+    return dark
 
 
-def _normal(shape: tuple[int, int], sigma: float, rng: Rng) -> Floats:
-    """Normal noise of variance 1, correlated by a Gaussian of ``sigma`` pixels."""
-    noise: Floats = rng.standard_normal(shape, dtype=np.float32)
-    ndimage.gaussian_filter(noise, sigma, output=noise, mode="wrap")
-    kernel = ndimage.gaussian_filter(np.eye(1, 99, 49)[0], sigma)
-    noise /= np.float32((kernel**2).sum())  # two axes leave the square of this of the variance
-    return noise
+def terrain_gain(cos: Floats, exponent: Floats | float) -> Floats:
+    """A slope's power over flat ground's, at most 10 dB more: its shape and its area a pixel.
+
+    cos^n of the local incidence angle, n from ``exponent``, times the ground that a pixel sees,
+    sin(theta) / sin(local theta).
+    """
+    up = np.maximum(cos, 1e-3)
+    area = math.sin(THETA) / np.sqrt(np.maximum(1 - up**2, 1e-6))
+    gain: Floats = np.minimum((up / math.cos(THETA)) ** exponent * area, 10)
+    return gain
 
 
-def texture(classes: Ids, seed: int) -> Floats:
-    """The land's own roughness, (H, W) linear power of mean 1, the same from every orbit."""
-    normal = _normal(classes.shape, 0.7, np.random.default_rng([seed, 1]))
+def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: NDArray[np.floating]) -> Floats:
+    """Mean backscatter, (H, W) linear power, without texture and speckle.
+
+    ``bias`` (16,) dB is what the tones of a class come to on average: taken off, so that the class
+    has its level in the mean.
+    """
+    level, exponent = np.zeros(16, np.float32), np.zeros(16, np.float32)
+    for i, echo in SIGMA0.items():
+        level[i], exponent[i] = echo.level - bias[i], echo.exponent
+    power = radiometry.to_power(level[classes] + tone)
+    gain = terrain_gain(incidence(dem), exponent[classes])
+    return np.where(shadow(dem), 0, power * gain).astype(np.float32)
+
+
+def texture(classes: Ids, key: tuple[int, ...], window: Window) -> Floats:
+    """The land's own roughness, (H, W) linear power of mean 1, the same from every orbit.
+
+    Gamma distributed, so that intensity under speckle is K distributed. ``window`` in cells.
+    """
+    normal = smooth(key, window, 0.7)
     field, z = np.ones(classes.shape, np.float32), np.linspace(-5, 5, 999)
-    for i, (_, order) in SIGMA0_DB.items():
-        if math.isfinite(order):  # normal to gamma, quantile by quantile
+    for i in np.unique(classes):
+        if math.isfinite(order := SIGMA0[int(i)].order):  # normal to gamma, quantile by quantile
             gamma = special.gammaincinv(order, special.ndtr(z)) / order
             field[classes == i] = np.interp(normal[classes == i], z, gamma)
-    town = np.flatnonzero(classes == 2)  # where walls and ground send the wave straight back
-    corner = np.random.default_rng([seed, 2]).random(len(town)) < CORNERS
-    field.flat[town] *= np.where(corner, CORNER_POWER, 1) / (1 + CORNERS * (CORNER_POWER - 1))
     return field
 
 
-def speckle(shape: tuple[int, int], looks: int, correlation_px: float, rng: Rng) -> Floats:
-    """Speckle of mean 1: the mean intensity of ``looks`` independent images, linear power."""
+def speckle(
+    mean: Floats | float,
+    looks: int,
+    correlation_px: float,
+    key: tuple[int, ...],
+    window: Window,
+    target: Floats | float = 0.0,
+) -> Floats:
+    """Intensity of ``mean`` power under speckle: the mean of ``looks`` independent images.
+
+    ``window`` (H, W) places it in the scene that ``key`` names; ``target`` is the amplitude of
+    what stands still against the waves of its surroundings. Power is linear.
+    """
     # The complex field is correlated before detection: one look's intensity stays exponential.
-    power = np.zeros(shape, np.float32)
-    for _ in range(2 * looks):  # real and imaginary parts
-        power += _normal(shape, correlation_px, rng) ** 2
-    return power / np.float32(2 * looks)
+    amplitude = np.sqrt(np.float32(mean) / 2)
+    power = np.zeros((int(window.height), int(window.width)), np.float32)
+    for look in range(looks):
+        real, imaginary = (smooth((*key, look, part), window, correlation_px) for part in (0, 1))
+        power += (amplitude * real + target) ** 2 + (amplitude * imaginary) ** 2
+    return power / np.float32(looks)
 
 
-def observe(land: Floats, rng: Rng) -> NDArray[np.uint16]:
-    """A scene of ``land`` (N, N), mean power times texture: DN (2 N, 2 N), 0 outside the swath."""
-    power = (land + np.float32(radiometry.to_power(NOISE_DB))).repeat(2, 0).repeat(2, 1)
-    power *= speckle(power.shape, LOOKS, CORRELATION, rng)
-    x, sin, cos = np.arange(len(power)) - (len(power) - 1) / 2, math.sin(LEAN), math.cos(LEAN)
-    across, along = cos * x + sin * x[:, None], cos * x[:, None] - sin * x
-    power[np.maximum(np.abs(across), np.abs(along)) >= SWATH / 2 * len(power)] = np.nan
-    return radiometry.db_to_dn(radiometry.to_db(power))
+def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Floats, Floats]:
+    """Corner reflectors among ``houses``, (H, W) mean power, 0 elsewhere: amplitude and what is left.
+
+    Walls and ground send the wave straight back, all of it in step: an amplitude that no speckle
+    touches, as wide as the point response. What the others have lost keeps the mean what it was.
+    """
+    response = ndimage.gaussian_filter(np.eye(1, 99, 49)[0], CORRELATION)
+    energy = ((response / response.max()) ** 2).sum() ** 2
+    rest = houses / np.float32(1 + CORNERS * CORNER_POWER * energy)
+    there = white(key, window) > special.ndtri(1 - CORNERS)
+    peak = np.sqrt(CORNER_POWER * rest) * there
+    return ndimage.gaussian_filter(peak, CORRELATION) / np.float32(response.max() ** 2), rest
+
+
+def _read(path: Path, window: Window, pad: int = 0) -> NDArray[Any]:
+    """A window of a raster with ``pad`` more cells on all sides; 0 beyond its rim."""
+    wide = Window(window.col_off - pad, window.row_off - pad,
+                  window.width + 2 * pad, window.height + 2 * pad)  # fmt: skip
+    with rasterio.open(path) as file:
+        there = wide.intersection(Window(0, 0, file.width, file.height))
+        out = np.zeros((int(wide.height), int(wide.width)), file.dtypes[0])
+        top, left = int(there.row_off - wide.row_off), int(there.col_off - wide.col_off)
+        out[top : top + int(there.height), left : left + int(there.width)] = file.read(
+            1, window=there
+        )
+    return out
+
+
+def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[Any, float]]:
+    """The ships of a scene on open sea: their outlines in pixels of the scene, and their power."""
+    from shapely import affinity
+    from shapely.geometry import box
+
+    rng, fleet = np.random.default_rng([seed, 4, row, col]), []
+    for _ in range(rng.poisson(SHIPS * (size * CELL / 1000) ** 2)):
+        x, y = rng.uniform(0, size, 2)
+        length, heading, power = rng.uniform(15, 70), rng.uniform(0, 180), rng.uniform(0, 9)
+        around = Window(col + int(x) - 40, row + int(y) - 40, 80, 80)
+        on_land = _read(out / CLASSES, around) != 1
+        if not (on_land | (_read(out / DEM, around) > 0)).any():
+            hull = affinity.rotate(box(-length / 2, -length / 12, length / 2, length / 12), heading)
+            hull = affinity.translate(hull, 2 * x, 2 * y)
+            fleet.append((hull, float(radiometry.to_power(power))))
+    return fleet
+
+
+def observe(
+    out: Path, bias: NDArray[np.floating], ships: list[tuple[Any, float]], seed: int,
+    row: int, col: int, window: Window,
+) -> NDArray[np.uint16]:  # fmt: skip
+    """DN of the ``window`` of a scene whose first cell is (row, col) of the world of ``out``."""
+    top, height = int(window.row_off) // 2, int(window.height) // 2
+    cells, rim = Window(col, row + top, window.width // 2, height), 4
+    classes, tone, dem = (_read(out / p, cells, REACH) for p in (CLASSES, TONE, DEM))
+    classes, tone = classes.clip(1), tone.astype(np.float32) / 100  # beyond the world is sea
+    power = mean_sigma0(classes, tone, dem, bias)
+    crop = (slice(REACH - rim, rim - REACH),) * 2  # a little more, for the point response
+    wide = Window(cells.col_off - rim, cells.row_off - rim, cells.width + 2 * rim, height + 2 * rim)
+    classes, power = classes[crop], power[crop] * texture(classes[crop], (seed, 5), wide)
+    houses = np.where((classes == 2) & (tone[crop] > -4), power, 0).repeat(2, 0).repeat(2, 1)
+    fine = Window(*(2 * k for k in wide.flatten()))
+    target, rest = corners(houses, (seed, 6), fine)
+    power = np.where(houses > 0, rest, power.repeat(2, 0).repeat(2, 1))
+    inner = (slice(2 * rim, -2 * rim),) * 2
+    power, target = power[inner] + np.float32(radiometry.to_power(NOISE_DB)), target[inner]
+    if ships:
+        at = Affine.translation(0, window.row_off)
+        power += rasterize(ships, power.shape, transform=at, dtype="float32")
+    intensity = speckle(power, LOOKS, CORRELATION, (seed, 7, row, col), window, target)
+    size = int(window.width)
+    x = np.arange(size) - (size - 1) / 2
+    y = (np.arange(2 * height) + window.row_off - (size - 1) / 2)[:, None]
+    across = math.cos(LEAN) * x + math.sin(LEAN) * y
+    along = math.cos(LEAN) * y - math.sin(LEAN) * x
+    intensity[np.maximum(np.abs(across), np.abs(along)) >= SWATH / 2 * size] = np.nan
+    return radiometry.db_to_dn(radiometry.to_db(intensity))
 
 
 def _layout(n: int, size: int) -> tuple[int, dict[str, tuple[int, int]]]:
-    """The side of a world of ``n`` x ``n`` scenes, and each scene's first row and column."""
+    """The side of a world of ``n`` x ``n`` scenes, and each scene's first row and column, in cells."""
     sin, cos, first = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN), {}
     cells = 2 * math.ceil(size / 2 * (1 + (n - 1) * (cos + sin)) + 4)
     for row, col in np.ndindex(n, n):
@@ -200,61 +249,126 @@ def _layout(n: int, size: int) -> tuple[int, dict[str, tuple[int, int]]]:
     return cells, first
 
 
-def label(world: World, grid: rasters.Grid) -> Ids:
-    """HR-LULC ids on ``grid``, nearest neighbour; the sea goes on beyond the world."""
-    labels, here = np.ones((grid.height, grid.width), np.uint8), world.grid._asdict()
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", count=1, dtype="uint8", nodata=0, **here) as file:
-            file.write(world.classes, 1)
-        # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
-        with memory.open() as file, WarpedVRT(file, **grid._asdict(), tolerance=1e-9) as vrt:
-            box = from_bounds(*transform_bounds(UTM, grid.crs, *file.bounds), grid.transform)
-            box = box.round_offsets().round_lengths().intersection(Window(0, 0, *labels.T.shape))
-            labels[box.toslices()] = vrt.read(1, window=box).clip(1)
-    return labels
+@contextmanager
+def _workers(n: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map`` over ``n`` processes, or the builtin one."""
+    if n == 1:
+        yield map
+    else:  # started afresh: a fork would inherit locked threads
+        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+            yield pool.map
+
+
+def _land(out: Path, cells: int, seed: int, tags: dict[str, str], over: Any, bar: Any) -> None:
+    """Survey the island block by block into rasters of the truth."""
+    island = landscape.plan(cells, seed)
+    place = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
+    grid = rasters.Grid(UTM, place, cells, cells)
+    power, count = np.zeros(16), np.zeros(16)
+    with ExitStack() as stack:
+        files = [stack.enter_context(rasters.created(out / path, grid, tags | unit, **profile))
+                 for path, (unit, profile) in TRUTH.items()]  # fmt: skip
+        files[0].write_colormap(1, lulc.colormap())
+        for top in range(0, cells, BLOCK):
+            row = [Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
+                   for left in range(0, cells, BLOCK)]  # fmt: skip
+            for window, land in zip(row, over(partial(landscape.survey, island), row), strict=True):
+                tone = np.rint(100 * land.tone).astype(np.int16)
+                for file, band in zip(files, (land.classes, tone, land.dem), strict=True):
+                    file.write(band, 1, window=window)
+                flat = land.classes.ravel()
+                count += np.bincount(flat, minlength=16)
+                power += np.bincount(flat, radiometry.to_power(land.tone.ravel()), 16)
+                bar.update()
+        bias = radiometry.to_db(power / np.maximum(count, 1)).clip(-99)
+        for file in files:
+            file.update_tags(BIAS=" ".join(f"{b:.4f}" for b in bias))
+
+
+def _scene(
+    out: Path, path: Path, tags: dict[str, str], seed: int, row: int, col: int, n: int
+) -> None:
+    with rasterio.open(out / CLASSES) as truth:
+        bias = np.array([float(b) for b in truth.tags()["BIAS"].split()])
+        place = truth.transform * Affine.translation(col, row) * Affine.scale(0.5)
+    grid, ships = rasters.Grid(UTM, place, 2 * n, 2 * n), _ships(out, seed, row, col, n)
+    with rasters.created(path, grid, tags, dtype="uint16", nodata=0, predictor=2) as file:
+        for window in rasters.strips(file):
+            file.write(observe(out, bias, ships, seed, row, col, window), 1, window=window)
+
+
+def _tile(out: Path, path: Path, tags: dict[str, str], west: int, south: int) -> None:
+    """HR-LULC ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
+    n = lulc.TILE_PIXELS
+    grid = rasters.Grid(WGS84, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
+    # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
+    with (
+        rasterio.open(out / CLASSES) as truth,
+        WarpedVRT(truth, **grid._asdict(), tolerance=1e-9) as vrt,
+        rasters.created(path, grid, tags, dtype="uint8", nodata=0) as file,
+    ):
+        file.write_colormap(1, lulc.colormap())
+        box = from_bounds(*transform_bounds(UTM, WGS84, *truth.bounds), grid.transform)
+        box = box.round_offsets().round_lengths()
+        for window in rasters.strips(file):
+            ids = np.ones((int(window.height), n), np.uint8)
+            here = Window(0, window.row_off, n, window.height)
+            if rasterio.windows.intersect(box, here):
+                part = box.intersection(here)
+                at = Window(part.col_off, part.row_off - window.row_off, part.width, part.height)
+                ids[at.toslices()] = vrt.read(1, window=part).clip(1)
+            file.write(ids, 1, window=window)
 
 
 def simulate(
-    out: str | Path, *, profile: Profile | None = None, seed: int = 0, progress: bool = False
+    out: str | Path,
+    *,
+    profile: Profile | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = False,
 ) -> None:
-    """Write a world in the form of the real products, in three folders of ``out``.
+    """Write a world in the form of the real products, in folders of ``out``.
 
     ``scenes``: uint16 amplitude DN of sigma0 at 2.5 m, nodata 0. ``lulc``: one-degree tiles of
-    HR-LULC ids, uint8, nodata 0, with the palette. ``dem``: float32 metres at 10 m.
-    ``profile`` (default: the current one) says how many scenes of what size. The same seed gives
-    the same bytes, and files made with the same parameters stay. Raises InputError if seed < 0.
+    HR-LULC ids, uint8, nodata 0, with the palette. ``dem``: float32 metres at 5 m. ``truth``: the
+    classes (uint8) and their tones (int16, 0.01 dB) on the DEM's grid, from which the others come.
+    ``profile`` (default: the current one) says how many scenes of what size; ``workers`` processes
+    share the work, and memory does not grow with the world. The same seed gives the same bytes
+    however many they are, and files made with the same parameters stay. Raises InputError if
+    seed < 0.
     """
     if seed < 0:
         raise InputError(f"seed {seed}: must be 0 or larger")
-    profile, n = profile or profiles.current(), lulc.TILE_PIXELS
+    out, profile = Path(out), profile or profiles.current()
     size = profile.scene_size // 2
     cells, first = _layout(profile.world, size)
-    recipe = (profile.world, size, SIGMA0_DB, DISTRICTS, LOOKS, CORRELATION, NOISE_DB)
-    made = {"SIMULATED": "yes", "SEED": str(seed), "RECIPE": f"{zlib.crc32(repr(recipe).encode())}"}
-    tiles = {lulc.tile_name(*c): c for c in ((136, 32), (137, 32), (136, 33), (137, 33))}
-    todo = {Path(out, "dem", "DEM.tif"): {"UNIT": "m"}} | {Path(out, "lulc", t): {} for t in tiles}
-    todo |= {Path(out, "scenes", name): {"QUANTITY": "sigma0"} for name in first}
-    todo = {p: made | t for p, t in todo.items() if not rasters.is_current(p, [], made | t)}
+    recipe = Path(landscape.__file__).read_text() + Path(__file__).read_text()
+    made = {"SIMULATED": "yes", "SEED": str(seed), "WORLD": f"{profile.world} x {size} cells",
+            "RECIPE": str(zlib.crc32(recipe.encode()))}  # fmt: skip
+    tasks: dict[Path, Callable[[], None]] = {}
+    for name, (row, col) in first.items():
+        path, tags = out / "scenes" / name, made | {"QUANTITY": "sigma0"}
+        tasks[path] = partial(_scene, out, path, tags, seed, row, col, size)
+    for west, south in ((136, 32), (137, 32), (136, 33), (137, 33)):
+        path = out / "lulc" / lulc.tile_name(west, south)
+        tasks[path] = partial(_tile, out, path, made, west, south)
+    land = [out / p for p in TRUTH]
+    stale = not all(rasters.is_current(p, [], made) for p in land)
+    todo = [run for path, run in tasks.items() if stale or not rasters.is_current(path, land, made)]
     if not todo:
         return
-    world = make_world(cells * CELL, seed)
-    land, at = mean_sigma0(world) * texture(world.classes, seed), world.grid.transform
-    for path, tags in tqdm(todo.items(), desc="simulate", unit="file", disable=not progress):
-        if path.name in tiles:
-            west, south = tiles[path.name]
-            grid = rasters.Grid(WGS84, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
-            image: NDArray[Any] = label(world, grid)
-        elif path.name in first:
-            row, col = first[path.name]
-            rng = np.random.default_rng([seed, 3, row, col])
-            image = observe(land[row : row + size, col : col + size], rng)
-            place = Affine(CELL / 2, 0, at.c + CELL * col, 0, -CELL / 2, at.f - CELL * row)
-            grid = rasters.Grid(UTM, place, 2 * size, 2 * size)
-        else:
-            image = ndimage.uniform_filter(world.dem, 2)[1::2, 1::2]  # means of 2 x 2 cells
-            grid = rasters.Grid(UTM, Affine(2 * CELL, 0, at.c, 0, -2 * CELL, at.f), *image.shape)
-        nodata = None if "UNIT" in tags else 0
-        with rasters.created(path, grid, tags, dtype=image.dtype, nodata=nodata) as file:
-            if path.name in tiles:
-                file.write_colormap(1, lulc.colormap())
-            file.write(image, 1)
+    blocks = math.ceil(cells / BLOCK) ** 2 * stale
+    total = blocks + len(todo)
+    with (
+        tqdm(total=total, desc="simulate", disable=not progress) as bar,
+        _workers(min(workers, total)) as over,
+    ):
+        if stale:
+            _land(out, cells, seed, made, over, bar)
+        for _ in over(_call, todo):
+            bar.update()
+
+
+def _call(run: Callable[[], None]) -> None:
+    run()

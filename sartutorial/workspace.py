@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def world() -> Path:
     """The folder of the simulated world: scenes, lulc, dem (chapter 01)."""
-    simulation.simulate(data_dir())
+    simulation.simulate(data_dir(), workers=os.cpu_count() or 1)
     return data_dir()
 
 

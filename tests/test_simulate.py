@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from conftest import write
 from numpy.typing import NDArray
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
+from rasterio.windows import Window
 from scipy import ndimage, stats
 
-from sartutorial import InputError, lulc, radiometry, rasters, simulate
+from sartutorial import InputError, landscape, lulc, radiometry, rasters, simulate
+from sartutorial.landscape import Land
 from sartutorial.profiles import PROFILES
-from sartutorial.simulate import SIGMA0_DB, World
+from sartutorial.simulate import SIGMA0
 
 TINY = dataclasses.replace(PROFILES["laptop"], scene_size=512, world=2)
 
@@ -34,9 +39,58 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def draft() -> World:
-    """An island as large as the laptop's, on 20 m cells."""
-    return simulate.make_world(21_000, 0, cell_m=20)
+def plan() -> landscape.Plan:
+    """A small island, a model of a large one."""
+    return landscape.plan(1400, 0)
+
+
+@pytest.fixture(scope="module")
+def island(plan: landscape.Plan) -> Land:
+    """All of it."""
+    return landscape.survey(plan, Window(0, 0, 1400, 1400))
+
+
+def draft(plan: landscape.Plan) -> Land:
+    """Every fourth block of an island, as one."""
+    n = plan.grid.width * round(plan.grid.transform.a / 5)
+    rows = []
+    for top in range(0, n, 500):
+        row = [landscape.survey(plan, Window(left, top, 125, 125)) for left in range(0, n, 500)]
+        rows.append([np.concatenate(bands, 1) for bands in zip(*[r[1:] for r in row], strict=True)])
+    return Land(plan.grid, *(np.concatenate(bands) for bands in zip(*rows, strict=True)))
+
+
+def mean_sigma0(land: Land, slopes: bool = True) -> NDArray[np.floating]:
+    """Mean power with the tones' bias taken off, as the scenes have it."""
+    tone = radiometry.to_power(land.tone).ravel()
+    count = np.bincount(land.classes.ravel(), minlength=16)
+    bias = np.bincount(land.classes.ravel(), tone, 16) / np.maximum(count, 1)
+    dem = land.dem if slopes else np.zeros_like(land.dem)
+    return simulate.mean_sigma0(land.classes, land.tone, dem, radiometry.to_db(bias).clip(-99))
+
+
+def speckle(looks: int, correlation: float, side: int, key: int) -> NDArray[np.floating]:
+    """Speckle alone, mean 1."""
+    return simulate.speckle(1.0, looks, correlation, (looks, key), Window(0, 0, side, side))
+
+
+def slope(degrees: float) -> NDArray[np.float32]:
+    """A plane (40, 40) that rises away from the radar, or with a negative angle towards it."""
+    x, y = np.meshgrid(np.arange(40) * 5.0, np.arange(40) * -5.0)
+    towards_radar = x * math.cos(math.radians(10)) - y * math.sin(math.radians(10))
+    return (-math.tan(math.radians(degrees)) * towards_radar).astype(np.float32)
+
+
+def truth(out: Path, classes: NDArray[np.uint8]) -> None:
+    """The truth of a level land without tones, as ``simulate`` keeps it."""
+    grid = Affine(5, 0, 686850, 0, -5, 3653060)
+    for path, dtype in (
+        (simulate.CLASSES, "uint8"),
+        (simulate.TONE, "int16"),
+        (simulate.DEM, "float32"),
+    ):
+        band = classes if path == simulate.CLASSES else np.zeros(classes.shape, dtype)
+        write(out / path, band, transform=grid, nodata=None)
 
 
 def files(out: Path) -> list[Path]:
@@ -77,114 +131,269 @@ def on_scene(out: Path, scene: Path, spacing: float) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("correlation", [0, 0.6, 1.2])
 @pytest.mark.parametrize("looks", [1, 2, 4, 9])
 def test_equivalent_number_of_looks(looks: int, correlation: float) -> None:
-    power = simulate.speckle((700, 700), looks, correlation, np.random.default_rng([looks, 7]))
+    power = speckle(looks, correlation, 700, 7)
     assert power.dtype == np.float32
     assert power.mean() == pytest.approx(1, rel=0.02)
     assert power.mean() ** 2 / power.var() == pytest.approx(looks, rel=0.05)
 
 
-def test_one_look_is_exponential() -> None:
-    power = simulate.speckle((800, 800), 1, 0.6, np.random.default_rng(0))
-    apart = power[::8, ::8].ravel()  # far beyond the point response: independent
-    assert stats.kstest(apart, stats.expon.cdf).pvalue > 0.01
-    amplitude = np.sqrt(apart)
-    assert stats.kstest(amplitude / amplitude.mean(), stats.expon.cdf).pvalue < 1e-6
-    blurred = ndimage.gaussian_filter(
-        simulate.speckle((800, 800), 1, 0, np.random.default_rng(0)), 0.6
-    )
-    assert stats.kstest(blurred[::8, ::8].ravel(), stats.expon.cdf).pvalue < 1e-6
+@pytest.mark.parametrize("looks", [1, 3])
+def test_intensity_is_gamma_distributed_and_nothing_else_would_pass(looks: int) -> None:
+    law = stats.gamma(looks, scale=1 / looks).cdf
+    apart = speckle(looks, 0.6, 800, 0)[::8, ::8].ravel()  # beyond the point response: independent
+    assert stats.kstest(apart, law).pvalue > 0.01
+    amplitude = np.sqrt(apart)  # Rayleigh, for one look
+    assert stats.kstest(amplitude / amplitude.mean(), law).pvalue < 1e-6
+    normal = np.random.default_rng(0).normal(1, looks**-0.5, apart.size)
+    assert stats.kstest(normal, law).pvalue < 1e-6
+    blurred = ndimage.gaussian_filter(speckle(looks, 0, 800, 0), 0.6)  # after detection
+    assert stats.kstest(blurred[::8, ::8].ravel(), law).pvalue < 1e-6
 
 
-def test_neighbouring_pixels_correlate_as_the_point_response_says() -> None:
-    power = simulate.speckle((900, 900), 1, 0.6, np.random.default_rng(1))
-    kernel = ndimage.gaussian_filter1d(np.eye(1, 33, 16)[0], 0.6)
-    field = (kernel[1:] * kernel[:-1]).sum() / (kernel**2).sum()
-    for a, b in ((power[1:], power[:-1]), (power[:, 1:], power[:, :-1])):
-        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] == pytest.approx(field**2, abs=0.02)
-    flat = simulate.speckle((900, 900), 1, 0, np.random.default_rng(1))
+@pytest.mark.parametrize("sigma", [0.6, 1.2])
+def test_neighbouring_pixels_correlate_as_the_point_response_says(sigma: float) -> None:
+    power = speckle(1, sigma, 900, 1)
+    kernel = ndimage.gaussian_filter1d(np.eye(1, 33, 16)[0], sigma)
+    for lag in (1, 2, 3):
+        field = (kernel[lag:] * kernel[:-lag]).sum() / (kernel**2).sum()
+        for a, b in ((power[lag:], power[:-lag]), (power[:, lag:], power[:, :-lag])):
+            assert np.corrcoef(a.ravel(), b.ravel())[0, 1] == pytest.approx(field**2, abs=0.02)
+    flat = speckle(1, 0, 900, 1)
     assert abs(np.corrcoef(flat[1:].ravel(), flat[:-1].ravel())[0, 1]) < 0.01
 
 
-def test_the_scene_has_the_requested_looks_on_a_calm_sea() -> None:
-    dn = simulate.observe(np.full((400, 400), 0.01, np.float32), np.random.default_rng(0))
+def test_a_target_stands_out_of_the_speckle_by_its_own_power() -> None:
+    target = np.zeros((300, 300), np.float32)
+    target[::10, ::10] = 5
+    power = simulate.speckle(1.0, 2, 0.6, (3,), Window(0, 0, 300, 300), target)
+    assert power[::10, ::10].mean() == pytest.approx(26, rel=0.05)
+    assert power[5::10, 5::10].mean() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0, 0.6, 6])
+def test_noise_belongs_to_its_place(sigma: float) -> None:
+    whole = landscape.smooth((1, 2), Window(-20, 480, 90, 70), sigma)
+    part = landscape.smooth((1, 2), Window(5, 500, 30, 40), sigma)
+    np.testing.assert_array_equal(part, whole[20:60, 25:55])
+    other = landscape.smooth((1, 3), Window(5, 500, 30, 40), sigma)
+    assert abs(np.corrcoef(part.ravel(), other.ravel())[0, 1]) < 0.5
+    assert landscape.smooth((1, 2), Window(0, 0, 1500, 1500), sigma).std() == pytest.approx(
+        1, rel=0.03
+    )
+
+
+# Radar
+
+
+@pytest.mark.parametrize("exponent", [1, 2.5])
+@pytest.mark.parametrize("angle", [15, -15, 0])
+def test_slopes_against_the_formula(angle: float, exponent: float) -> None:
+    dem = slope(angle)  # positive angles face the radar
+    cos = simulate.incidence(dem)
+    np.testing.assert_allclose(cos, math.cos(math.radians(36 - angle)), rtol=1e-3)
+    shape = (math.cos(math.radians(36 - angle)) / math.cos(math.radians(36))) ** exponent
+    area = math.sin(math.radians(36)) / math.sin(math.radians(36 - angle))
+    np.testing.assert_allclose(simulate.terrain_gain(cos, exponent), shape * area, rtol=3e-3)
+
+
+def test_a_wall_casts_the_shadow_that_its_height_says() -> None:
+    dem = np.zeros((40, 80), np.float32)
+    dem[:, 60:] = 50.0  # the radar stands in the east, 36 degrees from above
+    dark = simulate.shadow(dem)[:20]
+    reach = 50 * math.tan(math.radians(36)) / math.cos(simulate.LEAN)
+    assert np.abs(dark[:, :60].sum(1) * 5 - reach).max() <= 5
+    assert not dark[:, 60:].any()
+    assert not simulate.shadow(slope(40)).any()
+    assert not simulate.shadow(slope(-50)).any()
+    assert simulate.shadow(slope(-58))[5:-5, 5:-5].any()
+
+
+def test_foreslopes_are_brighter_than_backslopes(island: Land) -> None:
+    power = mean_sigma0(island)
+    falls_east = -np.gradient(island.dem, 5, axis=1)  # the radar stands in the east
+    forest = np.isin(island.classes, lulc.FOREST_IDS)
+    fore, back = power[forest & (falls_east > 0.2)], power[forest & (falls_east < -0.2)]
+    assert min(len(fore), len(back)) > 1000
+    assert 10 * math.log10(fore.mean() / back.mean()) > 4
+    falls_north = np.gradient(island.dem, 5, axis=0)
+    north, south = power[forest & (falls_north > 0.2)], power[forest & (falls_north < -0.2)]
+    assert abs(10 * math.log10(north.mean() / south.mean())) < 2
+
+
+@pytest.mark.parametrize("id_", SIGMA0)
+def test_a_level_land_of_one_class_has_its_level_and_its_looks(id_: int, tmp_path: Path) -> None:
+    truth(tmp_path, np.full((300, 300), id_, np.uint8))
+    window = Window(0, 0, 600, 600)
+    dn = simulate.observe(tmp_path, np.zeros(16), [], 0, 0, 0, window)
     power = radiometry.to_power(radiometry.dn_to_db(dn)).astype(np.float64)
     power = power[np.isfinite(power)]
-    assert power.mean() ** 2 / power.var() == pytest.approx(simulate.LOOKS, rel=0.05)
     floor = 10 ** (simulate.NOISE_DB / 10)
-    assert power.mean() == pytest.approx(0.01 + floor, rel=0.01)
+    assert 10 * math.log10(power.mean() - floor) == pytest.approx(SIGMA0[id_].level, abs=0.5)
+    enl = power.mean() ** 2 / power.var()
+    if math.isinf(SIGMA0[id_].order):
+        assert enl == pytest.approx(simulate.LOOKS, rel=0.05)
+    else:  # a product of independent gammas
+        order = SIGMA0[id_].order
+        expected = 1 / ((1 + 1 / simulate.LOOKS) * (1 + 1 / order) - 1)
+        assert enl < expected * 1.1
+        assert id_ == 2 or enl > expected * 0.9  # towns have corners besides
+
+
+def test_classes_have_their_levels_in_the_stated_order(island: Land) -> None:
+    power = mean_sigma0(island, slopes=False)
+    means = {i: 10 * math.log10(power[island.classes == i].mean()) for i in SIGMA0}
+    for i, echo in SIGMA0.items():
+        assert means[i] == pytest.approx(echo.level, abs=0.5), lulc.CLASSES[i - 1].name
+    assert sorted(means, key=lambda i: means[i]) == sorted(SIGMA0, key=lambda i: SIGMA0[i].level)
+
+
+def test_only_calm_water_separates_by_intensity_alone(island: Land) -> None:
+    window = Window(0, 0, *island.classes.shape[::-1])
+    power = mean_sigma0(island) * simulate.texture(island.classes, (0, 5), window)
+    power = power + np.float32(10 ** (simulate.NOISE_DB / 10))
+    db = radiometry.to_db(simulate.speckle(power, 2, 0.6, (0, 9), window))
+    # Halved scenes have the four-pixel mean: about four times the looks.
+    db = radiometry.to_db(ndimage.uniform_filter(radiometry.to_power(db), 2))
+    samples = {i: db[island.classes == i] for i in SIGMA0}
+
+    def overlap(own: NDArray[Any], others: list[NDArray[Any]]) -> float:
+        rest = np.concatenate([s[:3000] for s in others])
+        bins = np.arange(-45, 25, 0.25)
+        shares = [np.histogram(x, bins)[0] / len(x) for x in (own, rest)]
+        return float(np.minimum(*shares).sum())
+
+    land = {i: overlap(s, [t for j, t in samples.items() if j != i]) for i, s in samples.items()}
+    calm = db[(island.classes == 1) & (island.tone < -3)]
+    still = overlap(calm, [s for i, s in samples.items() if i != 1])
+    assert min(v for i, v in land.items() if i != 1) > 1.5 * still
+    assert min(v for i, v in land.items() if i != 1) > 0.25
 
 
 # Land
 
 
-@pytest.mark.parametrize(("slope", "facing"), [(15, True), (15, False), (0, True)])
-def test_slopes_against_the_formula(slope: float, facing: bool) -> None:
-    x, y = np.meshgrid(np.arange(40) * 5.0, np.arange(40) * -5.0)
-    towards_radar = x * math.cos(math.radians(10)) - y * math.sin(math.radians(10))
-    angle = slope if facing else -slope
-    dem = (-math.tan(math.radians(angle)) * towards_radar).astype(np.float32)
-    expected = math.tan(math.radians(36)) / math.tan(math.radians(36 - angle))
-    np.testing.assert_allclose(simulate.terrain_gain(dem), expected, rtol=1e-3)
+def test_water_runs_downhill_and_none_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    sea = landscape.fractal(120, 40, 0.8, rng) < -0.3
+    up, to = landscape.drainage(np.exp(landscape.fractal(120, 20, 0.3, rng)), sea)
+    assert set(up.tolist()) == set(np.flatnonzero(~sea).tolist())
+    height, area = landscape.relief(np.ones((120, 120)), up, to, 40.0)
+    inland = to >= 0
+    assert inland.any()
+    assert (to[inland] < np.flatnonzero(inland)).all()  # the order runs up from the shore
+    h = height.ravel()[up]
+    assert (h[inland] > h[to[inland]]).all()
+    assert (h[~inland] > 0).all()
+    mouths = area.ravel()[up][~inland]
+    assert mouths.sum() == pytest.approx(len(up) * 0.04**2, rel=1e-5)
+    for river in landscape._paths(up, to, area.ravel()[up] > 0.05):
+        assert (np.diff(h[river]) < 0).all()
+        assert to[river[-1]] == -1 or any(
+            river[-1] in p[:-1] for p in landscape._paths(up, to, area.ravel()[up] > 0.05)
+        )
 
 
-def test_foreslopes_are_brighter_than_backslopes(draft: World) -> None:
-    power = simulate.mean_sigma0(draft)
-    falls_east = -np.gradient(draft.dem, 20, axis=1)  # the radar stands in the east
-    forest = np.isin(draft.classes, lulc.FOREST_IDS)
-    fore, back = power[forest & (falls_east > 0.2)], power[forest & (falls_east < -0.2)]
-    assert min(len(fore), len(back)) > 1000
-    assert 10 * math.log10(fore.mean() / back.mean()) > 4
-    falls_north = np.gradient(draft.dem, 20, axis=0)
-    north, south = power[forest & (falls_north > 0.2)], power[forest & (falls_north < -0.2)]
-    assert abs(10 * math.log10(north.mean() / south.mean())) < 2
+def test_rivers_reach_the_sea(island: Land, plan: landscape.Plan) -> None:
+    rivers = plan.lines[plan.lines[:, 5] == landscape.RIVER]
+    starts = {tuple(xy) for xy in rivers[:, :2].round(2)}
+    ends = [tuple(xy) for xy in rivers[:, 2:4].round(2) if tuple(xy) not in starts]
+    assert len(ends) >= 3
+    touched = 0
+    for x, y in ends:  # in water: the sea, or the river that it joins
+        col, row = ~island.grid.transform * (x, y)
+        near = island.classes[int(row) - 6 : int(row) + 7, int(col) - 6 : int(col) + 7]
+        touched += bool((near == 1).any())
+    assert touched > 0.9 * len(ends)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_island_has_every_class_forest_most_and_sea_around(seed: int) -> None:
-    world = simulate.make_world(21_000, seed, cell_m=20)
-    counts = np.bincount(world.classes.ravel(), minlength=15)
+def test_roads_join_the_towns_without_crossing_the_sea() -> None:
+    cost = np.ones((40, 60))
+    cost[:, 30] = 1e4  # a strait
+    cost[20, 30] = 1
+    towns = np.array([5 * 60 + 5, 35 * 60 + 8, 6 * 60 + 50])
+    roads = landscape._roads(cost, towns)
+    assert len(roads) == 2
+    assert {int(t) for r in roads for t in (r[0], r[-1])} == set(towns.tolist())
+    for road in roads:
+        rows, cols = np.divmod(road, 60)
+        assert (np.maximum(abs(np.diff(rows)), abs(np.diff(cols))) == 1).all()
+        assert cost.ravel()[road].max() == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_island_has_every_class_and_japans_imbalance(seed: int) -> None:
+    plan = landscape.plan(4000, seed)
+    land = draft(plan)
+    counts = np.bincount(land.classes[(land.dem > 0) | (land.classes > 1)], minlength=15)
     assert counts[0] == 0
-    assert len(counts) == 15
     assert (counts[1:] > 0).all()
-    land = world.dem > 0
-    forest = np.isin(world.classes, lulc.FOREST_IDS)
-    assert 0.58 < forest.sum() / land.sum() < 0.72
-    assert 0.2 < 1 - land.mean() < 0.34
-    assert counts[12] < 0.02 * land.sum()
-    assert counts[14] < 0.02 * land.sum()
-    assert (world.classes[~land] == 1).all()
-    for rim in (world.dem[0], world.dem[-1], world.dem[:, 0], world.dem[:, -1]):
-        assert (rim == 0).all()
-    assert world.dem.dtype == np.float32
-    assert 200 < world.dem.max() < 2000
+    share = 100 * counts / counts[2:].sum()
+    for i, japan in landscape.JAPAN.items():
+        # One island is not Japan; solar panels and greenhouses are raised, and said so.
+        most = 2 if japan > 10 else 5
+        assert japan / most < share[i] < most * japan, lulc.CLASSES[i - 1].name
+    assert 60 < share[list(lulc.FOREST_IDS)].sum() < 76
+    assert 0.2 < (land.dem == 0).mean() < 0.4
+    for rim in (plan.height[0], plan.height[-1], plan.height[:, 0], plan.height[:, -1]):
+        assert (rim < 0).all()
+    assert 200 < land.dem.max() < 2000
 
 
-def test_classes_have_their_levels_in_the_stated_order_and_overlap(draft: World) -> None:
-    power = simulate.mean_sigma0(draft) * simulate.texture(draft.classes, 0)
-    power /= simulate.terrain_gain(draft.dem, 20)
-    means = {i: 10 * math.log10(power[draft.classes == i].mean()) for i in SIGMA0_DB}
-    for i, (level, _) in SIGMA0_DB.items():
-        assert means[i] == pytest.approx(level, abs=1.0), lulc.CLASSES[i - 1].name
-    for a, b in itertools.combinations(SIGMA0_DB, 2):
-        if abs(SIGMA0_DB[a][0] - SIGMA0_DB[b][0]) > 1.5:
-            assert (means[a] < means[b]) == (SIGMA0_DB[a][0] < SIGMA0_DB[b][0])
-    seen = power * simulate.speckle(power.shape, 2, 0.6, np.random.default_rng(0))
-    for darker, brighter in ((4, 5), (5, 13), (13, 6), (6, 2), (3, 4)):
-        a, b = seen[draft.classes == darker][:2000], seen[draft.classes == brighter][:2000]
-        area = stats.mannwhitneyu(b, a).statistic / len(a) / len(b)
-        assert 0.5 < area < 0.95, (darker, brighter)
+def test_japans_shares_are_those_that_were_counted() -> None:
+    path = Path(__file__).parents[1] / "book" / "results" / "japan_counts.json"
+    ids = {int(i): c["pixels"] for i, c in json.loads(path.read_text())["ids"].items() if i != "1"}
+    shares = {i: round(100 * n / sum(ids.values()), 2) for i, n in ids.items()}
+    assert shares == landscape.JAPAN
+
+
+def test_the_land_does_not_depend_on_how_it_is_surveyed(plan: landscape.Plan) -> None:
+    whole = landscape.survey(plan, Window(100, 60, 300, 260))
+    part = landscape.survey(plan, Window(180, 150, 120, 90))
+    at = (slice(90, 180), slice(80, 200))
+    assert (part.classes == whole.classes[at]).mean() > 0.999
+    assert part.grid.transform.c == whole.grid.transform.c + 80 * 5
+    np.testing.assert_allclose(part.dem, whole.dem[at], atol=0.05)
 
 
 def test_texture_is_gamma_of_unit_mean() -> None:
     classes = np.repeat(np.array([[6, 2, 4]], np.uint8), 600, 0).repeat(600, 1)
-    forest, town, field = np.split(simulate.texture(classes, 3), 3, axis=1)
-    assert (field == 1).all()
+    field = simulate.texture(classes, (3,), Window(0, 0, 1800, 600))
+    forest, town, crops = np.split(field, 3, axis=1)
+    assert (crops == 1).all()
     assert forest.mean() == pytest.approx(1, rel=0.01)
-    assert 1 / forest.var() == pytest.approx(SIGMA0_DB[6][1], rel=0.05)
-    apart = forest[::6, ::6].ravel()
-    assert stats.kstest(apart, stats.gamma(8, scale=1 / 8).cdf).pvalue > 0.01
-    assert town.mean() == pytest.approx(1, rel=0.05)
-    assert (town > 15).mean() == pytest.approx(simulate.CORNERS, rel=0.5)  # double bounce
+    for part, id_ in ((forest, 6), (town, 2)):
+        assert 1 / part.var() == pytest.approx(SIGMA0[id_].order, rel=0.05)
+        law = stats.gamma(SIGMA0[id_].order, scale=1 / SIGMA0[id_].order).cdf
+        assert stats.kstest(part[::6, ::6].ravel(), law).pvalue > 0.01
+
+
+def test_corners_are_bright_points_that_leave_the_mean_as_it_was() -> None:
+    houses = np.full((1000, 1000), 0.5, np.float32)
+    houses[:, 600:] = 0
+    amplitude, rest = simulate.corners(houses, (4,), Window(0, 0, 1000, 1000))
+    town = (slice(20, -20), slice(20, 580))
+    assert (amplitude**2 + rest)[town].mean() == pytest.approx(0.5, rel=0.05)
+    assert not amplitude[:, 610:].any()
+    peak = simulate.CORNER_POWER * rest[0, 0]
+    points = ndimage.maximum_filter(amplitude, 3) == amplitude
+    lonely = points & (amplitude**2 > 0.9 * peak)
+    assert lonely[town].mean() == pytest.approx(simulate.CORNERS, rel=0.2)
+
+
+def test_ships_lie_on_the_sea(tmp_path: Path) -> None:
+    classes = np.full((800, 800), 6, np.uint8)
+    classes[:, :400] = 1
+    truth(tmp_path, classes)
+    fleet = [s for k in range(8) for s in simulate._ships(tmp_path, k, 0, 0, 800)]
+    assert fleet
+    for hull, power in fleet:
+        west, south, east, north = hull.bounds
+        assert east < 800
+        assert 10 <= max(east - west, north - south) <= 80
+        assert 1 <= power < 10
+    dn = simulate.observe(tmp_path, np.zeros(16), fleet[:1], 0, 0, 0, Window(0, 0, 1600, 1600))
+    x, y = (round(v) for v in fleet[0][0].centroid.coords[0])
+    assert dn[y, x] > 10 * np.median(dn[:, 300:700])
 
 
 # Files
@@ -196,8 +405,8 @@ def test_the_files_have_the_form_of_the_products(made: Path) -> None:
     assert sum(bool(re.fullmatch(pattern, n)) for n in names) == 4
     tiles = [f"lulc/LC_N{lat}E{lon}.tif" for lat in (32, 33) for lon in (136, 137)]
     assert set(tiles) <= set(names)
-    assert "dem/DEM.tif" in names
-    assert len(names) == 9
+    assert {"dem/DEM.tif", "truth/classes.tif", "truth/tone.tif"} <= set(names)
+    assert len(names) == 11
     for name in names:
         with rasterio.open(made / name) as f:
             tags = f.tags()
@@ -219,9 +428,11 @@ def test_the_files_have_the_form_of_the_products(made: Path) -> None:
                 assert Path(name).name == lulc.tile_name(west, south)
                 assert f.bounds == pytest.approx((west, south, west + 1, south + 1), abs=1e-9)
             else:
-                assert (f.dtypes[0], f.nodata, f.res) == ("float32", None, (10, 10))
-                assert tags["UNIT"] == "m"
-                assert f.read(1).min() == 0 < f.read(1).max()
+                dtype, unit = {"classes": ("uint8", None), "tone": ("int16", "0.01 dB"),
+                               "DEM": ("float32", "m")}[Path(name).stem]  # fmt: skip
+                assert (f.dtypes[0], f.res, tags.get("UNIT")) == (dtype, (5, 5), unit)
+                if unit == "m":
+                    assert f.read(1).min() == 0 < f.read(1).max()
 
 
 def test_dn_is_zero_outside_a_leaning_swath_and_only_there(made: Path) -> None:
@@ -243,9 +454,8 @@ def test_dn_is_zero_outside_a_leaning_swath_and_only_there(made: Path) -> None:
 
 
 def test_labels_are_the_world_by_exact_nearest_neighbour(made: Path) -> None:
-    with rasterio.open(made / "dem" / "DEM.tif") as dem:
-        side = dem.width * 10
-    world = simulate.make_world(side, 0)
+    with rasterio.open(made / simulate.CLASSES) as file:
+        classes, grid, crs = file.read(1), file.transform, file.crs
     seen = set()
     for tile in sorted((made / "lulc").iterdir()):
         with rasterio.open(tile) as t:
@@ -257,21 +467,21 @@ def test_labels_are_the_world_by_exact_nearest_neighbour(made: Path) -> None:
             col += 11750 * (round(t.bounds.right) == 137)
             at = t.transform
         lon, lat = at.c + at.a * (col + 0.5), at.f + at.e * (row + 0.5)
-        xs, ys = map(np.array, transform("EPSG:4326", world.grid.crs, lon, lat))
-        j = np.floor((xs - world.grid.transform.c) / 5).astype(int)
-        i = np.floor((world.grid.transform.f - ys) / 5).astype(int)
-        size = len(world.classes)
+        xs, ys = map(np.array, transform("EPSG:4326", crs, lon, lat))
+        j = np.floor((xs - grid.c) / 5).astype(int)
+        i = np.floor((grid.f - ys) / 5).astype(int)
+        size = len(classes)
         inside = (i >= 0) & (i < size) & (j >= 0) & (j < size)
-        truth = np.where(inside, world.classes[i.clip(0, size - 1), j.clip(0, size - 1)], 1)
-        assert (labels[row, col] == truth).all()
+        expected = np.where(inside, classes[i.clip(0, size - 1), j.clip(0, size - 1)], 1)
+        assert (labels[row, col] == expected).all()
         seen |= set(np.unique(labels[row, col]).tolist())
     assert len(seen) > 8
 
 
 def test_scene_and_label_agree_in_place(made: Path) -> None:
     for scene in scenes(made):
-        power = block_mean(radiometry.to_power(radiometry.dn_to_db(read(scene))), 4)
-        labels = on_scene(made, scene, 10)
+        power = block_mean(radiometry.to_power(radiometry.dn_to_db(read(scene))), 2)
+        labels = on_scene(made, scene, 5)  # a shift by half a pixel would round to one
         dark = -radiometry.to_db(power)
         use = np.isfinite(dark)
         use[:5] = use[-5:] = use[:, :5] = use[:, -5:] = False
@@ -280,7 +490,7 @@ def test_scene_and_label_agree_in_place(made: Path) -> None:
             water = np.roll(labels == 1, shift, (0, 1))
             found[shift] = np.corrcoef(dark[use], water[use])[0, 1]
         assert max(found, key=lambda s: found[s]) == (0, 0), scene.name
-        assert found[0, 0] > 0.6
+        assert found[0, 0] > 0.4
 
 
 def test_neighbours_share_the_land_but_not_the_speckle(made: Path) -> None:
@@ -336,6 +546,28 @@ def test_same_seed_same_bytes_other_seed_other_bytes(
     assert files(one) == files(two)
     for name in files(one):
         assert (one / name).read_bytes() != (two / name).read_bytes(), name
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(made: Path, tmp_path: Path) -> None:
+    simulate.simulate(tmp_path, profile=TINY, seed=0, workers=2)
+    assert files(tmp_path) == files(made)
+    for name in files(made):
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
+
+
+def test_memory_does_not_grow_with_the_number_of_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lulc, "TILE_PIXELS", 1500)
+    monkeypatch.setattr(simulate, "BLOCK", 256)
+    peaks = []
+    for world in (1, 3):
+        tracemalloc.start()
+        profile = dataclasses.replace(TINY, world=world)
+        simulate.simulate(tmp_path / str(world), profile=profile, seed=0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_a_rerun_writes_only_what_is_missing(made: Path) -> None:

@@ -1,0 +1,442 @@
+"""A made-up island: relief that rivers have cut, and the land cover that follows from it.
+
+A plan of the whole island, on coarse cells, is drawn once; the land itself is surveyed from it block
+by block, so that memory does not grow with the world. Random numbers belong to places: a stream
+``default_rng([seed, stream, ...])`` each, so the land is the same however it is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from affine import Affine
+from numpy.typing import ArrayLike, NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from rasterio.transform import array_bounds
+from rasterio.windows import Window
+from scipy import fft, ndimage, sparse, spatial, special
+from scipy.interpolate import RectBivariateSpline
+from scipy.sparse import csgraph, linalg
+
+from sartutorial.rasters import Grid
+
+Floats = NDArray[np.floating]  # float32
+Ids = NDArray[np.uint8]  # HR-LULC ids
+Ints = NDArray[np.integer]
+Rng = np.random.Generator
+
+UTM = CRS.from_epsg(32653)
+MIDDLE = (686850, 3653060)  # 33N 137E to 10 m, open Pacific, where four label tiles meet
+CELL = 5.0  # m
+LEAN = math.radians(10)  # of the southward track to the west
+RIVER, ROAD, RUNWAY = 0, 1, 2
+NOISE_BLOCK = 512  # cells or pixels that share a random stream
+# Japan's land by class, percent (book/results/japan_counts.json). Ours differs where a class would be
+# too rare to meet in a small world: solar panels and greenhouses.
+JAPAN = {2: 8.03, 3: 4.65, 4: 4.17, 5: 7.41, 6: 38.52, 7: 3.18, 8: 5.33, 9: 20.56, 10: 1.6, 11: 3.42,
+         12: 0.17, 13: 2.64, 14: 0.32}  # fmt: skip
+WOODS = 0.725  # of the land is forest and what lies above it
+BELTS = np.cumsum((0.075, 0.845, 0.045, 0.021))  # of it: evergreen, mixed, larch, meadow; then rock
+DISTRICTS = {  # what a hundred parcels hold, and the district's share of the plains
+    "town": ({2: 92, 5: 4, 4: 4}, 0.28),
+    "rice": ({3: 80, 4: 6, 2: 5, 1: 2, 14: 3, 5: 4}, 0.24),
+    "fields": ({4: 72, 3: 3, 2: 6, 5: 13, 14: 5, 10: 1}, 0.22),
+    "pasture": ({5: 84, 4: 3, 13: 10, 10: 3}, 0.26),
+}
+PARKS = np.array((0.0, 0.005, 0.03, 0.04))  # of their parcels, nine at a time, are solar parks
+
+
+class Plan(NamedTuple):
+    """The island on coarse cells, (N, N) float32 each, its districts, and the lines that cross it."""
+
+    seed: int
+    grid: Grid
+    unit: float  # m that "1 km" is; less in a small world, which is a model of a large one
+    height: Floats  # m, below 0 at sea
+    rough: Floats  # slope of the coarse land
+    low: Floats  # below 0 plains, above 0 forest
+    cold: Floats  # rank among the forest, 0 warm to 1 cold
+    stand: Floats  # noise of about 2 km, mean 0, variance 1
+    detail: Floats  # noise of about 1 km
+    river: Floats  # m to the nearest river
+    coast: Floats  # m to the nearest coast, on land
+    wind: Floats  # standard normal over the water
+    lines: Floats  # (S, 6): x0, y0, x1, y1, width in m, 0 river, 1 road, 2 runway
+    district: Floats  # (D, 4): x, y, kind (DISTRICTS), angle of its parcels
+
+
+class Land(NamedTuple):
+    """The truth, on a UTM grid of (H, W) cells of 5 m."""
+
+    grid: Grid
+    dem: Floats  # m, 0 at sea
+    classes: Ids
+    tone: Floats  # dB by which a place differs from its class: crops, soil, wind, streets
+
+
+def white(key: tuple[int, ...], window: Window) -> Floats:
+    """Standard normal noise, (H, W) float32: the same place always has the same value.
+
+    ``window`` is in cells and may begin below 0; ``key`` names the stream.
+    """
+    out = np.empty((int(window.height), int(window.width)), np.float32)
+    top, left, n = int(window.row_off), int(window.col_off), NOISE_BLOCK
+    for i in range(top // n, (top + out.shape[0] - 1) // n + 1):
+        for j in range(left // n, (left + out.shape[1] - 1) // n + 1):
+            # Streams take numbers from 0 up; no world is a million blocks wide.
+            block = np.random.default_rng([*key, i + 2**20, j + 2**20]).standard_normal(
+                (n, n), dtype=np.float32
+            )
+            r0, c0 = max(i * n, top), max(j * n, left)
+            r1, c1 = min(i * n + n, top + out.shape[0]), min(j * n + n, left + out.shape[1])
+            out[r0 - top : r1 - top, c0 - left : c1 - left] = block[
+                r0 - i * n : r1 - i * n, c0 - j * n : c1 - j * n
+            ]
+    return out
+
+
+def smooth(key: tuple[int, ...], window: Window, sigma: float) -> Floats:
+    """Noise of variance 1, (H, W), correlated by a Gaussian of ``sigma`` cells; see ``white``."""
+    if sigma == 0:
+        return white(key, window)
+    pad = math.ceil(4 * sigma)
+    noise = white(key, Window(window.col_off - pad, window.row_off - pad,
+                              window.width + 2 * pad, window.height + 2 * pad))  # fmt: skip
+    ndimage.gaussian_filter(noise, sigma, output=noise, radius=pad)
+    kernel = ndimage.gaussian_filter(np.eye(1, 2 * pad + 1, pad)[0], sigma, radius=pad)
+    # Two axes leave the square of this of the variance.
+    return noise[pad:-pad, pad:-pad] / np.float32((kernel**2).sum())
+
+
+def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
+    """Fractal noise, (n, n), mean 0, variance 1: power k^-(2 hurst + 2) up to ``longest`` cells."""
+    k2 = np.float32(fft.fftfreq(n)[:, None] ** 2 + fft.rfftfreq(n) ** 2)
+    spectrum = fft.rfft2(rng.standard_normal((n, n), dtype=np.float32), workers=-1)
+    spectrum *= (k2 + longest**-2.0) ** (-(hurst + 1) / 2)
+    field: Floats = fft.irfft2(spectrum, s=(n, n), workers=-1)
+    field -= field.mean()
+    return field / np.std(field)
+
+
+def _graph(cost: Floats) -> sparse.csr_array:
+    """Neighbouring cells (eight each), as far apart as walking from one to the other costs."""
+    at = np.arange(cost.size).reshape(cost.shape)
+    pairs = [(at[:, 1:], at[:, :-1]), (at[1:], at[:-1]), (at[1:, 1:], at[:-1, :-1]),
+             (at[1:, :-1], at[:-1, 1:])]  # fmt: skip
+    a = np.concatenate([p[0].ravel() for p in pairs])
+    b = np.concatenate([p[1].ravel() for p in pairs])
+    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [p[0].size for p in pairs])
+    flat = cost.ravel()
+    weights = step * (flat[a] + flat[b]) / 2
+    return sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
+
+
+def drainage(cost: Floats, sea: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Where the rain runs: along the cheapest way to the sea.
+
+    Returns the flat indices of the land's cells from the shore up, and for each the place in that
+    list of the cell that it drains to (-1: the sea).
+    """
+    shore = np.flatnonzero(sea & ndimage.binary_dilation(~sea))
+    distance, downhill, _ = csgraph.dijkstra(
+        _graph(cost), directed=False, indices=shore, min_only=True, return_predecessors=True
+    )
+    up = np.argsort(distance, kind="stable")
+    up = up[~sea.ravel()[up] & np.isfinite(distance[up])]
+    place = np.full(cost.size, -1)
+    place[up] = np.arange(len(up))
+    return up, place[downhill[up]]
+
+
+def relief(uplift: Floats, up: Ints, to: Ints, cell_m: float) -> tuple[Floats, Floats]:
+    """Heights that rivers have cut and the land that drains through each cell, (N, N) m and km2.
+
+    After the stream-power law of geomorphology, slope = uplift x area^-0.45: ridges are steep,
+    rivers flat, and all of them run down to the sea.
+    """
+    cells, inland = np.arange(len(up)), np.flatnonzero(to >= 0)
+    # "A cell minus the one below it": triangular, since water runs down the order of ``up``.
+    fall = sparse.csr_array(
+        (
+            np.r_[np.ones(len(up)), -np.ones(len(inland))],
+            (np.r_[cells, inland], np.r_[cells, to[inland]]),
+        )
+    )
+    km2 = linalg.spsolve_triangular(fall.T.tocsr(), np.ones(len(up)), lower=False)
+    km2 *= (cell_m / 1000) ** 2
+    below, n = np.where(to >= 0, up[to], up), len(uplift)
+    step = np.maximum(np.hypot(up // n - below // n, up % n - below % n), 1) * cell_m
+    slope = uplift.ravel()[up] * np.minimum(0.09 * km2**-0.45, 0.65) + 5e-4
+    height, area = np.full(uplift.size, -5, np.float32), np.zeros(uplift.size, np.float32)
+    height[up], area[up] = linalg.spsolve_triangular(fall, step * slope), km2
+    return height.reshape(n, n), area.reshape(n, n)
+
+
+def _paths(up: Ints, to: Ints, river: NDArray[np.bool_]) -> list[Ints]:
+    """The rivers, each from its spring to the sea or into another, as places in ``up``."""
+    seen, paths = np.zeros(len(up), bool), []
+    for spring in np.flatnonzero(river)[::-1]:  # the farthest first, so that main streams are long
+        path, at = [], int(spring)
+        while at >= 0 and not seen[at]:
+            seen[at] = True
+            path.append(at)
+            at = int(to[at])
+        if len(path) > 2:
+            paths.append(np.array([*path, at] if at >= 0 else path))
+    return paths
+
+
+def _roads(cost: Floats, towns: Ints) -> list[Ints]:
+    """The cheapest roads that join all towns; towns and roads are flat indices."""
+    graph = _graph(cost)
+    far, back, nearest = csgraph.dijkstra(
+        graph, directed=False, indices=towns, min_only=True, return_predecessors=True
+    )
+    edges = graph.tocoo()
+    a, b = edges.coords
+    length = far[a] + edges.data + far[b]
+    meet = np.flatnonzero((nearest[a] != nearest[b]) & np.isfinite(length))
+    meet = meet[np.argsort(length[meet], kind="stable")]
+    order = np.argsort(towns)
+    ends = np.stack([order[np.searchsorted(towns[order], nearest[c[meet]])] for c in (a, b)])
+    ends, first = np.unique(np.sort(ends, axis=0), axis=1, return_index=True)
+    net = sparse.csr_array((length[meet[first]], tuple(ends)), shape=(len(towns), len(towns)))
+    chosen = set(zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True))
+    roads = []
+    for pair, edge in zip(ends.T, meet[first], strict=True):
+        if tuple(pair) in chosen:
+            halves: list[list[int]] = [[int(a[edge])], [int(b[edge])]]
+            for half in halves:
+                while back[half[-1]] >= 0:
+                    half.append(int(back[half[-1]]))
+            roads.append(np.array(halves[0][::-1] + halves[1]))
+    return roads
+
+
+def _xy(grid: Grid, row: NDArray[Any], col: NDArray[Any]) -> Floats:
+    """The middles of cells, (C, 2) metres."""
+    at = grid.transform
+    return np.column_stack([at.c + at.a * (col + 0.5), at.f + at.e * (row + 0.5)])
+
+
+def _rounded(xy: Floats) -> Floats:
+    """A line through the points ``xy`` (P, 2) with its corners rounded and its ends kept."""
+    line: Floats = ndimage.gaussian_filter1d(xy, 2, axis=0, mode="nearest")
+    line[[0, -1]] = xy[[0, -1]]
+    return line
+
+
+def _line(xy: Floats, width: ArrayLike, kind: int) -> Floats:
+    """The line through ``xy`` (P, 2) as rows of ``Plan.lines``."""
+    rows = np.empty((len(xy) - 1, 6))
+    rows[:, :2], rows[:, 2:4] = xy[:-1], xy[1:]
+    rows[:, 4], rows[:, 5] = np.broadcast_to(width, len(xy))[1:], kind
+    return rows
+
+
+def _ranks(field: Floats, where: NDArray[np.bool_]) -> Floats:
+    """Each value's rank, 0 to 1, among those at ``where``."""
+    known = np.sort(field[where])
+    ranks: Floats = np.interp(field, known, np.linspace(0, 1, len(known))).astype(np.float32)
+    return ranks
+
+
+def _settle(
+    plain: NDArray[np.bool_], height: Floats, river: Floats, cost: Floats, unit: float, rng: Rng
+) -> tuple[list[Ints], Floats]:
+    """Roads (flat indices), and districts: row, column, kind, angle of their parcels (D, 4).
+
+    All in coarse cells; ``river`` is the distance to one, ``unit`` what a kilometre is.
+    """
+    # Districts are the Voronoi cells of jittered points, each with its own grid of parcels.
+    n, side = len(plain), 0.9 * unit
+    k = math.ceil(n / side)
+    points = (np.argwhere(np.ones((k, k))) + rng.uniform(0.05, 0.95, (k * k, 2))) * side
+    row, col = np.minimum(points, n - 1).astype(int).T
+    on = np.flatnonzero(plain[row, col])
+
+    # Towns lie low and by rivers, three kilometres apart or more, and are of very different size.
+    appeal = 2 * river[row, col] / unit + height[row, col] / 20 + rng.exponential(2, k * k)
+    towns: list[int] = []
+    for i in on[np.argsort(appeal[on], kind="stable")][: max(len(on) // 4, 2)]:
+        if all(math.dist(points[i], points[j]) > 3 * unit for j in towns):
+            towns.append(int(i))
+    size = rng.lognormal(0, 0.5, len(towns))
+    urban = spatial.distance.cdist(points, points[towns]) / size
+    kind = np.zeros(k * k, int)
+    shares = np.cumsum([share for _, share in DISTRICTS.values()])
+    town = urban.min(1) <= np.quantile(urban.min(1)[on], shares[0])
+    rest = np.setdiff1d(on, np.flatnonzero(town))
+    rural = height[row, col] / 15 + river[row, col] / unit + rng.normal(0, 0.4, k * k)
+    cuts = np.quantile(rural[rest], (shares[1:-1] - shares[0]) / (1 - shares[0]))
+    kind[rest] = 1 + np.digitize(rural[rest], cuts)
+
+    roads = _roads(cost, np.unique(row[towns] * n + col[towns])) if len(towns) > 1 else []
+    angle = rng.uniform(0, np.pi / 2, k * k)
+    if roads:  # a town's streets follow the road that passes
+        steps = np.concatenate([np.stack(np.divmod(r, n), 1)[::4] for r in roads])
+        ahead = np.concatenate([np.gradient(np.stack(np.divmod(r, n), 1).astype(float), axis=0)[::4]
+                                for r in roads])  # fmt: skip
+        down, right = ahead[spatial.cKDTree(steps).query(points[town])[1]].T
+        angle[town] = np.arctan2(-down, right) % (np.pi / 2)
+    return roads, np.column_stack([points, kind, angle])[on]
+
+
+def plan(cells: int, seed: int) -> Plan:
+    """An island in a square of sea, ``cells`` x ``cells`` cells of land."""
+    rng, side = np.random.default_rng([seed, 0]), cells * CELL
+    unit = min(1000.0, side / 10)
+    step = max(round(unit / 25 / CELL), math.ceil(cells / 1200), 1) * CELL
+    n, u = math.ceil(side / step), unit / step
+    grid = Grid(UTM, Affine(step, 0, MIDDLE[0] - side / 2, 0, -step, MIDDLE[1] + side / 2), n, n)
+
+    detail, stand = fractal(n, 1.2 * u, 1.2, rng), fractal(n, 2 * u, 0.6, rng)
+    rise = np.exp(0.8 * fractal(n, 8 * u, 0.7, rng)) * (1 + 0.12 * detail)
+    axis = np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 3
+    rise *= np.maximum(1 - np.cbrt(axis[:, None] + axis), 0)
+    rise -= np.quantile(rise, 0.31)
+    water = rise <= 0
+    rise = np.clip(rise / np.quantile(rise, 0.98), 0, 1)
+
+    # Mountains rise inland; plains and basins, three tenths of the land, hardly do.
+    low = rise + 0.16 * fractal(n, 5 * u, 1.2, rng)
+    low -= np.quantile(low[~water], 1 - WOODS)
+    uplift = special.expit(14 * low) * (0.3 + rise)
+    up, to = drainage(np.exp(0.9 * fractal(n, 3 * u, 0.3, rng) + 2 * uplift), water)
+    height, area = relief(uplift, up, to, step)
+    height = ndimage.gaussian_filter(height, 0.7)
+    rough = np.hypot(*np.gradient(np.maximum(height, 0), step))
+    low += 0.3 * rough + 0.03 * stand
+    low -= np.quantile(low[~water], 1 - WOODS)
+    plain = ~water & (low < 0)
+    cold = _ranks(height / height.max() + 0.1 * detail + 0.03 * stand, ~water & (low > 0))
+    wind = special.ndtri(_ranks(fractal(n, 4 * u, 0.8, rng), water).clip(1e-3, 1 - 1e-3))
+
+    def xy(cell: Ints) -> Floats:
+        return _xy(grid, cell // n, cell % n)
+
+    km2 = area.ravel()[up]
+    streams = _paths(up, to, km2 > 0.6 * (unit / 1000) ** 2)
+    lines, bed = [], xy(up)
+    for path in streams:  # a main stream before its tributaries, which end where it really runs
+        bed[path] = _rounded(bed[path])
+        mouth = 2 * bed[path[-1]] - bed[path[-2]]  # into the sea, or on to the middle of a river
+        width = np.clip(9 * np.sqrt(km2[path]), 8, 120)
+        lines.append(_line(np.vstack([bed[path], mouth]), np.append(width, width[-1]), RIVER))
+    dry = np.ones((n, n), bool)
+    dry.flat[np.concatenate([up[p] for p in streams])] = False
+    river = ndimage.distance_transform_edt(dry)
+    cost = 1 + 100 * rough**2 + 3 * ~dry + np.where(water, 1e4, 0)
+    roads, district = _settle(plain, height, river, cost, u, rng)
+    lines += [_line(_rounded(xy(road)), 16, ROAD) for road in roads]
+    if unit == 1000:  # in the middle of the widest plain
+        middle = xy(np.array([ndimage.distance_transform_edt(plain).argmax()]))
+        lines.append(_line(middle + np.linspace(-1, 1, 9)[:, None] * (900, 250), 60, RUNWAY))
+    district[:, :2] = _xy(grid, district[:, 0], district[:, 1])
+    coast = ndimage.distance_transform_edt(~water)
+    fields = (height, rough, low, cold, stand, detail, river * step, coast * step, wind)
+    single = [np.asarray(field, np.float32) for field in fields]
+    return Plan._make([seed, grid, unit, *single, np.concatenate(lines), district])
+
+
+def survey(island: Plan, window: Window) -> Land:
+    """The land of a ``window`` in cells of 5 m, counted from the island's upper left corner."""
+    seed, pad, shape = island.seed, 8, (int(window.height), int(window.width))
+    corner = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
+    grid = Grid(UTM, corner * Affine.translation(window.col_off, window.row_off), *shape[::-1])
+    rows, cols = (np.arange(-pad, m + pad, dtype=np.float32) + 0.5 for m in shape)
+    k = island.grid.transform.a / CELL
+    rows, cols = (rows + window.row_off) / k - 0.5, (cols + window.col_off) / k - 0.5
+
+    def near(field: Floats, order: int = 1, rim: int = pad) -> Floats:
+        # The part of the plan that counts; eight cells farther off, a cubic spline feels nothing.
+        top, left = (max(int(x[0]) - 8, 0) for x in (rows, cols))
+        part = field[top : int(rows[-1]) + 10, left : int(cols[-1]) + 10]
+        spline = RectBivariateSpline(*(np.arange(m) for m in part.shape), part, kx=order, ky=order)
+        inner = slice(rim, -rim or None)
+        values: Floats = spline(rows[inner] - top, cols[inner] - left).astype(np.float32)
+        return values
+
+    wide = Window(window.col_off - pad, window.row_off - pad, len(cols), len(rows))
+    dem = near(island.height, 3, 0)
+    # Crags and gullies: the rougher the land the larger, and none below the sea.
+    crag = smooth((seed, 1), wide, 3) * (0.3 + 9 * near(island.rough, rim=0) ** 1.5)
+    dem = np.maximum(dem + np.clip(crag, -0.3 * dem.clip(0), None), 0)[pad:-pad, pad:-pad]
+    ragged = smooth((seed, 2), window, 6)
+    land, low = dem > 0, near(island.low) + 0.02 * ragged
+    stand, detail = near(island.stand) + 0.25 * ragged, near(island.detail)
+
+    # Forest by height and in stands, meadows and rock at the top, bamboo at the foot.
+    belt = np.digitize(near(island.cold) + 0.01 * ragged, BELTS)
+    classes = np.where(land, np.array([8, 6, 7, 5, 10], np.uint8)[belt], np.uint8(1))
+    classes[(classes == 6) & (stand > 0.4)] = 9
+    classes[land & (low > 0) & (low < 0.055) & (detail > 0.1)] = 11
+    tone = np.where(land, 0.7 * stand, 2.2 * near(island.wind)).astype(np.float32)
+
+    # Plains parcel by parcel, then what water makes of them: reeds, gravel, beaches.
+    plain = land & (low < 0)
+    river, coast = (near(field) * 1000 / island.unit for field in (island.river, island.coast))
+    row, col = np.nonzero(plain)
+    classes[plain], parcel = _parcels(island, _xy(grid, row, col), 20 * ragged[plain])
+    tone[plain] += parcel
+    classes[plain & (river < 300) & (stand > 0.7) & (detail > -0.2)] = 13
+    classes[plain & (river + 40 * ragged < 45) & (detail > 0.5)] = 10
+    classes[land & (coast + 30 * ragged < 35) & (stand < -0.4)] = 10
+    return _with_lines(island, Land(grid, dem, classes, tone))
+
+
+def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
+    """Classes and tones (dB) of the cells at ``xy``, (C, 2) m: districts, parks, parcels, streets.
+
+    ``fray`` (C,) m displaces the borders of districts, which are no straight lines.
+    """
+    x0, y0, kind, angle = island.district.T
+    here = spatial.cKDTree(np.column_stack([x0, y0])).query(xy + fray[:, None])[1]
+    kind, angle, (x, y) = kind[here].astype(int), angle[here], xy.T - np.array(MIDDLE)[:, None]
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    draw = np.random.default_rng([island.seed, 3])
+    chance, mood = draw.random(65536), draw.normal(0, 1, 65536).astype(np.float32)
+
+    def number(length: float, breadth: float) -> Ints:
+        cell = here * 7919 + u // length * 104729 + v // breadth * 1299709
+        return np.asarray(cell, np.int64) % 65536
+
+    hundred = np.array(
+        [np.repeat(list(d), list(d.values())) for d, _ in DISTRICTS.values()], np.uint8
+    )
+    parcel, park = number(120, 60), number(360, 180)
+    classes = hundred[kind, (100 * chance[parcel]).astype(int)]
+    classes[chance[park] < PARKS[kind]] = 12
+    # Grass is not sown by the parcel.
+    tone = mood[parcel] * np.array([0, 1, 1.5, 2, 1.5, 0.4, *[0] * 4, 1, 0, 0.3, 0.5, 0.5])[classes]
+    tone -= 6 * ((classes == 3) & (chance[::-1][parcel] < 0.3))  # flooded, the others in stubble
+    town = classes == 2
+    # Streets, and houses in rows: those that stand along the track send most of the wave back.
+    askew = (angle - LEAN + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    tone += town * np.where((u % 60 < 8) | (v % 60 < 8), -8, 6 * np.exp(-((askew / 0.15) ** 2)))
+    tone += (classes == 14) * np.where(u % 20 < 10, -4, 2)  # roofs in rows
+    return classes, tone.astype(np.float32)
+
+
+def _with_lines(island: Plan, land: Land) -> Land:
+    """The same land with its rivers, roads and runways drawn into it."""
+    import shapely
+
+    lines, reach = island.lines, island.lines[:, 4].max() + CELL
+    left, bottom, right, top = array_bounds(land.grid.height, land.grid.width, land.grid.transform)
+    x, y = lines[:, :4:2], lines[:, 1:4:2]
+    lines = lines[(x.max(1) > left - reach) & (x.min(1) < right + reach)
+                  & (y.max(1) > bottom - reach) & (y.min(1) < top + reach)]  # fmt: skip
+    shapes = shapely.buffer(shapely.linestrings(lines[:, :4].reshape(-1, 2, 2)), lines[:, 4] / 2)
+    for kind, (id_, tone) in {RIVER: (1, -3), ROAD: (2, -8), RUNWAY: (2, -14)}.items():
+        chosen = [s for s, line in zip(shapes, lines, strict=True) if line[5] == kind]
+        if chosen:
+            drawn = rasterize(chosen, land.classes.shape, transform=land.grid.transform) == 1
+            drawn &= land.dem > 0
+            land.classes[drawn], land.tone[drawn] = id_, tone
+    still = (land.classes == 1) & (land.dem > 0)
+    land.tone[still] = -3
+    return land
