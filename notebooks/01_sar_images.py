@@ -2,11 +2,11 @@
 # # SAR images for people who know images
 #
 # ```{admonition} This chapter
-# **You will** open a radar scene, turn its digital numbers into backscatter, measure its speckle, and meet the simulated world that the rest of the book runs on.
+# **You will** open a radar scene, turn its digital numbers into backscatter, measure its speckle, see what averaging does, what relief does and what each class of land looks like, and meet the simulated world that the rest of the book runs on.
 #
-# **You need** NumPy and a little [Matplotlib](https://matplotlib.org); nothing about radar.
+# **You need** NumPy and a little [Matplotlib](https://matplotlib.org). If you know radar and not networks, skim the formulas and read the last three sections; if you know networks and not radar, read it all.
 #
-# **In the paper** §1. **Modules** `radiometry`, `lulc`, `rasters`, `simulate`. **Makes** simulated scenes, land-cover tiles and a height model. What it costs is [measured](../book/costs).
+# **In the paper** §1. **Modules** `radiometry`, `lulc`, `rasters`, `landscape`, `simulate`. **Makes** simulated scenes, land-cover tiles, a height model and the truth. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # A camera waits for light.
@@ -18,20 +18,30 @@
 # **Every scene in this book is simulated unless a caption says otherwise.**
 
 # %%
+import json
+import os
+from pathlib import Path
+
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import rasterio
-from scipy.stats import kstest
+from IPython.display import HTML, display
+from rasterio.windows import Window
+from scipy import ndimage, stats
 
-from sartutorial import lulc, maps, radiometry, rasters, simulate, workspace
+from sartutorial import landscape, lulc, maps, radiometry, rasters, simulate, workspace
 
 scenes = workspace.scenes()
 tiles = workspace.tiles()
-print(*[path.name for path in scenes + tiles], sep="\n")
+world = workspace.world()
+print(*[path.relative_to(world) for path in scenes + tiles], sep="\n")
 
 # %% [markdown]
 # The first names follow JAXA's grammar for products: HH polarisation (sent and received horizontally), orbit and frame, date, ultra-fine mode (`UBS`), right-looking (`R`), processing level 2.1, in UTM (`U`), descending (`D`).
-# The others are land-cover tiles, each named by its south-west corner.
+# The others are land-cover tiles of one degree, each named by its south-west corner.
+# The island lies where four of them meet, so a scene may need all four.
 #
 # ## A digital number is not a brightness
 #
@@ -57,6 +67,7 @@ with rasters.opened(scenes[0]) as scene:
         f"{scene.width} x {scene.height} pixels of {rasters.spacing(scene)} m, {scene.crs}"
     )
     print(f"declared nodata {nodata}, simulated: {scene.tags()['SIMULATED']}")
+    grid = rasters.grid_of(scene)
     dn = scene.read(1)
 
 db = radiometry.dn_to_db(dn, nodata=nodata)
@@ -70,18 +81,30 @@ assert np.array_equal(
 
 # %% [markdown]
 # The corners without data are no accident: the satellite flies at an angle to the map grid, so its strip of ground, the *swath*, lies askew in the raster.
+#
+# The land cover under the scene comes from the simulator's truth, which lies beside the products: classes, heights, and by how much a place differs from its class.
+# A real scene has no such folder.
 
-# %% mystnb={"figure": {"caption": "A simulated scene in amplitude and in decibels, and the simulated land cover under it.", "name": "fig-scene"}, "image": {"alt": "Three panels of one simulated island scene. In amplitude only a few bright towns show. In decibels forest, fields, rivers and sea separate. The third panel shows the land-cover classes in colour."}}
-labels = workspace.labelled() / scenes[0].name
-with rasterio.open(labels) as source:
-    ids = source.read(1)
 
+# %%
+def under(path, name):
+    """A raster of the truth (5 m) under a scene, read by its place on the map."""
+    with rasterio.open(path) as s, rasterio.open(world / name) as truth:
+        col, row = ~truth.transform * (s.transform.c, s.transform.f)
+        size = round(s.width * s.transform.a / truth.transform.a)
+        return truth.read(1, window=Window(round(col), round(row), size, size))
+
+
+classes = under(scenes[0], simulate.CLASSES)
+dem = under(scenes[0], simulate.DEM)
+
+# %% mystnb={"figure": {"caption": "A simulated scene in amplitude and in decibels, and the simulated land cover under it.", "name": "fig-scene"}, "image": {"alt": "Three panels of one simulated island scene. In amplitude only a few bright towns show. In decibels forest, fields, rivers, relief and sea separate. The third panel shows the land-cover classes in colour."}}
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
-axes[0].imshow(np.where(valid, dn, np.nan)[::6, ::6], cmap="gray")
+axes[0].imshow(np.where(valid, dn, np.nan)[::6, ::6], cmap="gray", vmax=20_000)
 axes[0].set_axis_off()
 axes[0].set_title("amplitude (DN)")
 maps.show_backscatter(axes[1], db[::6, ::6], "σ⁰ in dB, −25 to 0")
-maps.show_classes(axes[2], ids[::3, ::3], "HR-LULC classes")
+maps.show_classes(axes[2], classes[::3, ::3], "HR-LULC classes")
 plt.show()
 
 # %% [markdown]
@@ -93,40 +116,139 @@ plt.show()
 # It is not noise of the receiver: the same geometry gives the same grain.
 #
 # For a single look, intensity follows an exponential distribution {cite:p}`goodman1976speckle`.
-# Averaging $L$ independent looks narrows it, and the *equivalent number of looks*
+# Averaging $L$ independent looks narrows it to a gamma distribution, and the *equivalent number of looks*
 #
 # $$
 # \mathrm{ENL} = \frac{\langle I \rangle^2}{\operatorname{var} I}
 # $$ (eq-enl)
 #
 # says how many looks an even area is worth.
-# Here is speckle alone, from the function that makes the simulated scenes.
+# Here is speckle alone, from the function that makes the simulated scenes: complex waves with the correlation of the point response, added up, then squared.
+
+# %%
+workspace.show_source(simulate.speckle)
 
 # %% mystnb={"figure": {"caption": "Simulated speckle of an even field, for one, four and sixteen looks: the more looks, the narrower the distribution. Lines: gamma distributions from theory.", "name": "fig-speckle"}, "image": {"alt": "Three histograms of intensity with theoretical curves on top. One look is exponential, four looks are skewed, sixteen looks are nearly a narrow bell around one."}}
-from scipy.stats import gamma
-
 fig, axes = plt.subplots(1, 3, figsize=(12, 3.2), sharey=True, layout="constrained")
-grid = np.linspace(0.001, 3, 300)
+x = np.linspace(0.001, 3, 300)
+place = Window(0, 0, 1024, 1024)
 for ax, looks in zip(axes, (1, 4, 16), strict=True):
-    rng = np.random.default_rng(0)
-    intensity = simulate.speckle((1024, 1024), looks, 0.6, rng)
+    intensity = simulate.speckle(1.0, looks, simulate.CORRELATION, (looks,), place)
     enl = intensity.mean() ** 2 / intensity.var()
     assert abs(enl / looks - 1) < 0.05
     ax.hist(
         intensity.ravel(), bins=np.linspace(0, 3, 80), density=True, color="tab:gray"
     )
-    ax.plot(grid, gamma.pdf(grid, looks, scale=1 / looks), color="tab:orange")
+    ax.plot(x, stats.gamma.pdf(x, looks, scale=1 / looks), color="tab:orange")
     ax.set_title(f"{looks} look(s): ENL {enl:.2f}")
     ax.set_xlabel("intensity / mean")
 axes[0].set_ylabel("density")
 plt.show()
 
-one_look = simulate.speckle((1024, 1024), 1, 0.6, np.random.default_rng(1))[
-    ::8, ::8
-].ravel()
-print(f"exponential? Kolmogorov-Smirnov p = {kstest(one_look, 'expon').pvalue:.2f}")
-print(
-    f"Rayleigh (a common mistake: that is amplitude)? p = {kstest(one_look, 'rayleigh').pvalue:.0e}"
+one_look = simulate.speckle(1.0, 1, simulate.CORRELATION, (99,), place)[::8, ::8]
+for law in ("expon", "rayleigh"):
+    p = stats.kstest(one_look.ravel(), law).pvalue
+    print(f"one look's intensity against {law}: p = {p:.2g}")
+
+# %% [markdown]
+# The last line is a common mistake: Rayleigh is the law of *amplitude*, not of intensity.
+#
+# On the scene itself, {eq}`eq-enl` gives the looks only where the ground is even.
+# The sea is, over a few hundred metres; forest and towns have a *texture* of their own, a mean that changes from tree to tree, and come out lower.
+
+# %%
+power = radiometry.to_power(db)
+
+
+def enl(power, where, box=24):
+    """ENL of all boxes (box x box pixels) that lie wholly in a mask: their median."""
+    n = len(power) // box * box
+    cut = [a[:n, :n].reshape(n // box, box, -1, box) for a in (power, where)]
+    inside = cut[1].all(axis=(1, 3))
+    mean, var = (
+        f(cut[0].astype(float), axis=(1, 3))[inside] for f in (np.mean, np.var)
+    )
+    return float(np.median(mean**2 / var)), int(inside.sum())
+
+
+fine = classes.repeat(2, 0).repeat(2, 1)
+level = (np.hypot(*np.gradient(dem, 5)) < 0.03).repeat(2, 0).repeat(2, 1)
+measured = {}
+for name, ids in {"sea": (1,), "forest": lulc.FOREST_IDS, "built-up": (2,)}.items():
+    where = np.isin(fine, ids) & valid & (level | (name != "sea"))
+    measured[name], boxes = enl(np.nan_to_num(power), where)
+    print(f"{name:<9} ENL {measured[name]:.2f} in {boxes} boxes")
+print(f"the simulator's looks: {simulate.LOOKS}")
+assert abs(measured["sea"] / simulate.LOOKS - 1) < 0.1
+assert measured["built-up"] < measured["forest"] < measured["sea"]
+
+# %% [markdown]
+# Texture is gamma distributed here, which makes intensity *K distributed*, as is usual for forest and towns {cite:p}`oliver2004understanding`.
+#
+# ## Looks and averaging
+#
+# Averaging $n \times n$ pixels trades resolution for looks.
+# Move the slider: the same field and town, averaged in power over ever larger windows, and what is left of the speckle.
+
+# %%
+# The even field nearest the middle of a town, found on the truth.
+town = ndimage.uniform_filter((classes == 2).astype(np.float32), 61)
+mixed = town * ndimage.uniform_filter((classes == 4).astype(np.float32), 61)
+mixed[:80], mixed[-80:], mixed[:, :80], mixed[:, -80:] = 0, 0, 0, 0
+mixed[~valid[::2, ::2]] = 0
+row, col = (2 * int(i) for i in np.unravel_index(mixed.argmax(), mixed.shape))
+cut = (slice(row - 144, row + 144), slice(col - 144, col + 144))
+field = fine[cut] == 4
+
+
+def averaged(n, of="power"):
+    """The cut-out averaged over n x n pixels, in dB: of power, amplitude or decibels."""
+    to, back = {
+        "power": (lambda p: p, lambda m: m),
+        "amplitude": (np.sqrt, np.square),
+        "decibels": (radiometry.to_db, radiometry.to_power),
+    }[of]
+    blocks = to(power[cut]).reshape(288 // n, n, 288 // n, n)
+    return radiometry.to_db(back(blocks.mean(axis=(1, 3))))
+
+
+def looks_figure(n, of="power"):
+    """The averaged image, and the distribution over its cropland."""
+    image = averaged(n, of)
+    crops = field.reshape(288 // n, n, 288 // n, n).all(axis=(1, 3))
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 4.1), width_ratios=(1, 1.2), layout="constrained"
+    )
+    maps.show_backscatter(left, image, f"mean of {of}, {2.5 * n:g} m")
+    right.hist(averaged(1)[field], np.arange(-35, 5), density=True, color="0.8")
+    if crops.sum() > 20:
+        right.hist(image[crops], np.arange(-35, 5), density=True, alpha=0.7)
+    right.axvline(radiometry.to_db(power[cut][field].mean()), color="tab:orange")
+    right.set_xlabel("σ⁰ of cropland [dB]; grey: 2.5 m; line: its mean power")
+    right.set_ylabel("density")
+    right.set_ylim(0, 0.5)
+    return fig
+
+
+maps.slider(
+    [(f"{n} x {n}", looks_figure(n)) for n in (1, 2, 3, 4, 6, 8, 12)],
+    "pixels",
+    "A simulated radar image of a town and fields beside a histogram of its cropland. The larger the window of the average, the smoother the image and the narrower the histogram, around the same mean.",
+)
+
+# %% [markdown]
+# In a running notebook the next cell takes any window and also averages the wrong thing; on a page without a kernel it only shows where it starts.
+
+
+# %%
+def live(n=2, of="power"):
+    """Draw and show; the widget calls it."""
+    alt = f"The simulated town and fields, mean of {of} over {n} x {n} pixels."
+    display(HTML(f'<img src="{maps.picture(looks_figure(n, of))}" alt="{alt}">'))
+
+
+_ = ipywidgets.interact(
+    live, n=[1, 2, 3, 4, 6, 8, 9, 12, 16], of=["power", "amplitude", "decibels"]
 )
 
 # %% [markdown]
@@ -135,39 +257,168 @@ print(
 # Because speckle is multiplicative and skewed, it matters *what* one averages.
 # The mean of power is unbiased.
 # The mean of amplitude reads low, and the mean of decibels reads lower still.
-# The next cell does it wrong on purpose, on single-look speckle whose true mean is 0 dB.
+# The next cell does it wrong on purpose, on independent single-look speckle whose true mean is 0 dB.
 
 # %%
-power = np.random.default_rng(2).exponential(size=1_000_000)
-print(f"mean of power       {radiometry.to_db(power.mean()):+.2f} dB")
-print(f"mean of amplitude   {radiometry.to_db(np.sqrt(power).mean() ** 2):+.2f} dB")
-print(f"mean of decibels    {radiometry.to_db(power).mean():+.2f} dB")
-assert abs(radiometry.to_db(power).mean() + 10 * np.euler_gamma / np.log(10)) < 0.02
+exponential = np.random.default_rng(2).exponential(size=1_000_000)
+print(f"mean of power       {radiometry.to_db(exponential.mean()):+.2f} dB")
+amplitude_db = radiometry.to_db(np.sqrt(exponential).mean() ** 2)
+print(f"mean of amplitude   {amplitude_db:+.2f} dB")
+print(f"mean of decibels    {radiometry.to_db(exponential).mean():+.2f} dB")
+theory = {
+    "amplitude": 10 * np.log10(np.pi / 4),
+    "decibels": -10 * np.euler_gamma / np.log(10),
+}
+print({of: f"{bias:+.2f} dB" for of, bias in theory.items()})
+assert abs(amplitude_db - theory["amplitude"]) < 0.02
+assert abs(radiometry.to_db(exponential).mean() - theory["decibels"]) < 0.02
 
 # %% [markdown]
-# That last number is no accident of the sample: it is $-10\gamma/\ln 10$ with Euler's constant $\gamma$, and no amount of averaging makes it go away.
+# The last two numbers are no accident of the sample: they are $10\log_{10}(\pi/4)$ and $-10\gamma/\ln 10$ with Euler's constant $\gamma$.
+# More averaging does not make the second go away; the first is a limit, and few or correlated pixels lose less.
+#
+# ## What relief does
+#
+# A radar measures distance, not angle.
+# It stands high on one side, here in the east, and looks down at an *incidence angle* $\theta$ from the vertical.
+# A slope that faces it packs much ground into little distance and looks bright; a slope that faces away looks dark.
+# The simulator takes
+#
+# $$
+# \frac{\sigma^0(\theta_\mathrm{loc})}{\sigma^0(\theta)} = \left(\frac{\cos\theta_\mathrm{loc}}{\cos\theta}\right)^{n} \frac{\sin\theta}{\sin\theta_\mathrm{loc}}
+# $$ (eq-slope)
+#
+# with the local incidence angle $\theta_\mathrm{loc}$, 10 dB at most, and an exponent $n$ for each class: 1 for a volume such as forest, more for bare ground.
+# The second factor is the area of ground that a pixel sees {cite:p}`small2011flattening`; the first, and its exponents, are **ours**.
+#
+# Where a facing slope is steeper than $\theta$, its top is nearer to the radar than its foot and comes first: the two change places, which is *layover*.
+# Where an averted slope is steeper than $90° - \theta$, no wave reaches it: *shadow*, where only the receiver's noise is left.
+
+# %% mystnb={"figure": {"caption": "A made-up profile seen from the right at the simulator's incidence angle. Below, where each point of the ground appears when it is placed by its distance from the radar: many at one place is layover, none is shadow.", "name": "fig-layover"}, "image": {"alt": "A hill profile with rays coming down from the right. The slope facing the radar is marked as layover, the steep slope behind the top as shadow. Under it a bar shows how many ground points fall on each distance."}}
+theta = simulate.THETA
+ground = np.linspace(0, 1000, 4001)
+height = 230 * np.exp(-(((ground - 620) / 110) ** 2)) + 200 * np.exp(
+    -(((ground - 330) / 60) ** 2)
+)
+delay = -(
+    ground * np.sin(theta) + height * np.cos(theta)
+)  # distance to the radar, plus a constant
+sight = ground * np.cos(theta) - height * np.sin(theta)  # the ray that a point lies on
+dark = np.minimum.accumulate(sight[::-1])[::-1] < sight - 1e-9
+facing = ~dark & (np.gradient(delay, ground) > 0)
+
+fig, (top, bottom) = plt.subplots(
+    2, 1, figsize=(9, 4.4), height_ratios=(3, 1), sharex=True, layout="constrained"
+)
+top.plot(ground, height, color="0.3")
+for mask, name, colour in (
+    (facing, "layover", "tab:orange"),
+    (dark, "shadow", "black"),
+):
+    top.plot(
+        np.where(mask, ground, np.nan), height, color=colour, linewidth=4, label=name
+    )
+for start in range(150, 1300, 50):
+    top.plot(
+        [start, start - 500 * np.tan(theta)],
+        [500, 0],
+        color="0.85",
+        zorder=0,
+        linewidth=0.7,
+    )
+top.set(ylim=(0, 400), xlim=(0, 1000), ylabel="height [m]")
+top.legend(frameon=False)
+seen = -delay[~dark] / np.sin(theta)
+bottom.hist(seen, np.arange(0, 1000, 10), color="tab:gray")
+bottom.set(
+    xlabel="distance across the track [m]; the radar stands on the right",
+    ylabel="points",
+)
+plt.show()
+assert facing.any() and dark.any()
+assert np.degrees(np.arctan(-np.gradient(height, ground)[facing])).max() > 36
+
+# %% [markdown]
+# The next cell measures the slopes on the scene: forest alone, by how steeply it falls towards the radar.
+
+# %%
+cos = simulate.incidence(dem)
+forest = np.isin(classes, lulc.FOREST_IDS) & valid[::2, ::2]
+half = power.reshape(len(cos), 2, len(cos), 2).mean(axis=(1, 3))  # 5 m
+rows = []
+for low, high in ((0, 20), (20, 30), (30, 42), (42, 55), (55, 75)):
+    angle = np.degrees(np.arccos(cos.clip(-1, 1)))
+    here = forest & (angle >= low) & (angle < high) & ~simulate.shadow(dem)
+    mean = radiometry.to_db(half[here].mean())
+    rows.append((f"{low}–{high}°", int(here.sum()), mean))
+print(
+    pd.DataFrame(
+        rows, columns=["local incidence", "pixels", "forest σ⁰ [dB]"]
+    ).to_string(index=False, float_format="{:.1f}".format)
+)
+values = [r[2] for r in rows]
+assert values == sorted(
+    values, reverse=True
+)  # the steeper it faces the radar, the brighter
+gone = simulate.shadow(dem) & valid[::2, ::2]
+print(
+    f"shadow: {gone.mean():.2%} of the scene, mean {radiometry.to_db(half[gone].mean()):.1f} dB"
+)
+
+# %% [markdown]
+# The simulator models brightness and shadow, not layover: echoes keep their place on the map.
+# Real scenes have all three.
 #
 # ## What each class looks like
 #
-# HR-LULC is JAXA's land-cover map of Japan: fourteen classes at about 10 m.
-# The simulator gives each a mean level, a texture and a place in the landscape.
+# HR-LULC is JAXA's land-cover map of Japan: fourteen classes at about 10 m, in tiles of one degree and 1/12000° a pixel.
+# Id 0 is void; the sea is class 1 in tiles that hold land, and void in tiles that hold none.
+# The simulator gives each class a level, an exponent for {eq}`eq-slope`, a texture and a place in the landscape.
 # **The levels are ours**, chosen near what L-band HH shows; they are not measurements.
+# The next cell measures them on all simulated scenes, on level ground and with the receiver's noise taken off.
 
-# %% mystnb={"figure": {"caption": "Backscatter of each class in the simulated scene: median, and the range of the middle 80 % of the pixels. The ranges overlap: a single pixel does not give its class away.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, water the darkest, built-up the brightest and widest, most of them overlapping."}}
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
+# %%
+table = pd.DataFrame(
+    simulate.SIGMA0.values(), index=[c.name for c in lulc.CLASSES[:14]]
+)
+total, count = np.zeros(16), np.zeros(16)
+for path in workspace.halved():
+    with rasterio.open(path) as source:
+        seen = radiometry.to_power(radiometry.dn_to_db(source.read(1)))
+    cos = simulate.incidence(under(path, simulate.DEM))
+    flat = np.isfinite(seen) & (np.abs(np.degrees(np.arccos(cos.clip(-1, 1))) - 36) < 3)
+    ids = under(path, simulate.CLASSES)[flat]
+    total += np.bincount(ids, seen[flat], 16)
+    count += np.bincount(ids, minlength=16)
+floor = radiometry.to_power(simulate.NOISE_DB)
+table["measured"] = radiometry.to_db(total / np.maximum(count, 1) - floor)[1:15]
 
-with rasterio.open(labels) as source, rasterio.open(scenes[0]) as scene:
-    fine = rasters.grid_of(scene)._asdict()
-    with WarpedVRT(
-        source, **fine, resampling=Resampling.nearest, tolerance=1e-9
-    ) as vrt:
-        fine_ids = vrt.read(1)
+real = json.loads(Path("../book/results/lband_levels.json").read_text())
+flevoland = {k: v["mean_db"] for k, v in real["flevoland"]["classes"].items()}
+woods = "deciduous broad-leaved forest"
+table["over forest"] = table["measured"] - table.loc[woods, "measured"]
+table["real, over forest"] = pd.Series(flevoland) - flevoland[woods]
+table.style.format(precision=1, na_rep="–").set_caption(
+    "Levels, exponents and orders of texture as set; levels as measured on the simulated scenes [dB]; "
+    "and over forest, simulated and in the real Flevoland scene"
+)
 
-present = [c for c in lulc.CLASSES if (fine_ids == c.id).any()]
+# %%
+big = count[1:15] > 50_000
+assert (np.abs(table["measured"] - table["level"])[big] < 0.5).all()
+
+# %% [markdown]
+# The last column is **real**: means of power over an airborne L-band HH scene of Flevoland (AIRSAR, NASA/JPL), measured by `book/lband_levels.py`.
+# Its absolute calibration is not known to us, so only differences compare.
+# Towns, fields and bare soil stand to forest as in the simulation, within a few decibels; its grassland is darker, and its water brighter, than ours.
+# Its towns are few hundred pixels, its season is not autumn, and it is flat: it is a check on the order, not a calibration.
+
+# %% mystnb={"figure": {"caption": "Backscatter of each class in a simulated scene at 5 m: median, and the range of the middle 80 % of the pixels. The ranges overlap: a single pixel does not give its class away.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, water the darkest, built-up the brightest and widest, most of them overlapping."}}
+half_db = radiometry.to_db(half)
+present = [c for c in lulc.CLASSES if ((classes == c.id) & valid[::2, ::2]).sum() > 500]
 fig, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 for y, c in enumerate(present):
-    low, middle, high = np.nanpercentile(db[fine_ids == c.id], [10, 50, 90])
+    low, middle, high = np.nanpercentile(half_db[classes == c.id], [10, 50, 90])
     ax.barh(y, high - low, left=low, color=np.array(c.rgb) / 255, edgecolor="gray")
     ax.plot(middle, y, "wo", markeredgecolor="black", markersize=5)
 ax.set_yticks(range(len(present)), [c.name for c in present])
@@ -175,15 +426,73 @@ ax.set_xlabel("σ⁰ [dB]")
 plt.show()
 
 # %% [markdown]
-# Three things to see, here and in real scenes:
+# What to see, here and in real scenes:
 #
-# - **Calm water and smooth ground are dark.** A mirror sends the wave away.
+# - **Calm water and smooth ground are dark.** A mirror sends the wave away: flooded paddies, roads, runways and solar panels are dark like water, and only shape and place tell them apart. Wind roughens the sea and brightens it.
 # - **Forest is bright and grainy**, because L band meets branches and trunks at every angle.
-# - **Towns are brightest.** Wall and ground make a corner that sends the wave straight back.
+# - **Towns are brightest.** Wall and ground make a corner that sends the wave straight back, most of all where walls stand along the flight path; single corners shine as points. So do ships.
 #
-# Relief does the rest: slopes that face the radar are bright, slopes that face away are dark.
-# Where a slope that faces the radar is steeper than the incidence angle, echoes of top and foot change places (*layover*); a slope that faces away, steeper than 90° minus that angle, sends nothing back (*shadow*).
-# The simulator models the brightness of slopes, not layover; real scenes have both.
+# Four close-ups, from all over the island:
+
+# %% mystnb={"figure": {"caption": "Close-ups of the simulated scenes at 5 m, 2 km wide, each over its land cover: a town, paddies, mountains, a coast.", "name": "fig-closeups"}, "image": {"alt": "Four radar images above four class maps. The town shows a bright grid of streets, the paddies a mosaic of dark and grey parcels, the mountains bright and dark slopes with a river, the coast a dark sea."}}
+wanted = {"a town": (2,), "paddies": (3,), "mountains": (10, 7), "a coast": (1,)}
+fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
+for pair, (name, ids) in zip(axes.T, wanted.items(), strict=True):
+    best = (-1.0, None, 0, 0)
+    for path in workspace.halved():
+        ids_here = under(path, simulate.CLASSES)
+        share = ndimage.uniform_filter(np.isin(ids_here, ids).astype(np.float32), 400)
+        if name == "a coast":
+            share = 0.25 - (share - 0.5) ** 2
+        middle = share[500:-500:20, 500:-500:20]  # away from the swath's corners
+        r, c = np.unravel_index(middle.argmax(), middle.shape)
+        best = max(
+            best, (float(middle.max()), path, 500 + 20 * int(r), 500 + 20 * int(c))
+        )
+    _, path, r, c = best
+    at = (slice(r - 200, r + 200), slice(c - 200, c + 200))
+    with rasterio.open(path) as source:
+        maps.show_backscatter(pair[0], radiometry.dn_to_db(source.read(1)[at]), name)
+    maps.show_classes(pair[1], under(path, simulate.CLASSES)[at])
+plt.show()
+
+# %% [markdown]
+# Where the real L-band scene is at hand (`data/README.md` says where to put it), the next cell shows it in the same stretch; its pixels are their owners' and not part of this book.
+
+# %%
+real_scene = (
+    Path(os.environ.get("SARTUTORIAL_REAL_DATA", "data"))
+    / "flevoland-l-band"
+    / "AIRSAR-HH-FLEVOLAND.tif"
+)
+if real_scene.exists():
+    with rasterio.open(real_scene) as source:
+        airborne = radiometry.dn_to_db(source.read(1))
+    shift = table.loc[woods, "measured"] - flevoland[woods]
+    fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+    maps.show_backscatter(
+        ax, airborne + shift, f"real: Flevoland, AIRSAR, {shift:+.1f} dB"
+    )
+    picture = maps.picture(fig)
+    display(
+        HTML(
+            f'<img src="{picture}" alt="Real airborne L-band scene: fields in long parcels.">'
+        )
+    )
+else:
+    print(
+        "NOT SHOWN: the real scene is not here; set SARTUTORIAL_REAL_DATA to its folder"
+    )
+
+# %% [markdown]
+# What differs from a real scene, and what this world therefore cannot teach:
+#
+# - No layover, no seasons, no rain, no growth: one level a class, one autumn.
+# - No radio interference, no ambiguities (ghosts of bright targets), no stripes.
+# - Parcels and streets are straight, and borders sharper than in nature; real labels are wrong in places, these never are.
+# - One incidence angle for all scenes; real ones run from near to far range.
+#
+# It is meant for learning the chain, and as a truth to test it against, not for judging a sensor.
 #
 # ## σ⁰ and γ⁰
 #
@@ -202,20 +511,76 @@ print(f"γ⁰ - σ⁰ at 36 degrees: {-10 * np.log10(np.cos(np.radians(36))):.2f
 # %% [markdown]
 # ## Why one cannot just take all pixels
 #
-# The paper's introduction names the two troubles with satellite archives: *redundancy* (a forest looks like the next forest) and *imbalance* (most of Japan is forest, hardly any of it a solar park).
-# The simulated world has both.
+# **Paper** (§1): satellite observations "often exhibit regional redundancy, both spatially and temporally", and "random sampling can introduce bias in both the pretraining and fine-tuning stages".
+#
+# *Redundancy*: a forest looks like the next forest, and like itself a month later. A network that has seen one has nearly seen the other, and a training step spent on it is a step lost.
+# *Bias*: what is frequent decides the mean. A model that calls every pixel forest is right most of the time, and a loss that counts pixels will be content with it.
+# [Chapter 5](05_sampling) is about both.
+# The simulated world has them from Japan: its shares of the land follow HR-LULC's own, but for solar panels and greenhouses, which a small world would hardly hold.
 
 # %%
-counts = np.bincount(ids.ravel(), minlength=16)
-land = counts[2:].sum()
-forest = counts[list(lulc.FOREST_IDS)].sum()
-print(f"forest: {forest / land:.0%} of the land, solar panels: {counts[12] / land:.2%}")
-assert forest / land > 0.4
+with rasterio.open(world / simulate.CLASSES) as source:
+    island = np.bincount(source.read(1).ravel(), minlength=16)
+shares = pd.DataFrame(
+    {
+        "Japan, HR-LULC v23.12 [%]": landscape.JAPAN,
+        "simulated island [%]": {
+            i: 100 * island[i] / island[2:].sum() for i in landscape.JAPAN
+        },
+    }
+)
+woodland = shares.loc[list(lulc.FOREST_IDS)].sum()
+assert (woodland > 60).all()
+shares.index = [lulc.CLASSES[i - 1].name for i in shares.index]
+shares.style.format(precision=2)
+
+# %% [markdown]
+# Shares of the land, without water. Japan: counted by `book/japan_counts.py` on JAXA's raster at 250 m.
+#
+# ## Exercises
+#
+# **1.** How many looks is a pixel of the halved scene worth? Measure its ENL on the sea, and say why it is not four times that of the scene.
+
+# %% tags=["hide-cell"]
+sea = (classes == 1) & (dem == 0) & valid[::2, ::2]
+halved_enl, boxes = enl(np.nan_to_num(half), sea)
+print(f"ENL {halved_enl:.1f}, against {measured['sea']:.1f} before")
+# Neighbouring pixels share part of their speckle, since the point response is wider than a pixel:
+# four of them hold fewer than four independent samples.
+assert measured["sea"] < halved_enl < 4 * measured["sea"]
+
+# %% [markdown]
+# **2.** How far is σ⁰ from γ⁰ at near range (30°) and at far range (45°)? Could one network be trained on both without telling it which is which?
+
+# %% tags=["hide-cell"]
+for angle in (30, 45):
+    print(f"{angle}°: {-10 * np.log10(np.cos(np.radians(angle))):.2f} dB")
+# Less than speckle, so a network would run; but a mean shift of a decibel or more is as large as
+# the distance between two forest classes here, so it would learn less.
+
+# %% [markdown]
+# **3.** How much of the land would a threshold find? Choose the σ⁰ that best separates water from the rest at 5 m, and say what share of each class it takes for water.
+
+# %% tags=["hide-cell"]
+here = valid[::2, ::2]
+water, values = (classes == 1)[here], half_db[here]
+edges = np.arange(-28, -10, 0.5)
+right = [((values < e) == water).mean() for e in edges]
+best_edge = edges[int(np.argmax(right))]
+print(f"threshold {best_edge:.1f} dB, {max(right):.1%} of the pixels right")
+for c in present[1:]:
+    taken = (half_db[here & (classes == c.id)] < best_edge).mean()
+    if taken > 0.05:
+        print(f"  {c.name}: {taken:.0%} taken for water")
+assert max(right) > max(water.mean(), 1 - water.mean())
 
 # %% [markdown]
 # ## Key points
 #
 # - DN is amplitude; σ⁰ in dB is $10\log_{10}\langle \mathrm{DN}^2\rangle - 83$.
 # - Speckle is part of the signal; ENL measures it, and averaging must be of power.
+# - Relief changes brightness as much as land cover does; layover and shadow hide ground.
+# - The levels of single pixels overlap: shape and place tell what a pixel is.
 # - Honour the declared nodata value. Here it is 0, elsewhere it is not.
-# - What is simulated here is plain: no layover, no seasons, no interference. It is meant for learning the chain, not for judging a sensor.
+# - The world is simulated: made for learning the chain, with a truth to test it against.
+# - On the command line: `sartutorial simulate --out DIR [--profile laptop] [--seed 0]`.

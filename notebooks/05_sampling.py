@@ -15,8 +15,6 @@
 # The next numbers are **real**: JAXA's HR-LULC v23.12 of all Japan on its 250 m grid, counted by `book/japan_counts.py`. The raster is JAXA's and not part of this book; its counts are.
 
 # %%
-import base64
-import io
 import json
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from IPython.display import HTML, display
 from matplotlib.colors import LogNorm
 from scipy.spatial import KDTree
 
-from sartutorial import datasets, lulc, patches, sampling, splits, workspace
+from sartutorial import datasets, lulc, maps, patches, sampling, splits, workspace
 
 japan = json.loads(Path("../book/results/japan_counts.json").read_text())
 japan_counts = np.array(list(japan["tiles"].values()))  # squares of 1°, 16 ids
@@ -189,34 +187,9 @@ def shares_figure(k):
     return fig
 
 
-def picture(fig):
-    """A figure as a data address, for pages to embed."""
-    file = io.BytesIO()
-    fig.savefig(file, dpi=70, format="png")
-    plt.close(fig)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def slider(figures, alt):
-    """A slider over pictures that were drawn before: no server, no library, no network."""
-    frames = [[label, picture(fig)] for label, fig in figures]
-    start = len(frames) // 2
-    return HTML(f"""<div class="frames">
-<img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
-<label>exponent k = <output>{frames[start][0]}</output>
-<input type="range" min="0" max="{len(frames) - 1}" value="{start}" style="width:60%"></label>
-<script>{{
-const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
-box.querySelector("input").addEventListener("input", event => {{
-  const [label, src] = frames[event.target.value];
-  box.querySelector("img").src = src;
-  box.querySelector("output").value = label;
-}});
-}}</script></div>""")
-
-
-slider(
+maps.slider(
     [(f"{k:g}", shares_figure(k)) for k in np.linspace(0, 2, 9)],
+    "exponent k",
     "Bars of the share of the points that each of fourteen classes of real Japan gets, for the exponent that the slider chooses: at 0 water has most, at 1 all have the same, at 2 solar panels have half.",
 )
 
@@ -229,7 +202,7 @@ slider(
 def live(k=1.0):
     """Draw and show; the widget calls it."""
     alt = f"Bars of the share of the points of each class at the exponent {k:g}."
-    display(HTML(f'<img src="{picture(shares_figure(k))}" alt="{alt}">'))
+    display(HTML(f'<img src="{maps.picture(shares_figure(k))}" alt="{alt}">'))
 
 
 _ = ipywidgets.interact(live, k=(0.0, 2.0, 0.05))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -20,6 +24,7 @@ from sartutorial import lulc, radiometry, rasters
 
 if TYPE_CHECKING:
     import folium
+    from IPython.display import HTML
 
 DB_RANGE = (-25.0, 0.0)  # the stretch of every backscatter figure in the book
 
@@ -55,6 +60,39 @@ def class_legend(ax: Axes, *, training: bool = False) -> None:
     ]
     ax.set_axis_off()
     ax.legend(handles=handles, loc="center left", frameon=False, fontsize="small")
+
+
+def picture(fig: Figure) -> str:
+    """A figure as a PNG data address, for pages to embed; the figure is closed."""
+    import matplotlib.pyplot as plt
+
+    file = io.BytesIO()
+    fig.savefig(file, dpi=70, format="png")
+    plt.close(fig)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def slider(figures: Iterable[tuple[str, Figure]], name: str, alt: str) -> HTML:
+    """A slider over labelled figures that is alive on a page without a kernel or a network.
+
+    ``name`` says what the labels are values of, ``alt`` what the figures show.
+    """
+    from IPython.display import HTML
+
+    frames = [[label, picture(fig)] for label, fig in figures]
+    start = len(frames) // 2
+    return HTML(f"""<div class="frames">
+<img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
+<label>{name} = <output>{frames[start][0]}</output>
+<input type="range" min="0" max="{len(frames) - 1}" value="{start}" style="width:60%"></label>
+<script>{{
+const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
+box.querySelector("input").addEventListener("input", event => {{
+  const [label, src] = frames[event.target.value];
+  box.querySelector("img").src = src;
+  box.querySelector("output").value = label;
+}});
+}}</script></div>""")  # type: ignore[no-untyped-call]
 
 
 def quicklook(

@@ -43,7 +43,7 @@ THETA = math.radians(36)  # incidence angle on flat ground
 SWATH, PITCH = 0.92, 0.90  # a swath's side, and how far scenes lie apart, over a scene's side
 LOOKS, CORRELATION, NOISE_DB = 2, 0.6, -28.0  # point response's sigma in pixels; noise floor
 CORNERS, CORNER_POWER = 0.004, 60.0  # share of a town's pixels with a corner reflector; its peak
-SHIPS = 0.15  # a square kilometre of sea
+SHIPS = 0.06  # a square kilometre of sea
 REACH = 64  # cells within which a ridge can cast its shadow
 BLOCK = 1024  # cells surveyed at a time
 
@@ -61,11 +61,11 @@ SIGMA0: dict[int, Backscatter] = {
     1: Backscatter(-22.5, 4, math.inf),
     2: Backscatter(-3, 1, 2),
     3: Backscatter(-16.5, 2, math.inf),
-    4: Backscatter(-15, 2, math.inf),
-    5: Backscatter(-14, 2, 30),
+    4: Backscatter(-13, 2, math.inf),
+    5: Backscatter(-14.5, 2, 30),
     6: Backscatter(-8, 1, 8),
     7: Backscatter(-8.3, 1, 8),
-    8: Backscatter(-7.2, 1, 8),
+    8: Backscatter(-7.3, 1, 8),
     9: Backscatter(-7, 1, 8),
     10: Backscatter(-17.5, 2, 30),
     11: Backscatter(-7.5, 1, 12),
@@ -194,7 +194,7 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[An
     rng, fleet = np.random.default_rng([seed, 4, row, col]), []
     for _ in range(rng.poisson(SHIPS * (size * CELL / 1000) ** 2)):
         x, y = rng.uniform(0, size, 2)
-        length, heading, power = rng.uniform(15, 70), rng.uniform(0, 180), rng.uniform(0, 9)
+        length, heading, power = rng.uniform(15, 70), rng.uniform(0, 180), rng.uniform(-3, 5)
         around = Window(col + int(x) - 40, row + int(y) - 40, 80, 80)
         on_land = _read(out / CLASSES, around) != 1
         if not (on_land | (_read(out / DEM, around) > 0)).any():
