@@ -20,7 +20,10 @@ from sartutorial import InputError, radiometry, rasters
 Average = Literal["power", "amplitude"]
 
 
-ROWS = 16  # rows of the result that are made at a time: what they need fits a processor's cache
+COLUMNS = 4096  # of the result, at most, that are read and written at a time
+# Speckle is noise to deflate: higher levels take longer and save nothing.
+DEFLATE = dict(predictor=2, zlevel=1)
+PIECE = 32, 512  # of the result, made at a time: what it needs fits a processor's cache
 
 
 def block_mean(
@@ -35,9 +38,11 @@ def block_mean(
     """
     height, width = (-(-n // factor) for n in dn.shape)
     out = np.empty((height, width), np.uint16)
-    for top in range(0, height, ROWS):
-        rows = dn[top * factor : (top + ROWS) * factor]
-        out[top : top + ROWS] = _mean_of_blocks(rows, factor, int(nodata), average)
+    for top in range(0, height, PIECE[0]):
+        for left in range(0, width, PIECE[1]):
+            bottom, right = top + PIECE[0], left + PIECE[1]
+            piece = dn[top * factor : bottom * factor, left * factor : right * factor]
+            out[top:bottom, left:right] = _mean_of_blocks(piece, factor, int(nodata), average)
     return out
 
 
@@ -121,17 +126,17 @@ def downsample(
                 dn[np.isin(rasters.read(mask, window), product.void)] = int(nodata)
             return dn
 
-        # Three strips are under way at a time: one is read, one averaged, one written.
-        windows = list(rasters.strips(source, factor * rasters.STRIP_ROWS))
+        # Three windows are under way at a time: one is read, one averaged, one written.
+        windows = list(rasters.strips(source, factor * rasters.STRIP_ROWS, factor * COLUMNS))
         mean = partial(block_mean, factor=factor, nodata=nodata, average=average)
         blocks = rasters.ahead(mean, rasters.ahead(read, windows))
         bar = tqdm(
             blocks, f"downsample {rasters.name_of(scene)}", len(windows), disable=not progress
         )
-        with rasters.created(out, grid, tags, dtype="uint16", nodata=nodata, predictor=2) as target:
-            for i, rows in enumerate(bar):
-                place = Window(0, i * rasters.STRIP_ROWS, grid.width, len(rows))
-                target.write(rows, 1, window=place)
+        with rasters.created(out, grid, tags, dtype="uint16", nodata=nodata, **DEFLATE) as target:
+            for w, dn in zip(windows, bar, strict=True):
+                top, left = w.row_off // factor, w.col_off // factor
+                target.write(dn, 1, window=Window(left, top, dn.shape[1], dn.shape[0]))
     return Path(out)
 
 

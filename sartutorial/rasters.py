@@ -164,10 +164,21 @@ def nodata_of(dataset: DatasetReader) -> float:
     return float(declared) if declared is not None and 0 <= declared <= 65535 else 0.0
 
 
-def strips(dataset: DatasetReader, rows: int = STRIP_ROWS) -> Iterator[Window]:
-    """Windows of full width and ``rows`` height, top to bottom: row-major order is kept."""
+def strips(
+    dataset: DatasetReader, rows: int = STRIP_ROWS, columns: int | None = None
+) -> Iterator[Window]:
+    """Windows of full width and ``rows`` height, top to bottom: row-major order is kept.
+
+    With ``columns``, windows are at most as wide, from left to right in a strip, unless the raster is
+    stored in full rows: a narrow window would have to decode all of them.
+    """
+    width = dataset.width
+    if columns and dataset.block_shapes[0][1] < width:
+        width = columns
     for top in range(0, dataset.height, rows):
-        yield Window(0, top, dataset.width, min(rows, dataset.height - top))
+        for left in range(0, dataset.width, width):
+            height = min(rows, dataset.height - top)
+            yield Window(left, top, min(width, dataset.width - left), height)
 
 
 def spacing(dataset: DatasetReader) -> float:
