@@ -31,9 +31,9 @@ def two_processors() -> None:
     os.environ |= {"GDAL_CACHEMAX": str(CACHE_MB), "GDAL_NUM_THREADS": "2"}
 
 
-def scene(path: Path, size: int) -> Path:
+def scene(path: str, pixels: str) -> None:
     """A simulated scene: four-look speckle on slowly varying ground, a slanting edge of no data."""
-    rng = np.random.default_rng(0)
+    size, rng = int(pixels), np.random.default_rng(0)
     speckle = np.sqrt(rng.standard_gamma(4, (512, 4096), dtype=np.float32) / 4)
     grid = Affine(2.5, 0, 485_000, 0, -2.5, 3_680_000)
     with rasterio.open(
@@ -50,7 +50,12 @@ def scene(path: Path, size: int) -> Path:
             grain = np.roll(np.resize(speckle, (512, size)), top // 7, axis=1)[: len(row)]
             dn = np.where(col < row / 20, 0, np.maximum(ground * grain, 1)).astype(np.uint16)
             out.write(dn, 1, window=Window(0, top, size, len(row)))
-    return path
+
+
+def made(script: str, what: str, *arguments: str | Path | int) -> Path:
+    """Have a child make a file or folder: a large parent would count in its children's peak memory."""
+    subprocess.run([sys.executable, script, what, *map(str, arguments)], check=True)
+    return Path(arguments[0])
 
 
 def spent(process: subprocess.Popen) -> tuple[float, float]:

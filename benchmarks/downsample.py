@@ -56,8 +56,8 @@ def floor(scene: str, half: str) -> None:
 
 
 def main() -> int:
-    if len(sys.argv) == 4:
-        {"halve": halve, "floor": floor}[sys.argv[1]](*sys.argv[2:])
+    if len(sys.argv) > 1:
+        {"scene": bench.scene, "halve": halve, "floor": floor}[sys.argv[1]](*sys.argv[2:])
         return 0
     if not shutil.which("gdalwarp"):
         print("NOT MEASURED: no gdalwarp; install gdal-bin", file=sys.stderr)
@@ -65,7 +65,8 @@ def main() -> int:
     bench.two_processors()
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        scene, out = bench.scene(at / "scene.tif", bench.SIZE), at / "half.tif"
+        out = at / "half.tif"
+        scene = bench.made(__file__, "scene", at / "scene.tif", bench.SIZE)
         sides = {"ours": lambda: bench.ours(__file__, "halve", scene, out)}
         for name, command in PEERS.items():
             whole = [*command, *CREATION, scene, at / "peer.tif"]
@@ -75,7 +76,7 @@ def main() -> int:
         memory = {}
         for size in SIZES:
             scene.unlink()
-            bench.scene(scene, size)
+            bench.made(__file__, "scene", scene, size)
             memory[size] = round(bench.ours(__file__, "halve", scene, out)[1])
             print(f"{size} px: {memory[size]} MB", flush=True)
     fastest = min(PEERS, key=lambda name: bench.best(runs[name]))

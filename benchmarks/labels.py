@@ -27,20 +27,19 @@ TILE = 12_000
 CREATION = [*bench.CREATION, "-co", "ZLEVEL=6"]  # GDAL's default, which the package keeps
 
 
-def tiles(folder: Path) -> list[Path]:
+def tiles(folder: str) -> None:
     """Four simulated tiles that meet in the scene: fields of 8 x 8 px of fourteen classes."""
-    folder.mkdir()
+    Path(folder).mkdir()
     rng = np.random.default_rng(0)
     for lat, lon in ((32, 134), (32, 135), (33, 134), (33, 135)):
         fields = rng.integers(1, 15, (TILE // 8, TILE // 8), dtype=np.uint8)
         with rasterio.open(
-            folder / f"LC_N{lat}E{lon}.tif", "w", driver="GTiff", width=TILE, height=TILE, count=1,
+            Path(folder) / f"LC_N{lat}E{lon}.tif", "w", driver="GTiff", width=TILE, height=TILE, count=1,
             dtype="uint8", nodata=0, crs="EPSG:4326", tiled=True, blockxsize=512, blockysize=512,
             transform=Affine(1 / TILE, 0, lon, 0, -1 / TILE, lat + 1), compress="deflate",
         ) as out:  # fmt: skip
             out.update_tags(SIMULATED="fields for a benchmark")
             out.write(np.kron(fields, np.ones((8, 8), np.uint8)), 1)
-    return sorted(folder.iterdir())
 
 
 def label(scene: str, folder: str, out: str) -> None:
@@ -82,8 +81,9 @@ def differences(scene: Path, out: Path, peer: Path) -> int:
 
 
 def main() -> int:
-    if len(sys.argv) == 5:
-        {"label": label, "floor": floor}[sys.argv[1]](*sys.argv[2:])
+    if len(sys.argv) > 1:
+        parts = {"scene": bench.scene, "tiles": tiles, "label": label, "floor": floor}
+        parts[sys.argv[1]](*sys.argv[2:])
         return 0
     if not shutil.which("gdalwarp"):
         print("NOT MEASURED: no gdalwarp; install gdal-bin", file=sys.stderr)
@@ -91,8 +91,8 @@ def main() -> int:
     bench.two_processors()
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        found = tiles(at / "tiles")
-        scene = bench.scene(at / "scene.tif", bench.SIZE)
+        found = sorted(bench.made(__file__, "tiles", at / "tiles").iterdir())
+        scene = bench.made(__file__, "scene", at / "scene.tif", bench.SIZE)
         out, peer, merged = at / "labels.tif", at / "peer.tif", at / "tiles.vrt"
         with rasterio.open(scene) as sar:
             box, crs = sar.bounds, str(sar.crs)
@@ -109,7 +109,7 @@ def main() -> int:
         memory = {}
         for size in SIZES:
             scene.unlink()
-            bench.scene(scene, size)
+            bench.made(__file__, "scene", scene, size)
             memory[size] = round(bench.ours(__file__, "label", scene, at / "tiles", out)[1])
             print(f"{size} px: {memory[size]} MB", flush=True)
     bench.write("labels", PEER, runs, pixels_that_differ=wrong, ours_peak_mb_by_size=memory)
