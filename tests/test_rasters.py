@@ -105,6 +105,11 @@ def test_nine_classes_hold_all_fourteen():
         lulc.to_index(np.array([16], np.uint8))
 
 
+def test_another_merging_can_take_its_place():
+    ids = np.array([0, 1, 3, 4, 15, 255], np.uint8)
+    assert lulc.to_index(ids, {3: 0, 4: 1, 15: 2}).tolist() == [-1, -1, 0, 1, 2, -1]
+
+
 def test_forest_is_the_five_ids_that_become_one_class():
     assert lulc.FOREST_IDS == (6, 7, 8, 9, 11)
 
