@@ -1,6 +1,13 @@
 """The raster steps: halving, labels, patches. Exact against brute force, on odd sizes and holes."""
 
+import http.server
 import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -174,6 +181,71 @@ def test_the_mask_of_a_product_is_honoured(tmp_path, scene, mask, kept):
     with rasterio.open(tmp_path / "two" / scene) as found:
         np.testing.assert_array_equal(found.read(1), dn)
         assert "MASK" not in found.tags()
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """A server of files that answers ranges, as those of public archives do."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        data, size = path.read_bytes(), path.stat().st_size
+        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        first, last = (int(v) for v in asked.groups()) if asked else (0, size - 1)
+        part = data[first : last + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{size}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_scenes_are_read_from_urls_with_their_masks(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    dn = rng.integers(2, 5000, (300, 400)).astype(np.uint16)
+    values = rng.choice([0, 50, 255], dn.shape).astype(np.uint8)
+    site = tmp_path / "site"
+    names = [f"N23W161_20_{layer}_F02DAR.tif" for layer in ("sl_HH", "mask")]
+    for name, array in zip(names, (dn, values), strict=True):
+        write(site / name, array, nodata=1)
+    with tarfile.open(site / "N23W161_20_MOS_F02DAR.tar.gz", "w:gz") as archive:
+        for name in names:
+            archive.add(site / name, name)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def halve(url, out):  # in another process: GDAL would keep the server's thread waiting
+        command = [
+            sys.executable,
+            "-m",
+            "sartutorial",
+            "downsample",
+            url,
+            "--factor",
+            "1",
+            "--out",
+            out,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    handler = partial(Ranges, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        for i, url in enumerate((f"{names[0]}?key=1", "N23W161_20_MOS_F02DAR.tar.gz")):
+            out = tmp_path / str(i)
+            done = halve(f"{host}/{url}", out)
+            assert done.returncode == 0, done.stderr
+            with rasterio.open(out / names[0]) as found:  # its name is free of the query
+                np.testing.assert_array_equal(found.read(1), np.where(values == 0, 1, dn))
+        done = halve(f"{host}/no.tif", tmp_path / "no")
+        assert done.returncode == 1
+        assert "no.tif: not a readable raster" in done.stderr
+        server.shutdown()
 
 
 def nearest(tiles, grid, height, width, crs="EPSG:4326"):
