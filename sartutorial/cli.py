@@ -15,6 +15,7 @@ from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sartutorial import InputError, __version__, profiles, rasters
 from sartutorial.downsample import Average
+from sartutorial.radiometry import Quantity
 
 HELP = """From a raw ALOS-2 PALSAR-2 scene to a land-cover map, step by step.
 
@@ -85,24 +86,33 @@ def simulate(
 
 
 @app.command(sort_key=1)
-def downsample(*scene: str, out: Path, factor: PositiveInt = 2, average: Average = "power") -> None:
+def downsample(
+    *scene: str,
+    out: Path,
+    factor: PositiveInt = 2,
+    average: Average = "power",
+    quantity: Quantity | None = None,
+) -> None:
     """Average scenes over blocks of pixels, keeping georeference, tags and nodata (paper 2.1).
 
     Parameters
     ----------
     scene
-        Amplitude DN (uint16): files, URLs or folders.
+        Amplitude DN (uint16): files, URLs or folders; a mosaic's .tar.gz stands for its HH.
     out
         The folder to write to; files keep their names.
     factor
         Pixels per block and axis.
     average
         Of power (unbiased) or of amplitude (for comparison).
+    quantity
+        What the scenes hold; default what their tags or JAXA's file names say.
     """
     from sartutorial.downsample import downsample as run
 
     for path in _scenes(scene):
-        print(run(path, out / Path(path).name, factor=factor, average=average, progress=True))
+        print(run(path, out / rasters.name_of(path), factor=factor, average=average,
+                  quantity=quantity, progress=True))  # fmt: skip
 
 
 @app.command(sort_key=2)

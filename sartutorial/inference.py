@@ -129,7 +129,8 @@ def classify(
     step = step or size // 2
     width = max(sar.width, size)
     tops, lefts, weight = offsets(sar.height, size, step), offsets(width, size, step), taper(size)
-    table = radiometry.lookup_table(nodata=rasters.nodata_of(sar))
+    product = radiometry.product(sar.name, sar.tags())
+    table = radiometry.lookup_table(product.calibration_db, rasters.nodata_of(sar))
     sums = np.zeros((len(lulc.NAMES), size, width), dtype=np.float32)
     rows = tqdm(tops, desc=f"predict {Path(sar.name).name}", unit="row", disable=not progress)
     for top, following in zip(rows, [*tops[1:], sar.height], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,20 +49,22 @@ CLASSES = (
 )
 NAMES = ("water", "built-up", "cropland", "grassland", "forest", "bare", "solar panel", "wetland",
          "greenhouse")  # fmt: skip
+NINE = {c.id: c.nine for c in CLASSES}  # the merging; ``to_index`` takes another one as well
 FOREST_IDS = tuple(c.id for c in CLASSES if c.nine == NAMES.index("forest"))
 # The nine colours: those of the class itself, or of the named member of a merged class (ours).
 RGB = tuple(next(c.rgb for c in CLASSES if c.id == i) for i in (1, 2, 4, 5, 8, 10, 12, 13, 14))
 
 
-def to_index(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """HR-LULC ids (uint8, any shape) to class indices 0..8 (int64, same shape), void to -1.
+def to_index(ids: NDArray[np.uint8], mapping: Mapping[int, int] = NINE) -> NDArray[np.int64]:
+    """HR-LULC ids (uint8, any shape) to class indices (int64, same shape), 0..8 by default.
 
+    ``mapping`` says which id becomes which index; ids that it leaves out, void among them, become -1.
     Raises InputError naming the values if there are ids that HR-LULC does not have.
     """
     check_ids(ids)
     table = np.full(256, IGNORE_INDEX, dtype=np.int64)
-    for c in CLASSES:
-        table[c.id] = c.nine
+    for id_, index in mapping.items():
+        table[id_] = index
     return table[ids]
 
 

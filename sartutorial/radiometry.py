@@ -1,4 +1,4 @@
-"""Radiometry: DN, power and decibels, and which backscatter coefficient a product holds.
+"""Radiometry: DN, power and decibels, and which product a file is.
 
 PALSAR-2 amplitude products store a digital number DN per pixel, and backscatter is
 ``10 log10 <DN^2> + CF`` with CF = -83.0 dB, where ``<.>`` is a mean of power (JAXA's calibration
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +19,29 @@ from sartutorial import InputError
 CALIBRATION_DB = -83.0  # dB, JAXA
 MAX_DN = 65535
 
-_SCENE_NAME = re.compile(r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)")
-_GAMMA_NAME = re.compile(r"_(?:sl_)?[HV]{2}_F02DAR|_MOS_F02DAR|[LR]2\.2")
+Quantity = Literal["sigma0", "gamma0"]
+
+
+class Product(NamedTuple):
+    """What a file's name, its tags or the user say of its pixels."""
+
+    level: str  # "1.5", "2.1", "2.2", "mosaic"; another word for what is not JAXA's
+    quantity: Quantity
+    calibration_db: float = CALIBRATION_DB
+    mask: str | None = None  # where the product's mask lies, if it comes with one
+    void: tuple[int, ...] = ()  # the values of the mask that hold no data
+
+
+# A name's grammar is JAXA's. That a mask's layover, shadow and ocean stay in is our choice: they
+# were measured, and only what holds no measurement (0; 5 in level 2.2) is left out.
+_SCENE = re.compile(
+    r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
+)
+_LEVELS: dict[str, Quantity] = {"1.5": "sigma0", "2.1": "sigma0", "2.2": "gamma0"}
+_SCANSAR = re.compile(r"(ALOS2\d{9}-\d{6}_[A-Z]{3}[LR]2\.2[GR_][UPML_][AD])_[HV]{2}_SLP(?=\.tif)")
+_MOSAIC = re.compile(r"([NS]\d{2}[EW]\d{3}_\d{2})_sl_[HV]{2}_F02DAR(?=\.tif)")
+# AIRSAR's L band as data/README.md describes it: written as PALSAR-2 would have written it.
+_AIRSAR = re.compile(r"AIRSAR-[HV]{2}-\w+")
 
 
 def to_power(db: ArrayLike) -> NDArray[np.floating]:
@@ -70,23 +91,53 @@ def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArra
     return np.where(np.isnan(db), 0, np.clip(np.rint(dn), 1, MAX_DN)).astype(np.uint16)
 
 
-def quantity(path: str, tags: Mapping[str, str] | None = None) -> str:
-    """Which coefficient a product holds: ``sigma0`` (L1.5, L2.1) or ``gamma0`` (mosaic, L2.2).
+def product(
+    path: str, tags: Mapping[str, str] | None = None, quantity: Quantity | None = None
+) -> Product:
+    """Which product a file (a path or a URL) is, and so how its DN become backscatter.
 
-    A tag ``QUANTITY`` written by an earlier step decides; else the product's name; a name outside
-    JAXA's grammar counts as sigma0.
-    Raises InputError for level 3.1, whose enhanced images are not radiometric, and for 1.1, which
-    is complex.
+    ``quantity``, the user's word, decides; else the tags ``QUANTITY`` and ``CALIBRATION_DB`` that an
+    earlier step wrote; else the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in
+    level 2.2 and the 25 m mosaic).
+    Raises InputError for level 3.1, whose enhanced images are not radiometric, for 1.1, which is
+    complex, and for a name that tells no unit.
     """
-    if tags and "QUANTITY" in tags:
-        return tags["QUANTITY"]
-    name = PurePosixPath(path).name
-    match = _SCENE_NAME.search(name)
-    if match and match["level"] in ("3.1", "1.1"):
+    tags = tags or {}
+    named = _named(path)
+    calibration_db = float(tags.get("CALIBRATION_DB", CALIBRATION_DB))
+    if quantity or "QUANTITY" in tags:
+        said = quantity or tags["QUANTITY"]
+        if said not in get_args(Quantity):
+            raise InputError(f"{path}: holds {said}, expected sigma0 or gamma0")
+        known = named or Product("unknown", "sigma0")
+        return known._replace(quantity=cast(Quantity, said), calibration_db=calibration_db)
+    if named is None:
         raise InputError(
-            f"{path}: level {match['level']} cannot be calibrated to backscatter; "
-            "order level 1.5 or 2.1"
+            f"{path}: its name is none of JAXA's, so its unit is unknown; keep the product's name, "
+            "or name the unit: 'sartutorial downsample --factor 1 --quantity sigma0'"
         )
-    if match:
-        return "gamma0" if match["level"] == "2.2" else "sigma0"
-    return "gamma0" if _GAMMA_NAME.search(path) else "sigma0"
+    if named.level[0].isdigit() and named.level not in _LEVELS:
+        raise InputError(
+            f"{path}: level {named.level} cannot be calibrated to backscatter; "
+            "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
+        )
+    return named
+
+
+def _named(path: str) -> Product | None:
+    folder, _, name = path.rpartition("/")
+    if match := _SCENE.search(name):
+        return Product(match["level"], _LEVELS.get(match["level"], "sigma0"))
+    for grammar, level, mask, void in (
+        (_SCANSAR, "2.2", r"\1_MSK", (0, 5)),
+        (_MOSAIC, "mosaic", r"\1_mask_F02DAR", (0,)),
+    ):
+        if grammar.search(name):
+            beside = f"{folder}/{grammar.sub(mask, name)}" if folder else grammar.sub(mask, name)
+            return Product(level, "gamma0", mask=beside, void=void)
+    return Product("AIRSAR", "sigma0") if _AIRSAR.match(name) else None
+
+
+def quantity(path: str, tags: Mapping[str, str] | None = None) -> Quantity:
+    """Which coefficient a file holds: ``sigma0`` or ``gamma0``; see ``product``."""
+    return product(path, tags).quantity

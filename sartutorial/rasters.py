@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import rasterio
 from affine import Affine
@@ -20,13 +24,22 @@ from rasterio.windows import Window
 from sartutorial import InputError, __version__
 
 SUFFIXES = (".tif", ".tiff", ".vrt")
+ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
+_LAYER = re.compile(r"_(mask|linci|date)_F02DAR\.tif$|_(LIN|MSK)\.tif$")  # not scenes
 STRIP_ROWS = 512  # a multiple of the tile height we write
 GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate",
              num_threads="all_cpus", bigtiff="if_safer")  # fmt: skip
 
 
+# GDAL would note an archive's size in a file beside it, in a folder that is not ours.
+os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
+
+
 def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
     """Expand files, URLs and folders of rasters into a list; folders are read in name order.
+
+    A mosaic tile's archive stands for the HH layer in it, which GDAL reads in place; of a product's
+    other layers (mask, incidence angle, date) none counts as a raster of the folder.
 
     Raises InputError if a path does not exist, a folder holds no raster, or two rasters share a
     name (products are named after their scene).
@@ -36,7 +49,9 @@ def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
         if "://" in path or path.startswith("/vsi"):
             found.append(path)
         elif Path(path).is_dir():
-            inside = [str(p) for p in sorted(Path(path).iterdir()) if p.suffix.lower() in SUFFIXES]
+            inside = [str(p) for p in sorted(Path(path).iterdir())
+                      if (p.suffix.lower() in SUFFIXES and not _LAYER.search(p.name))
+                      or p.name.endswith(ARCHIVE)]  # fmt: skip
             if not inside:
                 raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
             found += inside
@@ -44,11 +59,41 @@ def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
             found.append(path)
         else:
             raise InputError(f"{path}: no such {what}; check the path")
-    names = [Path(p).name for p in found]
+    found = [_inside(p) if p.endswith(ARCHIVE) else p for p in found]
+    names = [name_of(p) for p in found]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InputError(f"{twice[0]}: given more than once; products are named after the {what}")
     return found
+
+
+def _inside(archive: str) -> str:
+    tile = name_of(archive).removesuffix(ARCHIVE)
+    place = f"/vsicurl/{archive}" if archive.startswith("http") else archive
+    return f"/vsitar/{place}/{tile}_sl_HH_F02DAR.tif"
+
+
+def name_of(path: str | Path) -> str:
+    """The file name of a path or URL, without a URL's query."""
+    text = str(path)
+    return PurePosixPath(urlsplit(text).path if "://" in text else text).name
+
+
+def on_disk(path: str | Path) -> Path:
+    """The file of this machine that a path reads: its archive, for a path into an archive."""
+    text = str(path)
+    return Path(text[8:]).parent if text.startswith("/vsitar/") else Path(text)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a file is there; one elsewhere, where GDAL can open it."""
+    if "://" not in str(path) and not str(path).startswith("/vsicurl"):
+        return on_disk(path).exists()
+    try:
+        rasterio.open(path).close()
+    except RasterioIOError:
+        return False
+    return True
 
 
 class Grid(NamedTuple):
@@ -73,7 +118,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
     does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover).
     """
     try:
-        dataset = rasterio.open(path)
+        dataset = rasterio.open(path, num_threads="all_cpus")  # decodes a strip's blocks at once
     except RasterioIOError as error:
         missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
         fault = "no such file" if missing else f"not a readable raster ({error})"
@@ -84,8 +129,12 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
         if dataset.count != 1:
             raise InputError(f"{path}: holds {dataset.count} bands, expected one; extract it first")
         if dataset.dtypes[0] != dtype:
-            kind = "amplitude DN" if dtype == "uint16" else "HR-LULC ids"
-            raise InputError(f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}")
+            kind = "amplitude DN" if dtype == "uint16" else "ids"
+            raise InputError(
+                f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}"
+                + dtype.startswith("uint16")
+                * "; power or dB in other types can be written as DN with radiometry.db_to_dn"
+            )
         yield dataset
 
 
@@ -115,10 +164,21 @@ def nodata_of(dataset: DatasetReader) -> float:
     return float(declared) if declared is not None and 0 <= declared <= 65535 else 0.0
 
 
-def strips(dataset: DatasetReader, rows: int = STRIP_ROWS) -> Iterator[Window]:
-    """Windows of full width and ``rows`` height, top to bottom: row-major order is kept."""
+def strips(
+    dataset: DatasetReader, rows: int = STRIP_ROWS, columns: int | None = None
+) -> Iterator[Window]:
+    """Windows of full width and ``rows`` height, top to bottom: row-major order is kept.
+
+    With ``columns``, windows are at most as wide, from left to right in a strip, unless the raster is
+    stored in full rows: a narrow window would have to decode all of them.
+    """
+    width = dataset.width
+    if columns and dataset.block_shapes[0][1] < width:
+        width = columns
     for top in range(0, dataset.height, rows):
-        yield Window(0, top, dataset.width, min(rows, dataset.height - top))
+        for left in range(0, dataset.width, width):
+            height = min(rows, dataset.height - top)
+            yield Window(left, top, min(width, dataset.width - left), height)
 
 
 def spacing(dataset: DatasetReader) -> float:
@@ -130,6 +190,22 @@ def spacing(dataset: DatasetReader) -> float:
         metres_per_degree = math.pi / 180 * 6371008.8  # mean Earth radius; good to 0.4 %
         return math.sqrt(area * math.cos(math.radians(lat))) * metres_per_degree
     return math.sqrt(area) * float(dataset.crs.linear_units_factor[1])
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
+    """``work(item)`` in order; while the caller uses one result, ``threads`` make the next ones."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[R]] = deque()
+        for item in items:
+            coming.append(pool.submit(work, item))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 @contextmanager
@@ -194,7 +270,7 @@ def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str
     Raises InputError if ``out`` is one of its own sources.
     """
     out = Path(out)
-    local = [Path(s) for s in sources if Path(s).exists()]
+    local = [file for s in sources if (file := on_disk(s)).exists()]
     if any(s.resolve() == out.resolve() for s in local):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
     if not out.exists() or any(s.stat().st_mtime >= out.stat().st_mtime for s in local):

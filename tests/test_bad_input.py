@@ -101,6 +101,10 @@ def rows():
         yield command, "IMG.tif", "", "no SCENE given"
     for command in ("downsample", "patches"):
         yield command, "IMG.tif", "IMG-HH-ALOS2458503210-221119-UBSR3.1GUD.tif", "level 3.1"
+    for command in ("downsample", "patches", "predict"):
+        yield command, "IMG.tif", "IMG-tokyo.tif", "IMG-tokyo.tif: its name is none of JAXA's"
+    yield "downsample", "--out o", "--out o --quantity beta0", "beta0"
+    yield "downsample", "IMG.tif", "ALOS2397743750-211004_WBDR2.2GUD_HH_SLP.tif", "not on the grid"
     for fault, words in TILE_FAULTS.items():
         yield "label", "tiles", fault, words
         yield "sample", "lulc", fault, words
@@ -164,6 +168,9 @@ def kit(world, tiny, tmp_path_factory):
     write(at / "IMG.tif", dn)
     write(at / "IMG-HH-ALOS2458503210-221119-UBSR3.1GUD.tif", dn)
     write(at / "N23W161_20_sl_HH_F02DAR.tif", dn)
+    write(at / "IMG-tokyo.tif", dn)
+    write(at / "ALOS2397743750-211004_WBDR2.2GUD_HH_SLP.tif", dn)
+    write(at / "ALOS2397743750-211004_WBDR2.2GUD_MSK.tif", ids[:64])
     write(at / "fine.tif", dn, transform=GRID * Affine.scale(0.5))
     (at / "text.tif").write_text("not a raster")
     short(write(at / "short.tif", dn))

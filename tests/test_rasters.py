@@ -45,23 +45,56 @@ def test_other_dtypes_are_refused():
         radiometry.dn_to_db(np.zeros(3, np.float32))
 
 
+LEVEL_21 = "IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif"
+SCANSAR = "ALOS2397743750-211004_WBDR2.2GUD_HH_SLP.tif"
+MOSAIC = "N23W161_20_sl_HH_F02DAR.tif"
+
+
 @pytest.mark.parametrize(
-    ("name", "unit"),
+    ("path", "level", "quantity", "mask"),
     [
-        ("IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif", "sigma0"),
-        ("N23W161_20_sl_HH_F02DAR.tif", "gamma0"),
-        ("/vsitar/x/N23W161_20_MOS_F02DAR.tar.gz/N23W161_20_sl_HH_F02DAR.tif", "gamma0"),
-        ("AIRSAR-HH-FLEVOLAND.tif", "sigma0"),
+        (LEVEL_21, "2.1", "sigma0", None),
+        (f"https://example.org/a/{LEVEL_21}?key=1", "2.1", "sigma0", None),
+        ("IMG-HV-ALOS2458503210-221119-FBDL1.5GUA.tif", "1.5", "sigma0", None),
+        (f"a/{MOSAIC}", "mosaic", "gamma0", "a/N23W161_20_mask_F02DAR.tif"),
+        (f"/vsitar/N23W161_20_MOS_F02DAR.tar.gz/{MOSAIC}", "mosaic", "gamma0",
+         "/vsitar/N23W161_20_MOS_F02DAR.tar.gz/N23W161_20_mask_F02DAR.tif"),
+        (SCANSAR, "2.2", "gamma0", "ALOS2397743750-211004_WBDR2.2GUD_MSK.tif"),
+        ("AIRSAR-HH-FLEVOLAND.tif", "AIRSAR", "sigma0", None),
+    ],
+)  # fmt: skip
+def test_a_product_is_recognised_by_its_name(path, level, quantity, mask):
+    product = radiometry.product(path)
+    assert (product.level, product.quantity, product.mask) == (level, quantity, mask)
+    assert product.calibration_db == -83
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("IMG-HH-ALOS2458503210-221119-UBSR3.1GUD.tif", r"level 3\.1 cannot be calibrated"),
+        ("IMG-HH-ALOS2458503210-221119-UBSR1.1__D.tif", r"level 1\.1 cannot be calibrated"),
+        ("IMG-HH-ALOS2458503210-221119-UBSR9.9GUD.tif", r"level 9\.9 cannot be calibrated"),
+        ("tokyo.tif", "its unit is unknown.*--quantity sigma0"),
+        ("N23W161_20_sl_HH_F02DAR/tokyo.tif", "its unit is unknown"),  # a folder is not the name
+        ("IMG-HH-ALOS2458503210-221119.tif", "its unit is unknown"),
     ],
 )
-def test_the_unit_follows_from_the_name(name, unit):
-    assert radiometry.quantity(name) == unit
+def test_an_unknown_unit_is_refused_until_somebody_says_it(name, words):
+    with pytest.raises(InputError, match=f"{name}: .*{words}"):
+        radiometry.product(name)
+    assert radiometry.product(name, {"QUANTITY": "gamma0"}).quantity == "gamma0"
+    assert radiometry.product(name, {}, "gamma0").quantity == "gamma0"
+    assert radiometry.product(name, {"QUANTITY": "gamma0"}, "sigma0").quantity == "sigma0"
+    with pytest.raises(InputError, match="holds beta0"):
+        radiometry.product(name, {"QUANTITY": "beta0"})
 
 
-def test_a_tag_wins_over_the_name_and_level_3_1_is_refused():
-    assert radiometry.quantity("x.tif", {"QUANTITY": "gamma0"}) == "gamma0"
-    with pytest.raises(InputError, match=r"level 3\.1"):
-        radiometry.quantity("IMG-HH-ALOS2458503210-221119-UBSR3.1GUD.tif")
+def test_the_calibration_factor_travels_in_a_tag():
+    product = radiometry.product(MOSAIC, {"QUANTITY": "gamma0", "CALIBRATION_DB": "-80.5"})
+    assert product.calibration_db == -80.5
+    table = radiometry.lookup_table(product.calibration_db)
+    assert table[1000] == pytest.approx(-20.5)
 
 
 def test_nine_classes_hold_all_fourteen():
@@ -70,6 +103,11 @@ def test_nine_classes_hold_all_fourteen():
     assert index.tolist() == [-1, 0, 1, 2, 2, 3, 4, 4, 4, 4, 5, 4, 6, 7, 8, -1, -1]
     with pytest.raises(InputError, match="16"):
         lulc.to_index(np.array([16], np.uint8))
+
+
+def test_another_merging_can_take_its_place():
+    ids = np.array([0, 1, 3, 4, 15, 255], np.uint8)
+    assert lulc.to_index(ids, {3: 0, 4: 1, 15: 2}).tolist() == [-1, -1, 0, 1, 2, -1]
 
 
 def test_forest_is_the_five_ids_that_become_one_class():
@@ -138,6 +176,44 @@ def test_a_folder_is_its_rasters_in_order(tmp_path):
         rasters.find([tmp_path, tmp_path / "a.tif"])
     with pytest.raises(InputError, match="no such"):
         rasters.find([tmp_path / "c.tif"])
+    layers = [f"N23W161_20_{what}_F02DAR.tif" for what in ("mask", "linci", "date")]
+    for name in (*layers, SCANSAR.replace("HH_SLP", "MSK"), SCANSAR.replace("HH_SLP", "LIN")):
+        write(tmp_path / name, dn)  # of a product, and no scenes
+    assert rasters.find([tmp_path]) == found
+
+
+def test_an_archive_of_the_mosaic_stands_for_its_hh(tmp_path):
+    archive = tmp_path / "N23W161_20_MOS_F02DAR.tar.gz"
+    archive.touch()
+    inside = f"/vsitar/{archive}/{MOSAIC}"
+    assert rasters.find([archive]) == rasters.find([tmp_path]) == [inside]
+    assert rasters.on_disk(inside) == archive
+    url = f"https://example.org/{archive.name}"
+    assert rasters.find([url]) == [f"/vsitar//vsicurl/{url}/{MOSAIC}"]
+
+
+def test_a_url_is_named_without_its_query():
+    assert rasters.name_of(f"https://example.org/a/{MOSAIC}?key=a/b.tif") == MOSAIC
+    assert rasters.name_of("a/b?.tif") == "b?.tif"
+
+
+def test_work_goes_ahead_in_order_and_not_far():
+    asked, used = [], []
+
+    def work(i):
+        asked.append(i)
+        if i == 7:
+            raise InputError("7")
+        return i
+
+    def use():
+        for i in rasters.ahead(work, range(100), threads=2):
+            used.append(i)
+            assert max(asked) <= i + 2  # so that memory does not grow with the work
+
+    with pytest.raises(InputError, match="7"):
+        use()
+    assert used == list(range(7))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from conftest import scene_array, write
+from rasterio.warp import transform
 
-from sartutorial import evaluation, inference, radiometry, rasters
+from sartutorial import evaluation, inference, labels, radiometry, rasters
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flevoland.yaml"
 
@@ -53,25 +56,36 @@ def test_flevoland_from_scene_to_map(real, tmp_path):
     assert whole["accuracy"] > whole["majority"]["accuracy"]
 
 
-def test_the_real_mosaic_tile_honours_its_nodata(real, tmp_path):
-    """ALOS-2 25 m mosaic of 2020, Niihau: nodata 1 is declared, and 4.4 % of the tile hold data."""
-    with tarfile.open(real / "N23W161_20_MOS_F02DAR.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    scene = tmp_path / "N23W161_20_sl_HH_F02DAR.tif"
-    with rasters.opened(scene) as tile, rasterio.open(tmp_path / "N23W161_20_mask_F02DAR.tif") as m:
-        assert rasters.nodata_of(tile) == 1
-        db = radiometry.dn_to_db(tile.read(1), nodata=1)
-        mask = m.read(1)
-        assert radiometry.quantity(str(scene), tile.tags()) == "gamma0"
+def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
+    """ALOS-2 25 m mosaic of 2020, Niihau: 899,984 of its 20,250,000 pixels hold data, and enter."""
+    archive = shutil.copy(real / "N23W161_20_MOS_F02DAR.tar.gz", tmp_path)
+    sartutorial("downsample", archive, "--factor", 1, "--out", tmp_path / "whole")
+    sartutorial("downsample", archive, "--out", tmp_path / "half")
+    assert {p.name for p in tmp_path.iterdir()} == {Path(archive).name, "whole", "half"}
+    with rasterio.open(tmp_path / "whole" / "N23W161_20_sl_HH_F02DAR.tif") as whole:
+        assert (whole.nodata, whole.crs.to_epsg(), whole.shape) == (1, 4326, (4500, 4500))
+        assert whole.tags()["QUANTITY"] == "gamma0"
+        assert whole.tags()["MASK"] == "N23W161_20_mask_F02DAR.tif"
+        assert rasters.spacing(whole) == pytest.approx(24.0, abs=0.8)
+        product = radiometry.product(whole.name, whole.tags())
+        dn = whole.read(1)
+        db = radiometry.lookup_table(product.calibration_db, whole.nodata)[dn]
+    with tarfile.open(archive) as inside:
+        inside.extractall(tmp_path / "layers", filter="data")
+    with rasterio.open(tmp_path / "layers" / "N23W161_20_mask_F02DAR.tif") as layer:
+        mask = layer.read(1)
+    with rasterio.open(tmp_path / "layers" / "N23W161_20_sl_HH_F02DAR.tif") as layer:
+        np.testing.assert_array_equal(dn, layer.read(1))  # the mask and the declared value agree
     assert np.isfinite(db).sum() == 899_984
-    land, ocean = db[(mask == 255) & np.isfinite(db)], db[(mask == 50) & np.isfinite(db)]
+    assert db.size == 20_250_000
+    assert np.array_equal(np.isfinite(db), mask != 0)
+    land, ocean = db[mask == 255], db[mask == 50]
+    assert (land.size, ocean.size, (mask == 150).sum()) == (2461, 897_321, 202)
     assert -20 < np.median(land) < -5
     assert np.median(ocean) < np.median(land) - 3
 
-    sartutorial("downsample", scene, "--out", tmp_path / "half")
-    with rasterio.open(tmp_path / "half" / scene.name) as half:
+    with rasterio.open(tmp_path / "half" / "N23W161_20_sl_HH_F02DAR.tif") as half:
         assert half.nodata == 1
-        assert half.tags()["QUANTITY"] == "gamma0"
         dn = half.read(1)
     power = radiometry.to_power(db.astype(float)).reshape(2250, 2, 2250, 2)
     some = np.isfinite(power).any(axis=(1, 3))
@@ -81,8 +95,34 @@ def test_the_real_mosaic_tile_honours_its_nodata(real, tmp_path):
     assert np.abs(error).max() <= 1  # one DN quantum
 
 
-def test_the_mosaic_is_read_inside_its_archive(real):
-    path = f"/vsitar/{real / 'N23W161_20_MOS_F02DAR.tar.gz'}/N23W161_20_sl_HH_F02DAR.tif"
-    with rasters.opened(path) as tile:
-        assert (tile.width, tile.height) == (4500, 4500)
-        assert rasters.spacing(tile) == pytest.approx(24.0, abs=0.8)
+def test_flevoland_needs_no_option(real):
+    """It is written as PALSAR-2 would have written it, and its name is known."""
+    with rasters.opened(real / "flevoland-l-band" / "AIRSAR-HH-FLEVOLAND.tif") as scene:
+        assert radiometry.product(scene.name, scene.tags()).quantity == "sigma0"
+
+
+def test_the_national_land_cover_labels_a_grid_over_okinawa(real, tmp_path):
+    """A made-up UTM grid of 50 m: each label is the class of the 250 m pixel that holds its centre."""
+    national = real / "JAXA_HRLULC_Japan_v23.12_250m.tif"
+    side, grid = 800, Affine(50, 0, 355_000, 0, -50, 2_960_000)  # around 26.5 N 127.8 E
+    rng = np.random.default_rng(0)
+    scene = write(tmp_path / "s.tif", scene_array(rng, side, side, hole=0.05), transform=grid,
+                  crs="EPSG:32652")  # fmt: skip
+    out = labels.label(scene, [national], tmp_path / "labels.tif")
+    with rasterio.open(out) as found, rasterio.open(scene) as sar, rasterio.open(national) as land:
+        ids, valid = found.read(1), sar.read(1) != 0
+        assert "MISSING" not in found.tags()
+        rows, cols = np.nonzero(valid)
+        x, y = grid * (cols + 0.5, rows + 0.5)
+        lon, lat = (np.array(v) for v in transform("EPSG:32652", "EPSG:4326", x, y))
+        row, col = (np.floor(v).astype(int) for v in reversed(~land.transform * (lon, lat)))
+        np.testing.assert_array_equal(ids[rows, cols], land.read(1)[row, col])
+        # ... so that centres are at most half a tile pixel apart.
+        at = land.transform * (col + 0.5, row + 0.5)
+        half = land.res[0] / 2 * (1 + 1e-9)
+        assert np.abs(at[0] - lon).max() <= half
+        assert np.abs(at[1] - lat).max() <= half
+        assert (ids[~valid] == 0).all()
+    shares = np.bincount(ids[valid], minlength=16) / valid.sum()
+    assert shares[1] > 0.2  # the sea around it
+    assert shares[8] > 0.05  # and its evergreen broad-leaved forest
