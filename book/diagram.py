@@ -18,7 +18,7 @@ STEPS = [
     ("a world to learn in", "01", ["simulate"]),
     ("halve the scene", "02", ["downsample"]),
     ("label it", "03", ["labels"]),
-    ("cut it", "04", ["patches"]),
+    ("cut it", "04", ["patches", "exchange"]),
     ("choose and split", "05", ["splits", "sampling"]),
     ("feed a model", "06", ["datasets"]),
     ("pretrain", "06", ["encoders", "checkpoints", "training", "pretraining"]),

@@ -190,6 +190,43 @@ def patches(
     print(f"{index}: {len(cutting.read_index(out))} patches")
 
 
+@app.command(sort_key=3.1)
+def export(patches: Path, *, out: Path) -> None:
+    """Lay patches out as the authors do: OUT/locations.csv, OUT/sar and OUT/label by date.
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote.
+    out
+        The folder to write to: year/month/day/FileName below OUT/sar and OUT/label.
+    """
+    from sartutorial import exchange
+
+    print(exchange.export(patches, out, progress=True))
+
+
+@app.command(name="import", sort_key=3.2)
+def load(table: Path, *, sar: Path, out: Path, labels: Path | None = None) -> None:
+    """Bring patches that are laid out as the authors do into a folder of ours, with its index.
+
+    Parameters
+    ----------
+    table
+        Their CSV table of locations.
+    sar
+        The root of the SAR patches (float32 dB): year/month/day/FileName.
+    labels
+        The root of the label patches (HR-LULC ids), laid out in the same way; without it every
+        pixel counts as void.
+    out
+        The folder to write to: what `patches` writes.
+    """
+    from sartutorial import exchange
+
+    print(exchange.load(table, sar, out, labels=labels, progress=True))
+
+
 @app.command(sort_key=4)
 def sample(
     patches: Path,

@@ -70,7 +70,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
     """Open a single-band georeferenced raster for reading.
 
     Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
-    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover).
+    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover, float32 dB).
     """
     try:
         dataset = rasterio.open(path)
@@ -84,7 +84,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
         if dataset.count != 1:
             raise InputError(f"{path}: holds {dataset.count} bands, expected one; extract it first")
         if dataset.dtypes[0] != dtype:
-            kind = "amplitude DN" if dtype == "uint16" else "HR-LULC ids"
+            kind = {"uint16": "amplitude DN", "uint8": "HR-LULC ids", "float32": "dB"}[dtype]
             raise InputError(f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}")
         yield dataset
 
