@@ -136,7 +136,7 @@ def load(
             _copy(file, out / kind / row["FileName"])
         if labels is None:
             _blank(files["sar"], out / "label" / row["FileName"])
-    index = gpd.GeoDataFrame(pd.DataFrame(rows), geometry="geometry", crs=4326)
+    index = gpd.GeoDataFrame(pd.DataFrame(rows), geometry="geometry", crs=patches.WGS84)
     path = out / patches.INDEX
     if not path.exists() or not _same(patches.read_index(out), index):
         patches.write_index(index, out)
@@ -207,7 +207,7 @@ def _described(row: Mapping[Any, Any], files: dict[str, Path]) -> dict[str, Any]
         grid, spacing = rasters.grid_of(patch), rasters.spacing(patch)
         tags = patch.tags()
     corners = [grid.transform * at for at in ((0, 0), (0, size), (size, size), (size, 0))]
-    ground = gpd.GeoSeries([Polygon(corners)], crs=grid.crs).to_crs(4326)
+    ground = gpd.GeoSeries([Polygon(corners)], crs=grid.crs).to_crs(patches.WGS84)
     box = [row[c] for c in ("MinLon", "MinLat", "MaxLon", "MaxLat")]
     west, south, east, north = ground.total_bounds
     if np.abs(np.subtract(ground.total_bounds, box)).max() > AGREE * min(

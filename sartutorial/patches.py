@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 INDEX = "patches.parquet"
 COUNTS = [f"n_{i}" for i in range(16)]  # label pixels per HR-LULC id; n_0 is void
 COLUMNS = ["patch", "scene", "row", "col", "size", "spacing", "quantity", "max_void", *COUNTS]
+# Spelt out: what pyproj makes of EPSG:4326 depends on what the process has looked up before, and the
+# index must not depend on who wrote it.
+WGS84 = CRS.from_epsg(4326).to_wkt()
 BAND_ROWS = 512  # read at a time, at least: the height of the tiles that we write
 
 
@@ -107,7 +111,7 @@ def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: floa
         _remove(out, part)
         frame = _write_pairs(sar, str(label), out, tags, size, max_void)
     with rasters.replacing(part) as partial_file:
-        frame.to_crs(4326).to_parquet(partial_file)
+        frame.to_crs(WGS84).to_parquet(partial_file)
     return part
 
 

@@ -1,5 +1,8 @@
 """Patches: stamped files are GDAL's own, cut and laid back is the identity on any grid."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import rasterio
@@ -153,3 +156,24 @@ def test_a_patch_that_is_gone_is_cut_anew(tmp_path):
     after = cut()
     assert after.keys() == before.keys()
     assert {p.name[0] for p in after if after[p] != before[p]} == {"a"}
+
+
+def test_the_index_does_not_depend_on_what_the_process_did_before(tmp_path):
+    """Reading and joining an index makes pyproj describe EPSG:4326 in other words."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        write(tmp_path / "half" / f"{name}.tif", scene_array(rng, 64, 64))
+        write(tmp_path / "labels" / f"{name}.tif", land_array(rng, 64, 64))
+    code = """
+import sys
+from sartutorial import patches
+for out in sys.argv[1:]:
+    patches.cut(["half/a.tif", "half/b.tif"], "labels", out, size=32, max_void=1)
+"""
+    for folders in (["one"], ["one", "two"]):  # the second time, "one" is only read
+        subprocess.run([sys.executable, "-c", code, *folders], check=True, cwd=tmp_path)
+    files = {p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.parquet")}
+    assert len(files) == 3
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert patches.read_index(tmp_path / "one").crs == "EPSG:4326"
