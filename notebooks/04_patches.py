@@ -39,10 +39,10 @@ index.drop(columns=["quantity", "max_void"]).head()
 #
 # ## The steps
 #
-# A scene is read in bands of whole tiles. In each band, windows that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). DN become dB by the table of [chapter 1](01_sar_images), and each window is written with its own corner.
+# A scene is read block by block, in pieces of some whole tiles. In each block, windows that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). DN become dB by the table of [chapter 1](01_sar_images), and each window is written with its own corner.
 
 # %% tags=["hide-input"]
-workspace.show_source(patches._cut_band)
+workspace.show_source(patches._cut_block)
 
 # %% [markdown]
 # `Stamp` writes the files. To open, describe and close a GeoTIFF costs GDAL about as much as to compress a patch, and the patches of a scene differ in place and pixels alone. So GDAL compresses a stack of them in one go and writes one directory for them all; the files are byte for byte what GDAL writes one by one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ COLUMNS = ["patch", "scene", "row", "col", "size", "spacing", "quantity", "max_v
 # Spelt out: what pyproj makes of EPSG:4326 depends on what the process has looked up before, and the
 # index must not depend on who wrote it.
 WGS84 = CRS.from_epsg(4326).to_wkt()
-BAND_ROWS = 512  # read at a time, at least: the height of the tiles that we write
+BLOCK = 512, 2048  # rows and columns read at a time: some of the tiles that we write
 
 
 def cut(
@@ -144,7 +144,7 @@ def _write_pairs(
 ) -> gpd.GeoDataFrame:
     """Write the pairs of a scene with at most a share ``void`` unlabelled; their rows of the index.
 
-    Bands of the scene are cut side by side in threads: GDAL and numpy leave Python's lock.
+    Blocks of the scene are cut side by side in threads: GDAL and numpy leave Python's lock.
     """
     import geopandas as gpd
     from shapely.geometry import Polygon
@@ -156,11 +156,10 @@ def _write_pairs(
     )
     rows: list[list[Any]] = []
     footprints = []
-    bands = rasters.strips(sar, size * math.ceil(BAND_ROWS / size))
-    cut_band = partial(_cut_band, sar.name, label, out, tags["SCENE"], stamps, void)
+    cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, void)
     with ThreadPoolExecutor(scenes.threads()) as pool:
         try:
-            for found in pool.map(cut_band, bands):
+            for found in pool.map(cut_block, _blocks(sar, size)):
                 for name, top, left, counts in found:
                     square = [
                         (left + i, top + j) for i, j in ((0, 0), (0, size), (size, size), (size, 0))
@@ -171,27 +170,41 @@ def _write_pairs(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+    frame = gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+    return frame.sort_values(["row", "col"], ignore_index=True)
 
 
-def _cut_band(
+def _blocks(sar: DatasetReader, size: int) -> Iterator[Window]:
+    """Windows of whole patches, about BLOCK large: what is in memory does not grow with the scene.
+
+    A raster in strips is read in full width, since each strip is decoded whole.
+    """
+    rows, cols = (size * math.ceil(n / size) for n in BLOCK)
+    if sar.block_shapes[0][1] == sar.width:
+        cols = sar.width
+    for top in range(0, sar.height - size + 1, rows):
+        for left in range(0, sar.width - size + 1, cols):
+            yield Window(left, top, min(cols, sar.width - left), min(rows, sar.height - top))
+
+
+def _cut_block(
     scene: str,
     label: str,
     out: Path,
     stem: str,
     stamps: tuple[Stamp, Stamp],
     void: float,
-    band: Window,
+    block: Window,
 ) -> list[tuple[str, int, int, list[int]]]:
-    """Write the pairs of a band: name, row, column and class counts of each."""
+    """Write the pairs of a block: name, row, column and class counts of each."""
     size = stamps[0].size
-    # A GDAL dataset belongs to one thread: each band opens its own, and takes no further threads.
+    # A GDAL dataset belongs to one thread: each block opens its own, and takes no further threads.
     with (
         rasterio.Env(GDAL_NUM_THREADS=1),
         rasters.opened(scene) as sar,
         rasters.opened(label, dtype="uint8") as lab,
     ):
-        dn, ids = _patches(rasters.read(sar, band), size), _patches(rasters.read(lab, band), size)
+        dn, ids = _patches(rasters.read(sar, block), size), _patches(rasters.read(lab, block), size)
         table = radiometry.lookup_table(nodata=rasters.nodata_of(sar))
         transform = sar.transform
     full = ~np.isnan(table)[dn].any(axis=(1, 3))
@@ -203,7 +216,8 @@ def _cut_band(
     counts[:, lulc.VOID] += counts[:, 255]
     keep = counts[:, lulc.VOID] <= void * size**2
     down, across, ids, counts = down[keep], across[keep], ids[keep], counts[keep, :16]
-    rows, cols = (int(band.row_off) + down * size).tolist(), (across * size).tolist()
+    rows = (int(block.row_off) + down * size).tolist()
+    cols = (int(block.col_off) + across * size).tolist()
     names = [f"{stem}_{row}_{col}.tif" for row, col in zip(rows, cols, strict=True)]
     corners = [transform * corner for corner in zip(cols, rows, strict=True)]
     stamps[0].write([out / "sar" / n for n in names], corners, table[dn[down, :, across]])
@@ -211,10 +225,10 @@ def _cut_band(
     return list(zip(names, rows, cols, counts.tolist(), strict=True))
 
 
-def _patches(band: NDArray[Any], size: int) -> NDArray[Any]:
+def _patches(block: NDArray[Any], size: int) -> NDArray[Any]:
     """A view of (rows, columns) as (patches down, size, patches across, size), the rest left out."""
-    down, across = (n // size for n in band.shape)
-    return band[: down * size, : across * size].reshape(down, size, across, size)
+    down, across = (n // size for n in block.shape)
+    return block[: down * size, : across * size].reshape(down, size, across, size)
 
 
 def read_index(folder: str | Path) -> gpd.GeoDataFrame:
