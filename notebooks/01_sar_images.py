@@ -343,8 +343,9 @@ assert np.degrees(np.arctan(-np.gradient(height, ground)[facing])).max() > 36
 
 # %%
 cos = simulate.incidence(dem)
-forest = np.isin(classes, lulc.FOREST_IDS) & valid[::2, ::2]
 half = power.reshape(len(cos), 2, len(cos), 2).mean(axis=(1, 3))  # 5 m
+covered = np.isfinite(half)
+forest = np.isin(classes, lulc.FOREST_IDS) & covered
 rows = []
 for low, high in ((0, 20), (20, 30), (30, 42), (42, 55), (55, 75)):
     angle = np.degrees(np.arccos(cos.clip(-1, 1)))
@@ -360,7 +361,7 @@ values = [r[2] for r in rows]
 assert values == sorted(
     values, reverse=True
 )  # the steeper it faces the radar, the brighter
-gone = simulate.shadow(dem) & valid[::2, ::2]
+gone = simulate.shadow(dem) & covered
 print(
     f"shadow: {gone.mean():.2%} of the scene, mean {radiometry.to_db(half[gone].mean()):.1f} dB"
 )

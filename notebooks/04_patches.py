@@ -2,34 +2,50 @@
 # # Patches
 #
 # ```{admonition} This chapter
-# **You will** cut scenes and labels into georeferenced pairs in decibels, and read the index that describes them.
+# **You will** cut scenes and labels into georeferenced pairs in decibels, lay them back to check them, ask the index about the set without opening a patch, measure what forgotten no-data does to it, and exchange patches with the authors' code.
 #
 # **You need** [chapter 3](03_labels).
 #
-# **In the paper** §2.1, third step. **Module** `patches`. **Takes** halved scenes and label rasters. **Makes** GeoTIFF pairs and a GeoParquet index. What it costs is [measured](../book/costs).
+# **In the paper** §2.1, third step. **Modules** `patches`, `stamps`, `scenes`, `exchange`. **Takes** halved scenes and label rasters. **Makes** GeoTIFF pairs and a GeoParquet index. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # **Paper:** "non-overlapping and fixed-size patches (256 × 256 pixels) … patches containing no-data regions were excluded. SAR intensity values were also converted to the decibel (dB) scale."
 #
 # The laptop profile cuts smaller patches, so that a small network can learn from them in minutes; the size is one number of the profile.
+# Everything below is **simulated**, and cut as real scenes are.
 
 # %%
+import csv
+import tempfile
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 
-from sartutorial import lulc, maps, patches, radiometry, workspace
+from sartutorial import exchange, lulc, maps, patches, radiometry, workspace
 from sartutorial.profiles import current
 
 folder = workspace.cut()
 index = patches.read_index(folder)
-print(f"profile {current().name}: {len(index)} patches of {current().patch_size} px")
+size = current().patch_size
+print(f"profile {current().name}: {len(index)} patches of {size} px")
 index.drop(columns=["quantity", "max_void"]).head()
 
 # %% [markdown]
 # One row a patch: its file, its scene, where it was cut, the number of label pixels of each HR-LULC id (`n_0` is void), and its footprint in degrees.
 # The file name ends in the row and column at which the patch starts.
-# The authors' names end in two offsets as well; which of them comes first they do not say.
+# **Code:** the authors' names end in two offsets as well; which of them comes first they do not say. Row first is **ours**.
+#
+# ## The steps
+#
+# A scene is read block by block, in pieces of some whole tiles. In each block, windows that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). DN become dB by the table of [chapter 1](01_sar_images), and each window is written with its own corner.
+
+# %% tags=["hide-input"]
+workspace.show_source(patches._cut_block)
+
+# %% [markdown]
+# `Stamp` writes the files. To open, describe and close a GeoTIFF costs GDAL about as much as to compress a patch, and the patches of a scene differ in place and pixels alone. So GDAL compresses a stack of them in one go and writes one directory for them all; the files are byte for byte what GDAL writes one by one.
 #
 # ## A patch keeps its place
 #
@@ -42,10 +58,11 @@ with rasterio.open(folder / "sar" / row.patch) as patch, rasterio.open(scene) as
     assert patch.crs == whole.crs and patch.res == whole.res
     corner = whole.transform * (row.col, row.row)
     assert (patch.transform.c, patch.transform.f) == corner
-    db = patch.read(1)
-    window = rasterio.windows.Window(row.col, row.row, row["size"], row["size"])
-    np.testing.assert_array_equal(db, radiometry.dn_to_db(whole.read(1, window=window)))
-    print(patch.tags())
+    print(patch.transform, patch.crs, patch.tags(), sep="\n")
+
+# %% [markdown]
+# CRS and pixel size are the scene's; the corner alone has moved, by `row` and `col` pixels.
+# What has *not* come along is what the scene holds outside the patch: nothing here is resampled, so nothing leaks in.
 
 # %% mystnb={"figure": {"caption": "Four pairs of simulated patches: backscatter above, classes below.", "name": "fig-pairs"}, "image": {"alt": "Four radar patches in grey above and their land-cover classes in colour below: coast, fields, town and forest."}}
 ids = index[patches.COUNTS].to_numpy()[:, 1:]
@@ -61,59 +78,241 @@ for (above, below), name in zip(axes.T, index.patch.iloc[varied], strict=True):
 plt.show()
 
 # %% [markdown]
-# ## What is left out
+# ## Lay them back
 #
-# Patches that touch no-data are gone: at the swath's edges, and where a scene is no multiple of the patch size.
-# Put back where they came from, the others do not overlap.
+# If every patch is in its place, laying all of one scene back gives that scene: no pixel twice, none changed. Patches that touch no-data are missing, at the swath's slanted edges and where the scene is no multiple of the patch size.
 
-# %% mystnb={"figure": {"caption": "Footprints of the patches of one simulated scene, on the scene.", "name": "fig-footprints"}, "image": {"alt": "A simulated radar scene with a grid of square patch outlines that stay clear of the swath's slanted edges."}}
+# %%
 chosen = index[index.scene == row.scene]
 with rasterio.open(scene) as whole:
     dn, extent = whole.read(1), whole.bounds
-covered = np.zeros_like(dn)
-for r, c in zip(chosen.row, chosen.col, strict=True):
-    covered[r : r + row["size"], c : c + row["size"]] += 1
-assert covered.max() == 1 and (dn[covered == 1] != 0).all()
-print(
-    f"{(covered == 1).sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch"
-)
+db = radiometry.dn_to_db(dn)
+mosaic = np.full(dn.shape, np.nan, np.float32)
+times = np.zeros(dn.shape, int)
+for name, r, c in zip(chosen.patch, chosen.row, chosen.col, strict=True):
+    cell = np.s_[r : r + size, c : c + size]
+    with rasterio.open(folder / "sar" / name) as patch:
+        mosaic[cell] = patch.read(1)
+    times[cell] += 1
+covered = times > 0
+assert times.max() == 1  # they do not overlap
+assert (mosaic[covered] == db[covered]).all()  # to the last bit
+assert np.isfinite(mosaic[covered]).all()  # and without no-data
+print(f"{covered.sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch")
 
+# %% mystnb={"figure": {"caption": "The patches of one simulated scene (orange) on the scene.", "name": "fig-footprints"}, "image": {"alt": "A simulated radar scene with a grid of square patch outlines that stay clear of the swath's slanted edges."}}
 fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-maps.show_backscatter(ax, radiometry.dn_to_db(dn[::3, ::3]))
+maps.show_backscatter(ax, db[::3, ::3])
 for r, c in zip(chosen.row, chosen.col, strict=True):
-    side = row["size"] / 3
     ax.add_patch(
-        plt.Rectangle((c / 3, r / 3), side, side, fill=False, color="tab:orange")
+        plt.Rectangle(
+            (c / 3, r / 3), size / 3, size / 3, fill=False, color="tab:orange"
+        )
     )
 plt.show()
 
 # %% [markdown]
-# ## Wrong on purpose: nodata forgotten
+# ## Ask the index
 #
-# Calibrate the no-data pixels as if they were numbers, and the statistics that normalise every input go astray.
+# Which classes, where, how many? The index is a table with footprints: it answers without a patch being opened.
+# The paper removes fully-forest patches later, when it samples; the counts say how many there are.
 
 # %%
-right = radiometry.dn_to_db(dn)
-wrong = np.maximum(radiometry.to_db(dn.astype(float) ** 2 + 1e-9) - 83, -83)
-print(f"mean {np.nanmean(right):.2f} dB, std {np.nanstd(right):.2f} dB")
-print(
-    f"with no-data taken for -83 dB: mean {wrong.mean():.2f} dB, std {wrong.std():.2f} dB"
+nine = lulc.merged(index[patches.COUNTS].to_numpy())
+forest = nine[:, lulc.NAMES.index("forest")]
+print(f"{(forest == nine.sum(axis=1)).sum()} of {len(index)} patches: only forest")
+for name, share, held in zip(
+    lulc.NAMES, nine.sum(axis=0) / nine.sum(), (nine > 0).sum(axis=0), strict=True
+):
+    print(f"{name:<12} {share:6.1%} of the pixels, in {held:4d} patches")
+assert (index[patches.COUNTS].sum(axis=1) == size**2).all()  # every pixel is counted
+
+# %% mystnb={"figure": {"caption": "Footprints of all patches (simulated world), in the colour of their most frequent class.", "name": "fig-index"}, "image": {"alt": "A map of small squares in degrees, coloured by land cover: four tilted blocks of mostly green forest, with pink cropland and red towns in them and dark blue water at the outer corners."}}
+fig, (ax, legend) = plt.subplots(
+    1, 2, figsize=(9, 5.5), width_ratios=(4, 1), layout="constrained"
 )
-assert wrong.std() > 2 * np.nanstd(right)
+most = nine.argmax(axis=1)
+colours = np.array(lulc.RGB)[most] / 255
+index.plot(ax=ax, color=colours, edgecolor="white", linewidth=0.3, alpha=0.8)
+ax.set(xlabel="longitude (°)", ylabel="latitude (°)")
+ax.set_aspect(1 / np.cos(np.radians(index.total_bounds[[1, 3]].mean())))
+maps.class_legend(legend, training=True)
+plt.show()
 
 # %% [markdown]
-# ## Fully-forest patches
+# Squares that touch show ground that touches: [chapter 5](05_sampling) must not put one of them into the training and its neighbour into the test. The simulated scenes lie side by side, with gaps where no window is whole; real ones overlap, and then the same ground is in two patches.
 #
-# The paper removes them later, when it samples; the counts in the index say how many there are.
+# ## Wrong on purpose: no-data forgotten
+#
+# Take every window, and calibrate no-data as if it were a number. DN 0 has no logarithm, so somebody adds a little or reads 1 for it: −83 dB {cite:p}`shimada2009palsar`. In the 25 m mosaic of 2020 no-data *is* 1, and nobody needs to help.
+# Every input of a network is normalised with the set's mean and standard deviation. What do they become?
 
 # %%
-forest = index[[f"n_{i}" for i in lulc.FOREST_IDS]].sum(axis=1)
-labelled = ids.sum(axis=1)
-print(f"{(forest == labelled).sum()} of {len(index)} patches are nothing but forest")
+right, wrong, useless = [], [], 0
+for path in workspace.halved():
+    with rasterio.open(path) as source:
+        here = source.read(1)
+    down, across = (n // size for n in here.shape)
+    cells = here[: down * size, : across * size].reshape(down, size, across, size)
+    useless += (cells == 0).any(axis=(1, 3)).sum()
+    values = radiometry.dn_to_db(here[::2, ::2])
+    right.append(values[np.isfinite(values)])
+    wrong.append(np.where(np.isfinite(values), values, radiometry.CALIBRATION_DB))
+right, wrong = np.concatenate(right), np.concatenate([w.ravel() for w in wrong])
+kept = right.std() / wrong.std()
+print(f"no-data left out:   mean {right.mean():6.2f} dB, std {right.std():5.2f} dB")
+print(f"no-data as −83 dB:  mean {wrong.mean():6.2f} dB, std {wrong.std():5.2f} dB")
+print(f"{useless} windows more, all with no-data in them")
+print(f"normalised with the wrong pair, valid pixels lie around "
+      f"{(right.mean() - wrong.mean()) / wrong.std():+.2f} and keep {kept:.0%} of their contrast")  # fmt: skip
+assert kept < 0.5
+
+# %% mystnb={"figure": {"caption": "Valid pixels (simulated) after normalisation with the right and the wrong statistics.", "name": "fig-nodata"}, "image": {"alt": "Two histograms of normalised values. With the right statistics a broad hump around zero; with the wrong ones a narrow spike to the right of zero."}}
+fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+bins = np.linspace(-4, 3, 141)
+for name, part, colour in (("right", right, "#0072b2"), ("wrong", wrong, "#d55e00")):
+    z = (right - part.mean()) / part.std()
+    ax.hist(
+        z, bins, density=True, histtype="step", lw=2, color=colour, label=f"{name} pair"
+    )
+ax.set(xlabel="normalised backscatter of valid pixels", ylabel="density")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# The land that the network should tell apart is squeezed into a sliver, and the widest gap in its world is the edge of the swath.
+#
+# ## Many scenes
+#
+# Scenes do not depend on each other. `downsample`, `label` and `patches` take them one after the other, each with all cores; `--workers 4` takes four at a time, in processes of their own, and `--scheduler ADDRESS` hands them to the workers of a dask cluster. The files are the same:
+
+# %%
+temporary = tempfile.TemporaryDirectory()
+tmp = Path(temporary.name)
+halves, labels = workspace.halved(), workspace.labelled()
+for workers, name in ((1, "one"), (2, "two")):
+    patches.cut(halves[:2], labels, tmp / name, size=size, workers=workers)
+files = sorted(
+    p.relative_to(tmp / "one") for p in (tmp / "one").rglob("*") if p.is_file()
+)
+for file in files:
+    assert (tmp / "two" / file).read_bytes() == (tmp / "one" / file).read_bytes()
+print(f"{len(files)} files of two processes, byte for byte those of one")
+
+# %% [markdown]
+# A scene that fails does not stop the rest. Errors are kept, and named at the end:
+
+# %%
+(tmp / "torn.tif").write_bytes(b"II*\0")  # four bytes of a TIFF
+try:
+    patches.cut([tmp / "torn.tif", halves[0]], labels, tmp / "some", size=size)
+except ValueError as error:
+    print(str(error).replace(str(tmp), "..."))
+assert set(patches.read_index(tmp / "some").scene) == {halves[0].stem}
+
+# %% [markdown]
+# ## The authors' layout
+#
+# **Code:** the authors' loaders read a table of locations, and find a patch at `root/year/month/day/FileName`. `sartutorial export` writes this table and these folders, one root for the SAR patches and one for the labels; the date is in the scene's name.
+# What `Category` means is not said: ours is the patch's most frequent HR-LULC id, 0 where nothing is labelled.
+
+# %%
+table = exchange.export(folder, tmp / "theirs")
+with open(table, newline="") as file:  # without a line of ours
+    locations = list(csv.DictReader(file))
+first = locations[0]
+print(*(f"{key:<11} {value}" for key, value in first.items()), sep="\n")
+place = Path(first["Year"], first["Month"], first["Day"], first["FileName"])
+with rasterio.open(table.parent / "sar" / place) as patch:
+    print(patch.shape, patch.dtypes[0], f"{patch.read(1).mean():.1f} dB")
+assert len(locations) == len(index)
+
+# %% [markdown]
+# The way back is `sartutorial import`: it takes such a table, looks at every file, and makes an index of ours. Label patches must hold HR-LULC ids; without any, every pixel counts as void.
+
+# %%
+exchange.load(
+    table, tmp / "theirs" / "sar", tmp / "back", labels=tmp / "theirs" / "label"
+)
+back = patches.read_index(tmp / "back")
+assert back.patch.tolist() == index.patch.tolist()
+assert (back[patches.COUNTS] == index[patches.COUNTS]).all(axis=None)
+print(f"{len(back)} patches out and in again, with the same counts")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Half the patch size follows the swath's edge more closely. How much more of the valid pixels lies in a patch, and in how many files?
+
+# %% tags=["hide-cell"]
+patches.cut([scene], labels, tmp / "small", size=size // 2)
+small = patches.read_index(tmp / "small")
+for side, some in ((size, chosen), (size // 2, small)):
+    share = len(some) * side**2 / (dn != 0).sum()
+    print(f"{side:4d} px: {len(some):5d} patches, {share:.1%} of the valid pixels")
+assert len(small) >= 4 * len(chosen)  # each large patch is four small ones
+
+# %% [markdown]
+# **2.** Pretend that only cropland and grassland were mapped. How many patches does which tolerance for void labels bring back? Cut *once*, and let the index answer for every tolerance.
+
+# %% tags=["hide-cell"]
+(tmp / "sparse").mkdir()
+for path in labels.iterdir():
+    with rasterio.open(path) as source:
+        mapped, profile = source.read(1), source.profile
+    mapped[~np.isin(mapped, (3, 4, 5))] = lulc.VOID
+    with rasterio.open(tmp / "sparse" / path.name, "w", **profile) as target:
+        target.write(mapped, 1)
+patches.cut(halves, tmp / "sparse", tmp / "void", size=size, max_void=1.0)
+void = patches.read_index(tmp / "void")["n_0"] / size**2
+for tolerance in (0, 0.25, 0.5, 0.75, 0.95, 1):
+    print(f"at most {tolerance:4.0%} void: {(void <= tolerance).sum()} patches")
+assert (void == 0).sum() < (void <= 0.95).sum() < len(void) == len(index)
+# With sparse labels a patch without void hardly exists: a tolerance is the price of having any.
+
+# %% [markdown]
+# **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from their table alone?
+
+# %% tags=["hide-cell"]
+same = [p for p in locations if p["FileName"].startswith(row.scene)]
+offsets = np.array(
+    [[int(n) for n in Path(p["FileName"]).stem.split("_")[-2:]] for p in same]
+)
+north = np.array([float(p["Latitude"]) for p in same])
+east = np.array([float(p["Longitude"]) for p in same])
+for i, name in enumerate(("first", "second")):
+    print(
+        f"{name:<6} offset: correlation with latitude "
+        f"{np.corrcoef(offsets[:, i], north)[0, 1]:+.2f}, "
+        f"with longitude {np.corrcoef(offsets[:, i], east)[0, 1]:+.2f}"
+    )
+# Rows run south: the offset that falls with latitude is the row. Here it is the first (ours).
+assert np.corrcoef(offsets[:, 0], north)[0, 1] < -0.9
+
+# %% [markdown]
+# **4.** Does DN 0 inside the swath, say in a calm lake, cost a patch? Find out how many dark pixels the simulated scenes have inside, and what you would do on real ones.
+
+# %% tags=["hide-cell"]
+inside = np.zeros(dn.shape, bool)
+for line, valid in zip(inside, dn != 0, strict=True):
+    if valid.any():
+        ends = np.flatnonzero(valid)[[0, -1]]
+        line[ends[0] : ends[1] + 1] = True
+print(f"{(inside & (dn == 0)).sum()} pixels of DN 0 between the swath's edges")
+print(f"smallest valid DN: {dn[dn > 0].min()}, or {db[dn > 0].min():.1f} dB")
+# A valid amplitude that rounds to 0 looks like no-data, and costs its whole patch. A real product
+# may hold some; its mask, where it has one, tells the two apart.
+temporary.cleanup()
 
 # %% [markdown]
 # ## Key points
 #
-# - Float32 decibels, georeferenced, without no-data; ids beside them, cut without resampling.
+# - Float32 decibels, georeferenced, without no-data; ids beside them, cut without resampling. Laid back, they are the scene.
 # - The index answers questions about the set without opening a patch.
-# - On the command line: `sartutorial patches SCENE... --labels DIR --out DIR [--size 256] [--max-void 0.0]`. The tolerance for unlabelled pixels is ours: with sparse labels, patches without void hardly exist.
+# - Forgotten no-data does not fail: it squeezes the contrast of everything that matters.
+# - A run that was stopped goes on; a scene that fails is named at the end; several processes make the same files as one.
+# - On the command line: `sartutorial patches SCENE... --labels DIR --out DIR [--size 256] [--max-void 0.0] [--workers 1] [--scheduler ADDRESS]`, `sartutorial export PATCHES --out DIR`, `sartutorial import TABLE --sar DIR --labels DIR --out DIR`. The tolerance for unlabelled pixels is ours: with sparse labels, patches without void hardly exist.
+#
+# ## References
+#
+# The paper is {cite:t}`imamoglu2026tutorial`; the calibration of DN is {cite:t}`shimada2009palsar`'s. [All references](../book/references).

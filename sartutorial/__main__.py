@@ -2,4 +2,5 @@
 
 from sartutorial.cli import main
 
-main()
+if __name__ == "__main__":  # dask's worker processes import it as well
+    main()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +15,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from sartutorial import InputError, __version__, profiles, rasters
+from sartutorial import InputError, __version__, profiles, rasters, scenes
 from sartutorial.downsample import Average
 from sartutorial.radiometry import Quantity
 
@@ -43,10 +45,46 @@ Scale = Annotated[
     Literal["laptop", "gpu", "japan"] | None,
     Parameter(help="How large everything is; default $SARTUTORIAL_PROFILE, else laptop."),
 ]
+Workers = Annotated[
+    PositiveInt,
+    Parameter(help="How many scenes at a time, each in a process of its own (dask.distributed)."),
+]
+Scheduler = Annotated[
+    str | None,
+    Parameter(
+        env_var="DASK_SCHEDULER_ADDRESS",
+        help="Address of a dask scheduler, such as tcp://host:8786, whose workers take the scenes.",
+    ),
+]
 
 
 def _chosen(profile: str | None) -> profiles.Profile:
     return profiles.PROFILES[profile] if profile else profiles.current()
+
+
+def _each(
+    run: Callable[..., Path],
+    scene: tuple[str, ...],
+    out: Path,
+    workers: int,
+    scheduler: str | None,
+    **options: Any,
+) -> None:
+    """Call ``run`` for every scene, print what it made, and then say where it failed."""
+    found = _scenes(scene)
+    folder = scenes.shared(out, scheduler)
+    work = partial(
+        _into, run=run, folder=folder, progress=len(found) == 1 and not scheduler, **options
+    )
+    done, failed = scenes.each(work, found, name=run.__name__, workers=workers, scheduler=scheduler,
+                               progress=len(found) > 1)  # fmt: skip
+    for path in done.values():
+        print(path)
+    scenes.check(failed)
+
+
+def _into(scene: str, *, run: Callable[..., Path], folder: str, **options: Any) -> Path:
+    return run(scene, out=Path(folder) / rasters.name_of(scene), **options)
 
 
 def _scenes(scene: tuple[str, ...]) -> list[str]:
@@ -92,6 +130,8 @@ def downsample(
     factor: PositiveInt = 2,
     average: Average = "power",
     quantity: Quantity | None = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> None:
     """Average scenes over blocks of pixels, keeping georeference, tags and nodata (paper 2.1).
 
@@ -110,13 +150,14 @@ def downsample(
     """
     from sartutorial.downsample import downsample as run
 
-    for path in _scenes(scene):
-        print(run(path, out / rasters.name_of(path), factor=factor, average=average,
-                  quantity=quantity, progress=True))  # fmt: skip
+    options = {"factor": factor, "average": average, "quantity": quantity}
+    _each(run, scene, out, workers, scheduler, **options)
 
 
 @app.command(sort_key=2)
-def label(*scene: str, tiles: Path, out: Path) -> None:
+def label(
+    *scene: str, tiles: Path, out: Path, workers: Workers = 1, scheduler: Scheduler = None
+) -> None:
     """Bring land-cover tiles onto each scene's grid, by nearest neighbour (paper 2.1).
 
     Parameters
@@ -130,9 +171,8 @@ def label(*scene: str, tiles: Path, out: Path) -> None:
     """
     from sartutorial.labels import label as run
 
-    found = rasters.find([tiles], "land-cover tile")
-    for path in _scenes(scene):
-        print(run(path, found, out / Path(path).name, progress=True))
+    found = [scenes.shared(t, scheduler) for t in rasters.find([tiles], "land-cover tile")]
+    _each(run, scene, out, workers, scheduler, tiles=found)
 
 
 @app.command(sort_key=3)
@@ -143,6 +183,8 @@ def patches(
     size: PositiveInt | None = None,
     max_void: float = 0.0,
     profile: Scale = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> None:
     """Cut scenes and labels into patch pairs: OUT/sar (dB), OUT/label, OUT/patches.parquet (paper 2.1).
 
@@ -162,8 +204,46 @@ def patches(
     from sartutorial import patches as cutting
 
     size = size or _chosen(profile).patch_size
-    index = cutting.cut(_scenes(scene), labels, out, size=size, max_void=max_void, progress=True)
+    index = cutting.cut(_scenes(scene), labels, out, size=size, max_void=max_void, workers=workers,
+                        scheduler=scheduler, progress=True)  # fmt: skip
     print(f"{index}: {len(cutting.read_index(out))} patches")
+
+
+@app.command(sort_key=3.1)
+def export(patches: Path, *, out: Path) -> None:
+    """Lay patches out as the authors do: OUT/locations.csv, OUT/sar and OUT/label by date.
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote.
+    out
+        The folder to write to: year/month/day/FileName below OUT/sar and OUT/label.
+    """
+    from sartutorial import exchange
+
+    print(exchange.export(patches, out, progress=True))
+
+
+@app.command(name="import", sort_key=3.2)
+def load(table: Path, *, sar: Path, out: Path, labels: Path | None = None) -> None:
+    """Bring patches that are laid out as the authors do into a folder of ours, with its index.
+
+    Parameters
+    ----------
+    table
+        Their CSV table of locations.
+    sar
+        The root of the SAR patches (float32 dB): year/month/day/FileName.
+    labels
+        The root of the label patches (HR-LULC ids), laid out in the same way; without it every
+        pixel counts as void.
+    out
+        The folder to write to: what `patches` writes.
+    """
+    from sartutorial import exchange
+
+    print(exchange.load(table, sar, out, labels=labels, progress=True))
 
 
 @app.command(sort_key=4)
@@ -396,7 +476,8 @@ def launch(
             raise
         message = str(error)
     # Only now, when the traceback has let go of it, is a progress bar's line at its end.
-    print(f"sartutorial: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"sartutorial: {line}", file=sys.stderr)
     sys.exit(1)
 
 

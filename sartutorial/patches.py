@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
-from rasterio.transform import array_bounds
 from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
-from tqdm import tqdm
 
-from sartutorial import InputError, lulc, radiometry, rasters
+from sartutorial import InputError, lulc, radiometry, rasters, scenes
+from sartutorial.stamps import Stamp
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -23,16 +26,21 @@ if TYPE_CHECKING:
 INDEX = "patches.parquet"
 COUNTS = [f"n_{i}" for i in range(16)]  # label pixels per HR-LULC id; n_0 is void
 COLUMNS = ["patch", "scene", "row", "col", "size", "spacing", "quantity", "max_void", *COUNTS]
-SMALL = dict(tiled=False, blockysize=None, num_threads=1)  # a patch is one small strip
+# Spelt out: what pyproj makes of EPSG:4326 depends on what the process has looked up before, and the
+# index must not depend on who wrote it.
+WGS84 = CRS.from_epsg(4326).to_wkt()
+BLOCK = 512, 2048  # rows and columns read at a time: some of the tiles that we write
 
 
 def cut(
-    scenes: Sequence[str | Path],
+    scene: Sequence[str | Path],
     labels: str | Path,
     out: str | Path,
     *,
     size: int,
     max_void: float = 0.0,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
 ) -> Path:
     """Cut scenes and their label rasters into pairs of ``size`` x ``size`` pixels.
@@ -41,22 +49,31 @@ def cut(
     and ``out/patches.parquet`` (GeoParquet, one row a patch), and returns the index's path. Patches
     do not overlap; one with any SAR no-data is left out, and so is one with a greater share of void
     labels than ``max_void`` (the paper excludes no-data; the tolerance is ours). ``labels`` is a
-    folder whose rasters have their scenes' names. Scenes that are already cut are left alone.
-    Raises InputError if a label raster is missing or on another grid, or no patch is left.
+    folder whose rasters have their scenes' names. Scenes that are already cut are left alone;
+    ``workers`` and ``scheduler`` are those of ``scenes.each``. The index lists the patches in the
+    order of the scenes, whoever cut them.
+
+    Raises InputError if ``max_void`` is no share or no patch is left; and, when the other scenes are
+    cut and indexed, for those whose label raster is missing or on another grid.
     """
+    if not 0 <= max_void <= 1:
+        raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
+    labels, out = scenes.shared(labels, scheduler), scenes.shared(out, scheduler)
+    work = partial(_cut_scene, labels=Path(labels), out=Path(out), size=size, max_void=max_void)
+    parts, failed = scenes.each(
+        work, scene, name="patches", workers=workers, scheduler=scheduler, progress=progress
+    )
+    if parts or not failed:
+        _join(list(parts.values()), Path(out), size, max_void)
+    scenes.check(failed)
+    return Path(out) / INDEX
+
+
+def _join(parts: Sequence[Path], out: Path, size: int, max_void: float) -> None:
+    """Write the index from those of the scenes, unless it holds them already."""
     import geopandas as gpd
     import pandas as pd
 
-    if not 0 <= max_void <= 1:
-        raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
-    out, parts = Path(out), []
-    for scene in tqdm([str(s) for s in scenes], desc="patches", unit="scene", disable=not progress):
-        # The file's name holds the parameters, so that a part made with others is not taken for it.
-        part = out / "index" / Path(scene).stem / f"{size}px-{max_void:g}void.parquet"
-        label = Path(labels) / Path(scene).name
-        if not _is_current(part, [Path(scene), label]):
-            _cut_scene(scene, label, out, part, size, max_void)
-        parts.append(part)
     index = gpd.GeoDataFrame(pd.concat([gpd.read_parquet(p) for p in parts], ignore_index=True))
     if index.empty:
         raise InputError(
@@ -67,27 +84,18 @@ def cut(
     fresh = path.exists() and all(p.stat().st_mtime <= path.stat().st_mtime for p in parts)
     if not (fresh and read_index(out)["patch"].tolist() == index["patch"].tolist()):
         write_index(index, out)
-    return path
 
 
-def _is_current(part: Path, sources: Sequence[Path]) -> bool:
-    local = [s for s in sources if s.exists()]
-    return part.exists() and all(s.stat().st_mtime < part.stat().st_mtime for s in local)
-
-
-def _remove(out: Path, part: Path) -> None:
-    """Remove what an earlier cut of this scene has left, and nothing of another scene."""
-    for old in part.parent.glob("*.parquet"):
-        old.unlink()
-    mine = re.compile(re.escape(part.parent.name) + r"_\d+_\d+\.tif")
-    for file in out.glob("*/*.tif"):
-        if mine.fullmatch(file.name):
-            file.unlink()
-
-
-def _cut_scene(scene: str, label: Path, out: Path, part: Path, size: int, max_void: float) -> None:
+def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: float) -> Path:
+    """Cut one scene, unless that is done; the path of its own part of the index."""
+    # The file's name holds the parameters, so that a part made with others is not taken for it.
+    name = rasters.name_of(scene)
+    part = out / "index" / Path(name).stem / f"{size}px-{max_void:g}void.parquet"
+    label = labels / name
+    if _is_current(part, [Path(scene), label], out):
+        return part
     with rasters.opened(scene) as sar:
-        tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(scene).stem}
+        tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(name).stem}
         if "SIMULATED" in sar.tags():
             tags["SIMULATED"] = sar.tags()["SIMULATED"]
         if size > min(sar.width, sar.height):
@@ -101,59 +109,136 @@ def _cut_scene(scene: str, label: Path, out: Path, part: Path, size: int, max_vo
                 raise InputError(
                     f"{label}: not on the grid of {scene}; run 'sartutorial label' again"
                 )
-            _remove(out, part)
-            frame = _write_pairs(sar, lab, out, tags, size, max_void)
-    with rasters.replacing(part) as partial:
-        frame.to_crs(4326).to_parquet(partial)
+        _remove(out, part)
+        frame = _write_pairs(sar, str(label), out, tags, size, max_void)
+    with rasters.replacing(part) as partial_file:
+        frame.to_crs(WGS84).to_parquet(partial_file)
+    return part
+
+
+def _is_current(part: Path, sources: Sequence[Path], out: Path) -> bool:
+    """Whether a scene's part of the index is newer than its sources, and its patches are all there."""
+    import pandas as pd
+
+    local = [s for s in sources if s.exists()]
+    if not part.exists() or any(s.stat().st_mtime >= part.stat().st_mtime for s in local):
+        return False
+    names = pd.read_parquet(part, columns=["patch"])["patch"]
+    return all((out / kind / name).exists() for kind in ("sar", "label") for name in names)
+
+
+def _remove(out: Path, part: Path) -> None:
+    """Remove what an earlier cut of this scene has left, and nothing of another scene."""
+    if not part.parent.exists():  # it is made before the first patch
+        part.parent.mkdir(parents=True)
+        return
+    for old in part.parent.glob("*.parquet"):
+        old.unlink()
+    mine = re.compile(re.escape(part.parent.name) + r"_\d+_\d+\.tif")
+    for file in out.glob("*/*.tif"):
+        if mine.fullmatch(file.name):
+            file.unlink()
 
 
 def _write_pairs(
-    sar: DatasetReader, lab: DatasetReader, out: Path, tags: dict[str, str], size: int, void: float
+    sar: DatasetReader, label: str, out: Path, tags: dict[str, str], size: int, void: float
 ) -> gpd.GeoDataFrame:
-    """Write the pairs of a scene with at most a share ``void`` unlabelled; their rows of the index."""
-    import geopandas as gpd
-    from shapely.geometry import box
+    """Write the pairs of a scene with at most a share ``void`` unlabelled; their rows of the index.
 
+    Blocks of the scene are cut side by side in threads: GDAL and numpy leave Python's lock.
+    """
+    import geopandas as gpd
+    from shapely.geometry import Polygon
+
+    kind = (size, sar.crs, sar.transform)
+    stamps = (
+        Stamp(*kind, tags | {"UNIT": "dB"}, dtype="float32", nodata=np.nan),
+        Stamp(*kind, tags, dtype="uint8", nodata=lulc.VOID, colormap=lulc.colormap()),
+    )
     rows: list[list[Any]] = []
     footprints = []
-    db_profile = dict(dtype="float32", nodata=np.nan, predictor=3)
-    for window, db, ids in _pairs(sar, lab, size):
-        lulc.check_ids(ids, lab.name)
-        counts = np.bincount(ids.ravel(), minlength=16)[:16]
-        if counts[lulc.VOID] > void * ids.size:
-            continue
-        top, left = int(window.row_off), int(window.col_off)
-        name = f"{tags['SCENE']}_{top}_{left}.tif"
-        transform = window_transform(window, sar.transform)
-        grid = rasters.Grid(sar.crs, transform, size, size)
-        units = tags | {"UNIT": "dB"}
-        with rasters.created(out / "sar" / name, grid, units, **db_profile, **SMALL) as t:
-            t.write(db, 1)
-        ids_profile = dict(dtype="uint8", nodata=lulc.VOID)
-        with rasters.created(out / "label" / name, grid, tags, **ids_profile, **SMALL) as t:
-            t.write(ids, 1)
-            t.write_colormap(1, lulc.colormap())
-        footprints.append(box(*array_bounds(size, size, transform)))
-        rows.append(
-            [name, tags["SCENE"], top, left, size, rasters.spacing(sar), tags["QUANTITY"],
-             void, *counts.tolist()]
-        )  # fmt: skip
-    return gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+    cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, void)
+    with ThreadPoolExecutor(scenes.threads()) as pool:
+        try:
+            for found in pool.map(cut_block, _blocks(sar, size)):
+                for name, top, left, counts in found:
+                    square = [
+                        (left + i, top + j) for i, j in ((0, 0), (0, size), (size, size), (size, 0))
+                    ]
+                    footprints.append(Polygon([sar.transform * corner for corner in square]))
+                    rows.append([name, tags["SCENE"], top, left, size, rasters.spacing(sar),
+                                 tags["QUANTITY"], void, *counts])  # fmt: skip
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    frame = gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+    return frame.sort_values(["row", "col"], ignore_index=True)
 
 
-def _pairs(
-    sar: DatasetReader, lab: DatasetReader, size: int
-) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.uint8]]]:
-    """Every whole patch without SAR no-data: its window, dB (size, size) and ids (size, size)."""
-    table = radiometry.lookup_table(nodata=rasters.nodata_of(sar))
-    for strip in rasters.strips(sar, size):
-        if strip.height < size:
-            continue
-        db, ids = table[rasters.read(sar, strip)], rasters.read(lab, strip)
-        for left in range(0, sar.width - size + 1, size):
-            cell = (slice(None), slice(left, left + size))
-            if np.isfinite(db[cell]).all():
-                yield Window(left, strip.row_off, size, size), db[cell], ids[cell]
+def _blocks(sar: DatasetReader, size: int) -> Iterator[Window]:
+    """Windows of whole patches, about BLOCK large: what is in memory does not grow with the scene.
+
+    A raster in strips is read in full width, since each strip is decoded whole.
+    """
+    rows, cols = (size * math.ceil(n / size) for n in BLOCK)
+    if sar.block_shapes[0][1] == sar.width:
+        cols = sar.width
+    for top in range(0, sar.height - size + 1, rows):
+        for left in range(0, sar.width - size + 1, cols):
+            yield Window(left, top, min(cols, sar.width - left), min(rows, sar.height - top))
+
+
+def _cut_block(
+    scene: str,
+    label: str,
+    out: Path,
+    stem: str,
+    stamps: tuple[Stamp, Stamp],
+    void: float,
+    block: Window,
+) -> list[tuple[str, int, int, list[int]]]:
+    """Write the pairs of a block: name, row, column and class counts of each."""
+    size = stamps[0].size
+    # A GDAL dataset belongs to one thread: each block opens its own, and takes no further threads.
+    with (
+        rasterio.Env(GDAL_NUM_THREADS=1),
+        rasters.opened(scene) as sar,
+        rasters.opened(label, dtype="uint8") as lab,
+    ):
+        dn, ids = _patches(rasters.read(sar, block), size), _patches(rasters.read(lab, block), size)
+        calibration_db = radiometry.product(scene, sar.tags()).calibration_db
+        table = radiometry.lookup_table(calibration_db, rasters.nodata_of(sar))
+        transform = sar.transform
+    full = np.ones((len(dn), dn.shape[2]), dtype=bool)
+    for nodata in np.flatnonzero(np.isnan(table)):  # one or two values: quicker than the table
+        full &= (dn != nodata).all(axis=(1, 3))
+    down, across = np.nonzero(full)
+    ids = ids[down, :, across]
+    counts = np.array([_counts(i, label) for i in ids]).reshape(-1, 16)
+    keep = counts[:, lulc.VOID] <= void * size**2
+    down, across, ids, counts = down[keep], across[keep], ids[keep], counts[keep]
+    rows = (int(block.row_off) + down * size).tolist()
+    cols = (int(block.col_off) + across * size).tolist()
+    names = [f"{stem}_{row}_{col}.tif" for row, col in zip(rows, cols, strict=True)]
+    corners = [transform * corner for corner in zip(cols, rows, strict=True)]
+    stamps[0].write([out / "sar" / n for n in names], corners, table[dn[down, :, across]])
+    stamps[1].write([out / "label" / n for n in names], corners, ids)
+    return list(zip(names, rows, cols, counts.tolist(), strict=True))
+
+
+def _counts(ids: NDArray[np.uint8], source: str) -> list[int]:
+    """Pixels per HR-LULC id, 255 counted as void; sixteen comparisons are quicker than a bincount."""
+    counts = [int(np.count_nonzero(ids == c)) for c in range(16)]
+    if sum(counts) < ids.size:
+        lulc.check_ids(ids, source)
+        counts[lulc.VOID] += int(ids.size) - sum(counts)
+    return counts
+
+
+def _patches(block: NDArray[Any], size: int) -> NDArray[Any]:
+    """A view of (rows, columns) as (patches down, size, patches across, size), the rest left out."""
+    down, across = (n // size for n in block.shape)
+    return block[: down * size, : across * size].reshape(down, size, across, size)
 
 
 def read_index(folder: str | Path) -> gpd.GeoDataFrame:

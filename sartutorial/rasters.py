@@ -115,7 +115,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
     """Open a single-band georeferenced raster for reading.
 
     Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
-    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover).
+    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover, float32 dB).
     """
     try:
         dataset = rasterio.open(path, num_threads="all_cpus")  # decodes a strip's blocks at once
@@ -129,7 +129,7 @@ def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader
         if dataset.count != 1:
             raise InputError(f"{path}: holds {dataset.count} bands, expected one; extract it first")
         if dataset.dtypes[0] != dtype:
-            kind = "amplitude DN" if dtype == "uint16" else "ids"
+            kind = {"uint16": "amplitude DN", "uint8": "ids", "float32": "dB"}[dtype]
             raise InputError(
                 f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}"
                 + dtype.startswith("uint16")

@@ -15,7 +15,7 @@ from affine import Affine
 from conftest import GRID, land_array, scene_array, write
 from safetensors.torch import save_file
 
-from sartutorial import downsample, finetuning, labels, patches, pretraining
+from sartutorial import downsample, exchange, finetuning, labels, patches, pretraining
 
 # A sound call of every command; faults below replace one of its words.
 SOUND = {
@@ -23,6 +23,8 @@ SOUND = {
     "downsample": "downsample IMG.tif --out o",
     "label": "label IMG.tif --tiles tiles --out o",
     "patches": "patches IMG.tif --labels labels --out o --max-void 1 --size 64",
+    "export": "export set --out o",
+    "import": "import theirs/locations.csv --sar theirs/sar --labels theirs/label --out o",
     "sample": "sample set --tiles lulc --points 9000 --block 2",
     "pretrain": "pretrain set --out o --epochs 1",
     "finetune": "finetune set --out o --encoder encoder.safetensors --epochs 1",
@@ -36,6 +38,8 @@ WRITES = {
     "downsample": "o/IMG.tif",
     "label": "o/IMG.tif",
     "patches": "o/sar/IMG_0_0.tif",
+    "export": "o/sar/2022/",
+    "import": "o/sar/IMG",
     "sample": "set/points.parquet",
     "pretrain": "o/last.ckpt",
     "finetune": "o/last.ckpt",
@@ -108,6 +112,14 @@ def rows():
     for fault, words in TILE_FAULTS.items():
         yield "label", "tiles", fault, words
         yield "sample", "lulc", fault, words
+    for fault, words in SET_FAULTS.items():
+        yield "export", "set", fault, words
+    yield "export", "set", "gone", "run 'sartutorial patches' again"
+    yield "import", "theirs/locations.csv", "no.csv", "no.csv: no such table"
+    yield "import", "theirs/locations.csv", "text.tif", "text.tif: lacks the columns Year"
+    yield "import", "theirs/sar", "nothing", "no such file, but the table lists it"
+    yield "import", "theirs/sar", "theirs/label", "holds uint8, expected float32 dB"
+    yield "import", "theirs/label", "theirs/sar", "holds float32, expected uint8 HR-LULC ids"
     yield "label", "tiles", "far", "IMG.tif: no land-cover tile meets it; it needs LC_N33E135.tif"
     yield "sample", "lulc", "void", "no labelled pixel"
     yield "sample", "lulc", "far", "none of the points fell on a patch"
@@ -200,6 +212,7 @@ def kit(world, tiny, tmp_path_factory):
     (at / "text" / "IMG.tif").write_text("not a raster")
 
     shutil.copytree(world / "patches", at / "set")
+    exchange.export(at / "set", at / "theirs")
     index = patches.read_index(at / "set")
     west, south, east, north = index.total_bounds
     over = Affine((east - west) / 128, 0, west, 0, (south - north) / 128, north)

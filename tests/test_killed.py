@@ -116,3 +116,64 @@ def test_a_killed_step_runs_again_to_the_same_bytes(ground, tmp_path, step):
     _, err = child.communicate()
     assert child.returncode == 0, err
     assert contents(where / "out") == whole
+
+
+@pytest.mark.slow
+def test_ten_scenes_killed_thirty_times_end_as_if_undisturbed(tmp_path):
+    """Halving, labels and patches of ten scenes, one command after the other, killed at any moment."""
+    rng = np.random.default_rng(5)
+    for i in range(10):
+        dn = scene_array(rng, 420, 380)
+        dn[:, :40] = 0
+        write(
+            tmp_path / "scenes" / f"{i}.tif", dn, transform=Affine.translation(i * 1500, 0) * GRID
+        )
+    write(
+        tmp_path / "tiles" / "t.tif", land_array(rng, 500, 1800), transform=GRID * Affine.scale(2)
+    )
+    chain = """
+import sys
+from sartutorial import cli
+import geopandas
+print("ready", flush=True)
+for line in (
+    "downsample scenes --out OUT/half",
+    "label OUT/half --tiles tiles --out OUT/labels",
+    "patches OUT/half --labels OUT/labels --out OUT/patches --size 32 --max-void 1",
+):
+    cli.app.meta(line.replace("OUT", sys.argv[1]).split(), result_action="return_value")
+"""
+
+    def begin(out):
+        child = subprocess.Popen([sys.executable, "-c", chain, out], cwd=tmp_path, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+        return child
+
+    child = begin("undisturbed")
+    ready = time.monotonic()
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    takes, whole = time.monotonic() - ready, contents(tmp_path / "undisturbed")
+    assert len(whole) > 400
+    moments, killed = random.Random(30), 0
+    progress = [0]
+    for _ in range(90):
+        if killed == 30:
+            break
+        child = begin("killed")
+        time.sleep(moments.uniform(0, takes / 4))
+        child.kill()
+        child.communicate()
+        killed += child.returncode == -9
+        found = contents(tmp_path / "killed")
+        assert found.items() <= whole.items()  # whole files, and right ones
+        progress.append(len(found))
+        if found == whole:  # done too early: begin anew
+            shutil.rmtree(tmp_path / "killed")
+    assert killed == 30
+    assert len(set(progress)) > 5  # the kills fell into the work
+    child = begin("killed")
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    assert contents(tmp_path / "killed") == whole

@@ -380,48 +380,6 @@ def test_unknown_ids_are_refused_and_255_is_void(tmp_path):
         labels.label(scene, [tile], tmp_path / "other.tif")
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.integers(40, 150), st.integers(40, 150), st.sampled_from([16, 32]), st.integers(0, 99))
-def test_cutting_and_laying_back_is_the_identity(tmp_path, height, width, size, seed):
-    rng = np.random.default_rng(seed)
-    where = tmp_path / f"{height}-{width}-{size}-{seed}"
-    dn = scene_array(rng, height, width)
-    dn[: size // 2, : width // 2] = 0
-    ids = land_array(rng, height, width)
-    ids[dn == 0] = 0
-    scene = write(where / "IMG.tif", dn)
-    write(where / "labels" / "IMG.tif", ids)
-    whole = [
-        (r, c)
-        for r in range(0, height - size + 1, size)
-        for c in range(0, width - size + 1, size)
-        if (dn[r : r + size, c : c + size] > 0).all()
-    ]
-    if not whole:
-        with pytest.raises(InputError, match="no patch"):
-            patches.cut([scene], where / "labels", where / "out", size=size, max_void=1.0)
-        return
-    patches.cut([scene], where / "labels", where / "out", size=size, max_void=1.0)
-    index = patches.read_index(where / "out")
-    db, covered = radiometry.dn_to_db(dn), np.zeros(dn.shape, int)
-    for row in index.itertuples():
-        cell = np.s_[row.row : row.row + size, row.col : row.col + size]
-        with rasterio.open(where / "out" / "sar" / row.patch) as sar:
-            np.testing.assert_array_equal(sar.read(1), db[cell])
-            assert sar.transform == GRID * Affine.translation(row.col, row.row)
-            assert sar.crs == rasterio.crs.CRS.from_string(UTM)
-        with rasterio.open(where / "out" / "label" / row.patch) as lab:
-            np.testing.assert_array_equal(lab.read(1), ids[cell])
-        assert [getattr(row, f"n_{i}") for i in range(16)] == np.bincount(
-            ids[cell].ravel(), minlength=16
-        ).tolist()
-        covered[cell] += 1
-    assert sorted(zip(index.row, index.col, strict=True)) == whole
-    assert covered.max(initial=0) <= 1
-
-
 def test_void_is_tolerated_as_far_as_asked(tmp_path):
     rng = np.random.default_rng(0)
     scene = write(tmp_path / "IMG.tif", scene_array(rng, 64, 64))
