@@ -15,7 +15,7 @@ OPEN, CLOSE = "<!-- modules -->", "<!-- /modules -->"
 STEPS = [
     ("scale", "", ["profiles"]),
     ("vocabulary", "01", ["radiometry", "lulc", "rasters", "stamps", "scenes"]),
-    ("a world to learn in", "01", ["simulate"]),
+    ("a world to learn in", "01", ["landscape", "simulate"]),
     ("halve the scene", "02", ["downsample"]),
     ("label it", "03", ["labels"]),
     ("cut it", "04", ["patches", "exchange"]),

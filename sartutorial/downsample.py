@@ -130,10 +130,9 @@ def downsample(
         windows = list(rasters.strips(source, factor * rasters.STRIP_ROWS, factor * COLUMNS))
         mean = partial(block_mean, factor=factor, nodata=nodata, average=average)
         blocks = rasters.ahead(mean, rasters.ahead(read, windows))
-        bar = tqdm(
-            blocks, f"downsample {rasters.name_of(scene)}", len(windows), disable=not progress
-        )
         with rasters.created(out, grid, tags, dtype="uint16", nodata=nodata, **DEFLATE) as target:
+            name = f"downsample {rasters.name_of(scene)}"
+            bar = tqdm(blocks, name, len(windows), disable=not progress)
             for w, dn in zip(windows, bar, strict=True):
                 top, left = w.row_off // factor, w.col_off // factor
                 target.write(dn, 1, window=Window(left, top, dn.shape[1], dn.shape[0]))

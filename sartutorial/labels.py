@@ -201,10 +201,11 @@ def label(
         nodata = rasters.nodata_of(sar)
         windows = list(rasters.strips(sar))
         strips = rasters.ahead(partial(_merged, lookups), windows, threads=os.cpu_count() or 1)
-        bar = tqdm(strips, f"label {rasters.name_of(scene)}", len(windows), disable=not progress)
         profile = dict(dtype="uint8", nodata=lulc.VOID)
         with rasters.created(out, rasters.grid_of(sar), tags, **profile) as target:
             target.write_colormap(1, lulc.colormap())
+            name = f"label {rasters.name_of(scene)}"
+            bar = tqdm(strips, name, len(windows), disable=not progress)
             for window, ids in zip(windows, bar, strict=True):
                 ids[rasters.read(sar, window) == nodata] = lulc.VOID
                 target.write(ids, 1, window=window)

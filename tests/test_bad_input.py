@@ -119,7 +119,7 @@ def rows():
     yield "import", "theirs/locations.csv", "text.tif", "text.tif: lacks the columns Year"
     yield "import", "theirs/sar", "nothing", "no such file, but the table lists it"
     yield "import", "theirs/sar", "theirs/label", "holds uint8, expected float32 dB"
-    yield "import", "theirs/label", "theirs/sar", "holds float32, expected uint8 HR-LULC ids"
+    yield "import", "theirs/label", "theirs/sar", "holds float32, expected uint8 ids"
     yield "label", "tiles", "far", "IMG.tif: no land-cover tile meets it; it needs LC_N33E135.tif"
     yield "sample", "lulc", "void", "no labelled pixel"
     yield "sample", "lulc", "far", "none of the points fell on a patch"
