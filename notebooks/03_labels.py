@@ -26,7 +26,8 @@ from rasterio.warp import transform, transform_bounds
 
 from sartutorial import labels, lulc, maps, radiometry, rasters, workspace
 
-scene = workspace.halved()[0]
+halved = workspace.halved()
+scene = halved[len(halved) // 2]  # the one in the middle meets four tiles
 tiles = workspace.tiles()
 with rasters.opened(scene) as sar:
     box = transform_bounds(sar.crs, "EPSG:4326", *sar.bounds)
@@ -67,8 +68,8 @@ workspace.show_source(labels.Lookup.ids)
 # %%
 with rasters.opened(scene) as sar:
     grid = rasters.grid_of(sar)
-    rows, cols = slice(0, 512), slice(0, grid.width)
-    strip = rasterio.windows.Window(0, 0, grid.width, 512)
+    # Rows across the corner of the tiles
+    strip = rasterio.windows.Window(0, grid.height // 2 - 256, grid.width, 512)
     with rasters.opened(found[0], dtype="uint8") as tile:
         ours = labels.Lookup(tile, grid, tile.name).ids(strip)
         by_gdal = {}
