@@ -138,7 +138,6 @@ print(
 
 # %%
 path = next(p for p in tiles if p.name == lulc.tile_name(lon[0], lat[0]))
-window = np.s_[600:1000, 600:1000]
 with rasterio.open(path) as tile:
     options = dict(
         crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height
@@ -146,10 +145,9 @@ with rasterio.open(path) as tile:
     with WarpedVRT(
         tile, resampling=Resampling.bilinear, tolerance=1e-9, **options
     ) as vrt:
-        smooth = vrt.read(1)[window]
-exact = ids[window]
-both = (smooth > 0) & (exact > 0)
-invented = (smooth != exact) & both
+        smooth = vrt.read(1)
+both = (smooth > 0) & (ids > 0)
+invented = (smooth != ids) & both
 print(f"bilinear: {invented.sum() / both.sum():.1%} of the pixels have another class")
 values, counts = np.unique(smooth[invented], return_counts=True)
 names = {c.id: c.name for c in lulc.CLASSES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import sys
@@ -99,6 +100,7 @@ def simulate(
     out: Path,
     profile: Scale = None,
     seed: NonNegativeInt = 0,
+    side: PositiveInt | None = None,
     workers: PositiveInt | None = None,
 ) -> None:
     """Make a simulated world: OUT/scenes, OUT/lulc (land-cover tiles), OUT/dem and OUT/truth.
@@ -109,14 +111,19 @@ def simulate(
         The folder to write to.
     seed
         Land and speckle follow from it: the same seed gives the same files.
+    side
+        How many scenes the world has a side; default the profile's.
     workers
         How many processes share the work; default one a processor.
     """
     from sartutorial import simulate as simulation
 
+    scale = _chosen(profile)
+    scale = dataclasses.replace(scale, world=side or scale.world)
+
     simulation.simulate(
         out,
-        profile=_chosen(profile),
+        profile=scale,
         seed=seed,
         workers=workers or os.cpu_count() or 1,
         progress=True,

@@ -23,7 +23,7 @@ from scipy.sparse import csgraph, linalg
 
 from sartutorial.rasters import Grid
 
-Floats = NDArray[np.floating]  # float32
+Floats = NDArray[np.floating]  # float32; coordinates float64
 Ids = NDArray[np.uint8]  # HR-LULC ids
 Ints = NDArray[np.integer]
 Rng = np.random.Generator
@@ -50,7 +50,7 @@ PARKS = np.array((0.0, 0.005, 0.03, 0.04))  # of their parcels, nine at a time, 
 
 
 class Plan(NamedTuple):
-    """The island on coarse cells, (N, N) float32 each, its districts, and the lines that cross it."""
+    """The island on coarse cells, (N, N) float32 each; its districts and lines are float64."""
 
     seed: int
     grid: Grid
@@ -415,7 +415,7 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
     tone -= 6 * ((classes == 3) & (chance[::-1][parcel] < 0.3))  # flooded, the others in stubble
     town = classes == 2
     # Streets, and houses in rows: those that stand along the track send most of the wave back.
-    askew = (angle - LEAN + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    askew = (angle + LEAN + np.pi / 4) % (np.pi / 2) - np.pi / 4
     tone += town * np.where((u % 60 < 8) | (v % 60 < 8), -8, 6 * np.exp(-((askew / 0.15) ** 2)))
     tone += (classes == 14) * np.where(u % 20 < 10, -4, 2)  # roofs in rows
     return classes, tone.astype(np.float32)

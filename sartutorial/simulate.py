@@ -5,11 +5,15 @@ The files have the form of the real products; the classes' backscatter is chosen
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from functools import partial
@@ -29,7 +33,7 @@ from scipy import ndimage, special
 from tqdm import tqdm
 
 from sartutorial import InputError, landscape, lulc, profiles, radiometry, rasters
-from sartutorial.landscape import CELL, LEAN, UTM, Floats, Ids, smooth, white
+from sartutorial.landscape import CELL, LEAN, MIDDLE, UTM, Floats, Ids, smooth, white
 from sartutorial.profiles import Profile
 
 WGS84 = CRS.from_epsg(4326)
@@ -45,7 +49,7 @@ LOOKS, CORRELATION, NOISE_DB = 2, 0.6, -28.0  # point response's sigma in pixels
 CORNERS, CORNER_POWER = 0.004, 60.0  # share of a town's pixels with a corner reflector; its peak
 SHIPS = 0.06  # a square kilometre of sea
 REACH = 64  # cells within which a ridge can cast its shadow
-BLOCK = 1024  # cells surveyed at a time
+BLOCK, AHEAD = 1024, 16  # cells surveyed at a time, a side, and how many such blocks are under way
 
 
 class Backscatter(NamedTuple):
@@ -254,9 +258,28 @@ def _workers(n: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """``map`` over ``n`` processes, or the builtin one."""
     if n == 1:
         yield map
-    else:  # started afresh: a fork would inherit locked threads
-        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+        return
+    fresh = multiprocessing.get_context("spawn")  # a fork would inherit locked threads
+    try:
+        with ProcessPoolExecutor(n, fresh, _end_with_parent) as pool:
             yield pool.map
+    except BrokenProcessPool as error:
+        raise InputError(
+            "simulate: a worker process ended; is memory short, or does a script lack "
+            "'if __name__ == \"__main__\":'? take workers=1"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it is killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _land(out: Path, cells: int, seed: int, tags: dict[str, str], over: Any, bar: Any) -> None:
@@ -269,10 +292,15 @@ def _land(out: Path, cells: int, seed: int, tags: dict[str, str], over: Any, bar
         files = [stack.enter_context(rasters.created(out / path, grid, tags | unit, **profile))
                  for path, (unit, profile) in TRUTH.items()]  # fmt: skip
         files[0].write_colormap(1, lulc.colormap())
-        for top in range(0, cells, BLOCK):
-            row = [Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
-                   for left in range(0, cells, BLOCK)]  # fmt: skip
-            for window, land in zip(row, over(partial(landscape.survey, island), row), strict=True):
+        windows = [
+            Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
+            for top in range(0, cells, BLOCK)
+            for left in range(0, cells, BLOCK)
+        ]
+        for i in range(0, len(windows), AHEAD):  # what is under way does not grow with the world
+            some = windows[i : i + AHEAD]
+            surveyed = over(partial(landscape.survey, island), some)
+            for window, land in zip(some, surveyed, strict=True):
                 tone = np.rint(100 * land.tone).astype(np.int16)
                 for file, band in zip(files, (land.classes, tone, land.dem), strict=True):
                     file.write(band, 1, window=window)
@@ -335,8 +363,9 @@ def simulate(
     classes (uint8) and their tones (int16, 0.01 dB) on the DEM's grid, from which the others come.
     ``profile`` (default: the current one) says how many scenes of what size; ``workers`` processes
     share the work, and memory does not grow with the world. The same seed gives the same bytes
-    however many they are, and files made with the same parameters stay. Raises InputError if
-    seed < 0.
+    however many they are, and files made with the same parameters stay. A script that asks for
+    several must guard its own start with ``if __name__ == "__main__":``.
+    Raises InputError if seed < 0, or a worker process ends.
     """
     if seed < 0:
         raise InputError(f"seed {seed}: must be 0 or larger")
@@ -350,12 +379,21 @@ def simulate(
     for name, (row, col) in first.items():
         path, tags = out / "scenes" / name, made | {"QUANTITY": "sigma0"}
         tasks[path] = partial(_scene, out, path, tags, seed, row, col, size)
-    for west, south in ((136, 32), (137, 32), (136, 33), (137, 33)):
+    reach = cells / 2 * CELL
+    box = (MIDDLE[0] - reach, MIDDLE[1] - reach, MIDDLE[0] + reach, MIDDLE[1] + reach)
+    left, bottom, right, top = (math.floor(v) for v in transform_bounds(UTM, WGS84, *box))
+    for west, south in itertools.product(range(left, right + 1), range(bottom, top + 1)):
         path = out / "lulc" / lulc.tile_name(west, south)
         tasks[path] = partial(_tile, out, path, made, west, south)
     land = [out / p for p in TRUTH]
     stale = not all(rasters.is_current(p, [], made) for p in land)
     todo = [run for path, run in tasks.items() if stale or not rasters.is_current(path, land, made)]
+    if stale:  # another world's scenes would be taken for this one's
+        for old in rasters.find([out / "scenes"]) if (out / "scenes").is_dir() else []:
+            with rasterio.open(old) as file:
+                foreign = "SIMULATED" in file.tags() and Path(old) not in tasks
+            if foreign:
+                Path(old).unlink()
     if not todo:
         return
     blocks = math.ceil(cells / BLOCK) ** 2 * stale

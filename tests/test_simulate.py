@@ -6,7 +6,12 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -267,6 +272,25 @@ def test_only_calm_water_separates_by_intensity_alone(island: Land) -> None:
     still = overlap(calm, [s for i, s in samples.items() if i != 1])
     assert min(v for i, v in land.items() if i != 1) > 1.5 * still
     assert min(v for i, v in land.items() if i != 1) > 0.25
+
+
+def test_walls_along_the_track_are_brightest(plan: landscape.Plan) -> None:
+    mean = {}
+    for degrees in (-10, 35, 10, 80):  # counter-clockwise from east; the track leans 10 degrees
+        angle = math.radians(degrees)
+        one = plan._replace(district=np.array([[*landscape.MIDDLE, 0.0, angle]]))
+        xy = np.array(landscape.MIDDLE) + np.random.default_rng(0).uniform(-400, 400, (20_000, 2))
+        classes, tone = landscape._parcels(one, xy, np.zeros(len(xy)))
+        mean[degrees] = float(np.median(tone[classes == 2]))
+        dem = slope(0) + np.fromfunction(
+            lambda i, j, a=angle: -0.2 * 5 * (j * math.cos(a) - i * math.sin(a)), (40, 40)
+        )
+        faces = math.degrees(math.acos(simulate.incidence(dem)[20, 20]))
+        if degrees == -10:
+            assert faces == pytest.approx(36 - math.degrees(math.atan(0.2)), abs=0.1)
+    assert mean[-10] == pytest.approx(mean[80], abs=0.5)  # the two directions of one grid
+    assert mean[-10] > mean[10] + 3
+    assert mean[-10] > mean[35] + 3
 
 
 # Land
@@ -581,6 +605,26 @@ def test_a_rerun_writes_only_what_is_missing(made: Path) -> None:
     after = {p: (made / p).stat().st_mtime_ns for p in files(made)}
     assert {p for p in after if after[p] != before[p]} == {lost.relative_to(made)}
     assert lost.read_bytes() == content
+
+
+def test_a_smaller_world_leaves_no_scene_of_the_larger(tmp_path: Path, made: Path) -> None:
+    shutil.copytree(made, tmp_path / "world")
+    one = dataclasses.replace(TINY, world=1)
+    simulate.simulate(tmp_path / "world", profile=one, seed=0)
+    assert len(scenes(tmp_path / "world")) == 1
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sartutorial", "simulate", "--out", tmp_path, "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
+        while not list(tmp_path.glob("truth/.*.partial")):
+            time.sleep(0.05)
+        time.sleep(1)
+        parent.kill()
+    with pytest.raises(ProcessLookupError):  # nobody is left in its session
+        for _ in range(100):
+            os.killpg(parent.pid, 0)
+            time.sleep(0.1)
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
