@@ -30,6 +30,7 @@ folder = workspace.cut()
 index = patches.read_index(folder)
 size = current().patch_size
 print(f"profile {current().name}: {len(index)} patches of {size} px")
+assert len(index) >= 2000 or current().name != "laptop"
 index.drop(columns=["quantity", "max_void"]).head()
 
 # %% [markdown]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def world() -> Path:
-    """The folder of the simulated world: scenes, lulc, dem (chapter 01)."""
+    """The folder of the simulated world: scenes, lulc, dem, truth (chapter 01)."""
     simulation.simulate(data_dir(), workers=os.cpu_count() or 1)
     return data_dir()
 

@@ -1,0 +1,62 @@
+"""A simulated world on two processes against one, and one nine times larger: time and memory.
+
+    make bench NAME=simulate
+
+About 16 minutes. Memory is that of the largest process; there are three of them.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from _rasters import ROOT, measure, two_processors
+
+from sartutorial.profiles import PROFILES
+
+LAPTOP = PROFILES["laptop"]
+
+
+def world(side: int, workers: int) -> dict[str, float]:
+    """What ``sartutorial simulate`` costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = (sys.executable, "-m", "sartutorial", "simulate", "--out", folder,
+                   "--side", str(side), "--workers", str(workers))  # fmt: skip
+        seconds, memory, cpu = measure(command)
+        files = sum(p.stat().st_size for p in Path(folder).rglob("*.tif"))
+    cost = {"scenes": side**2, "workers": workers, "seconds": round(seconds, 1),
+            "processor_seconds": round(cpu, 1), "peak_mb": round(memory),
+            "written_mb": round(files / 1e6)}  # fmt: skip
+    print(cost, flush=True)
+    return cost
+
+
+def main() -> None:
+    """Measure and write the result."""
+    two_processors()
+    one, two, large = (world(*how) for how in ((3, 1), (3, 2), (9, 2)))
+    result = {
+        "name": "simulate",
+        "ours": two["seconds"],
+        "peer": one["seconds"],
+        "peer_name": "the same command on one process",
+        "unit": "s",
+        "ratio": round(one["seconds"] / two["seconds"], 2),
+        "runs": [one, two, large],
+        "memory_nine_times_the_scenes": round(large["peak_mb"] / two["peak_mb"], 2),
+        "profile": dataclasses.asdict(LAPTOP)["name"],
+        "scene_pixels": LAPTOP.scene_size,
+        "command": "make bench NAME=simulate",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "date": date.today().isoformat(),
+    }
+    path = ROOT / "benchmarks" / "results" / "simulate.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
