@@ -85,6 +85,27 @@ code = sartutorial(
 assert code != 0 and not (data_dir() / "chain/wrong.tif").exists()
 
 # %% [markdown]
+# ## Many scenes, many machines
+#
+# `downsample`, `label` and `patches` do a scene at a time. With `--workers` they do several, each in a process of its own, and with `--scheduler` on the workers of a [dask](https://docs.dask.org) cluster that see the same files:
+#
+#     dask scheduler                                  # on one machine; it prints its address
+#     dask worker tcp://host:8786                     # on each of the others
+#     sartutorial downsample scenes --out half --scheduler tcp://host:8786
+#
+# What is written is the same. A scene that fails is named at the end and does not stop the others, and running again does only what is missing.
+# Here two at a time, one of them spoilt:
+
+# %%
+shutil.rmtree(data_dir() / "chain" / "some", ignore_errors=True)
+(data_dir() / "chain" / "some").mkdir()
+spoilt = workspace.scenes()[1]
+shutil.copy(workspace.scenes()[0], data_dir() / "chain" / "some")
+(data_dir() / "chain" / "some" / spoilt.name).write_bytes(spoilt.read_bytes()[:100_000])
+assert sartutorial("downsample chain/some --out chain/few --workers 2") != 0
+assert [p.name for p in (data_dir() / "chain" / "few").iterdir()] == [name]
+
+# %% [markdown]
 # ## Real products
 #
 # What is different with real PALSAR-2 data, and where the package looks:
