@@ -356,6 +356,20 @@ def test_a_missing_tile_is_named(tmp_path, capsys):
         assert "MISSING" not in found.tags()  # one raster of another name covers it
 
 
+def test_a_label_on_another_grid_is_made_anew(tmp_path):
+    """Scenes of one name and one corner, at two sizes of pixels: each gets a label of its own."""
+    rng = np.random.default_rng(0)
+    tile = write(tmp_path / "t.tif", land_array(rng, 90, 90))
+    for factor, side in ((2, 40), (4, 20), (4, 30)):
+        scene = write(tmp_path / str(side) / "IMG.tif", scene_array(rng, side, side),
+                      transform=GRID * Affine.scale(factor))  # fmt: skip
+        out = labels.label(scene, [tile], tmp_path / "labels" / "IMG.tif")
+        with rasterio.open(out) as found, rasterio.open(scene) as sar:
+            assert rasters.grid_of(found) == rasters.grid_of(sar)
+        before = out.stat().st_mtime_ns
+        assert labels.label(scene, [tile], out).stat().st_mtime_ns == before
+
+
 def test_labels_need_a_tile_that_meets_the_scene(tmp_path):
     rng = np.random.default_rng(0)
     scene = write(tmp_path / "IMG.tif", scene_array(rng, 20, 20))
