@@ -19,7 +19,7 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, lulc, rasters
+from sartutorial import InputError, lulc, radiometry, rasters
 
 Floats = NDArray[np.float64]
 STEP = 32  # pixels between points that are reprojected exactly
@@ -209,7 +209,7 @@ def label(
             name = f"label {rasters.name_of(scene)}"
             bar = tqdm(strips, name, len(windows), disable=not progress)
             for window, ids in zip(windows, bar, strict=True):
-                ids[rasters.read(sar, window) == nodata] = lulc.VOID
+                ids[radiometry.no_data(rasters.read(sar, window), nodata)] = lulc.VOID
                 target.write(ids, 1, window=window)
     return Path(out)
 

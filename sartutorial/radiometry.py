@@ -55,6 +55,14 @@ def to_db(power: ArrayLike) -> NDArray[np.floating]:
         return 10.0 * np.log10(power)
 
 
+def no_data(dn: NDArray[np.uint16], nodata: float = 0) -> NDArray[np.bool_]:
+    """Where DN (uint16, any shape) hold no data: at ``nodata`` and at DN 0, which has no logarithm."""
+    void: NDArray[np.bool_] = dn == 0
+    if nodata:
+        void |= dn == nodata
+    return void
+
+
 def lookup_table(calibration_db: float = CALIBRATION_DB, nodata: float = 0) -> NDArray[np.float32]:
     """The 65,536 entries that turn a uint16 DN into backscatter.
 

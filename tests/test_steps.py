@@ -32,7 +32,7 @@ def brute_force(dn, factor, nodata):
     out = np.full((rows, cols), np.nan)
     for r, c in np.ndindex(rows, cols):
         block = dn[r * factor : (r + 1) * factor, c * factor : (c + 1) * factor].astype(float)
-        block = block[block != nodata]
+        block = block[(block != nodata) & (block != 0)]
         if block.size:
             out[r, c] = np.sqrt((block**2).mean())
     return out
@@ -44,6 +44,7 @@ def test_halving_is_the_power_mean_of_the_valid_pixels(height, width, factor, no
     rng = np.random.default_rng(seed)
     dn = rng.integers(2, 65535, (height, width)).astype(np.uint16)
     dn[rng.random(dn.shape) < hole] = nodata
+    dn[rng.random(dn.shape) < hole / 2] = 0  # which is never data
     found, truth = downsample.block_mean(dn, factor, nodata=nodata), brute_force(dn, factor, nodata)
     assert np.array_equal(found == nodata, np.isnan(truth))
     valid = np.isfinite(truth)
@@ -51,12 +52,25 @@ def test_halving_is_the_power_mean_of_the_valid_pixels(height, width, factor, no
 
 
 def test_valid_never_turns_into_nodata():
-    dn = np.array([[0, 0], [0, 1]], np.uint16)
-    assert downsample.block_mean(dn, nodata=1)[0, 0] == 0
+    dn = np.array([[0, 0], [2, 1]], np.uint16)
+    assert downsample.block_mean(dn, nodata=1)[0, 0] == 2
     assert downsample.block_mean(np.array([[1, 0], [0, 0]], np.uint16), nodata=0)[0, 0] == 1
     dn = np.full((2, 2), 1, np.uint16)
     dn[0, 0] = 0
     assert downsample.block_mean(dn * 1, nodata=0)[0, 0] == 1
+
+
+def test_dn_0_is_never_data(tmp_path):
+    """Whatever a scene declares: not in a mean, and not under a label."""
+    dn = np.full((4, 4), 500, np.uint16)
+    dn[0, 0] = 0
+    dn[2:, 2:] = 0, 1
+    scene = write(tmp_path / "IMG.tif", dn, nodata=1)
+    with rasterio.open(downsample.downsample(scene, tmp_path / "half.tif")) as half:
+        assert half.read(1).tolist() == [[500, 500], [500, 1]]
+    tile = write(tmp_path / "t.tif", np.full((9, 9), 3, np.uint8))
+    with rasterio.open(labels.label(scene, [tile], tmp_path / "label.tif")) as label:
+        np.testing.assert_array_equal(label.read(1) == lulc.VOID, dn < 2)
 
 
 def test_amplitude_reads_low():
@@ -84,7 +98,8 @@ def test_the_georeference_is_kept(tmp_path, shape):
 
 
 def test_running_again_does_nothing(tmp_path):
-    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(1), 64, 64))
+    dn = scene_array(np.random.default_rng(1), 64, 64)
+    scene = write(tmp_path / "IMG.tif", dn, SOFTWARE="another processor")
     out = downsample.downsample(scene, tmp_path / "half.tif")
     before = out.stat().st_mtime_ns
     assert downsample.downsample(scene, out).stat().st_mtime_ns == before
