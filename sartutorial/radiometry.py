@@ -7,6 +7,7 @@ of L1.5, L2.1, the 25 m mosaic and ScanSAR L2.2; Shimada et al. 2009).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, cast, get_args
@@ -104,15 +105,15 @@ def product(
 ) -> Product:
     """Which product a file (a path or a URL) is, and so how its DN become backscatter.
 
-    ``quantity``, the user's word, decides; else the tags ``QUANTITY`` and ``CALIBRATION_DB`` that an
-    earlier step wrote; else the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in
-    level 2.2 and the 25 m mosaic).
-    Raises InputError for level 3.1, whose enhanced images are not radiometric, for 1.1, which is
-    complex, and for a name that tells no unit.
+    ``quantity``, the user's word, decides; else the tag ``QUANTITY`` that an earlier step wrote; else
+    the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in level 2.2 and the 25 m
+    mosaic). The factor is that of ``calibration`` in each case.
+    Raises InputError for a tag ``CALIBRATION_DB`` that is no number, for level 3.1, whose enhanced
+    images are not radiometric, for 1.1, which is complex, and for a name that tells no unit.
     """
     tags = tags or {}
     named = _named(path)
-    calibration_db = float(tags.get("CALIBRATION_DB", CALIBRATION_DB))
+    calibration_db = calibration(path, tags)
     if quantity or "QUANTITY" in tags:
         said = quantity or tags["QUANTITY"]
         if said not in get_args(Quantity):
@@ -129,7 +130,25 @@ def product(
             f"{path}: level {named.level} cannot be calibrated to backscatter; "
             "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
         )
-    return named
+    return named._replace(calibration_db=calibration_db)
+
+
+def calibration(path: str, tags: Mapping[str, str] | None = None) -> float:
+    """The calibration factor of a file in dB: what its tag ``CALIBRATION_DB`` says, else JAXA's.
+
+    Raises InputError if the tag is no finite number.
+    """
+    said = (tags or {}).get("CALIBRATION_DB", CALIBRATION_DB)
+    try:
+        factor = float(said)
+    except ValueError:
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise InputError(
+            f"{path}: its tag CALIBRATION_DB is '{said}', no number of dB; write it anew, such as "
+            f"{CALIBRATION_DB}"
+        )
+    return factor
 
 
 def _named(path: str) -> Product | None:
