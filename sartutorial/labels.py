@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -196,9 +195,6 @@ def label(
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
         if absent := missing(sar, sources):
             tags["MISSING"] = ",".join(absent)
-            if progress:
-                print(f"{scene}: partly beyond the land-cover tiles; {', '.join(absent)} would help",
-                      file=sys.stderr)  # fmt: skip
         lookups = [Lookup(s, grid, t) for s, t in zip(sources, chosen, strict=True)]
         nodata = rasters.nodata_of(sar)
         windows = list(rasters.strips(sar))
