@@ -70,8 +70,8 @@ def _each(
     workers: int,
     scheduler: str | None,
     **options: Any,
-) -> None:
-    """Call ``run`` for every scene, print what it made, and then say where it failed."""
+) -> tuple[dict[str, Path], dict[str, Exception]]:
+    """Call ``run`` for every scene and print what it made; those files, and what failed, by scene."""
     found = _scenes(scene)
     folder = scenes.shared(out, scheduler)
     work = partial(
@@ -81,7 +81,7 @@ def _each(
                                progress=len(found) > 1)  # fmt: skip
     for path in done.values():
         print(path)
-    scenes.check(failed)
+    return done, failed
 
 
 def _into(scene: str, *, run: Callable[..., Path], folder: str, **options: Any) -> Path:
@@ -158,7 +158,8 @@ def downsample(
     from sartutorial.downsample import downsample as run
 
     options = {"factor": factor, "average": average, "quantity": quantity}
-    _each(run, scene, out, workers, scheduler, **options)
+    _, failed = _each(run, scene, out, workers, scheduler, **options)
+    scenes.check(failed)
 
 
 @app.command(sort_key=2)
@@ -179,7 +180,14 @@ def label(
     from sartutorial.labels import label as run
 
     found = [scenes.shared(t, scheduler) for t in rasters.find([tiles], "land-cover tile")]
-    _each(run, scene, out, workers, scheduler, tiles=found)
+    done, failed = _each(run, scene, out, workers, scheduler, tiles=found)
+    for name, path in done.items():  # from the file: it may be one that was left alone
+        with rasters.opened(path, dtype="uint8") as made:
+            absent = made.tags().get("MISSING", "").replace(",", ", ")
+        if absent:
+            print(f"{name}: partly beyond the land-cover tiles; {absent} would help",
+                  file=sys.stderr)  # fmt: skip
+    scenes.check(failed)
 
 
 @app.command(sort_key=3)

@@ -32,7 +32,8 @@ def block_mean(
     """Amplitude DN averaged over blocks of ``factor`` x ``factor`` pixels.
 
     ``dn`` is uint16 of shape (H, W); the result is uint16 of shape (ceil(H/f), ceil(W/f)).
-    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule).
+    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule);
+    DN 0 is never valid, whatever ``nodata`` is.
     ``average="power"`` gives the DN whose power is the mean power, sqrt(<DN^2>): backscatter is
     power, so this one is unbiased. The paper says "average resampling" without saying of what.
     """
@@ -54,7 +55,7 @@ def _mean_of_blocks(
         dn = np.pad(dn, ((0, -height % factor), (0, -width % factor)), constant_values=nodata)
     # Rounding in single precision stays below 0.04 DN for small blocks.
     values: NDArray[Any] = dn.astype(np.float32 if factor <= 8 else np.float64)
-    void = dn == nodata
+    void = radiometry.no_data(dn, nodata)
     holes = void.any()
     if holes:
         values[void] = 0
@@ -110,7 +111,11 @@ def downsample(
         }
         if mask:
             tags["MASK"] = rasters.name_of(mask.name)
-        tags.pop("AREA_OR_POINT", None)
+        for ours in (
+            "AREA_OR_POINT",
+            "SOFTWARE",
+        ):  # what we write ourselves, whatever the scene's says
+            tags.pop(ours, None)
         if rasters.is_current(out, [scene, *([mask.name] if mask else [])], tags):
             return Path(out)
         grid = rasters.Grid(

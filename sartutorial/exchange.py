@@ -30,7 +30,7 @@ TABLE = "locations.csv"
 COLUMNS = ["Year", "Month", "Day", "FolderPath", "FileName", "MinLon", "MinLat", "MaxLon", "MaxLat",
            "Latitude", "Longitude", "Category"]  # fmt: skip
 DATE = re.compile(r"-(\d{6})-")
-NAME = re.compile(r"(.+)_(\d+)_(\d+)\.tif")
+NAME = re.compile(r"([^/\\]+)_(\d+)_(\d+)\.tif")  # of a file: it must not lead elsewhere
 AGREE = 0.1  # of a patch side: how far a footprint may lie from the table's box
 
 
@@ -113,8 +113,9 @@ def load(
     patch must have its label file, since a missing one is more often a wrong path than a decision.
 
     Raises InputError, naming file or row, if the table cannot be read or lacks columns, a file is
-    missing, not square, without georeference, of another type or size than the rest, holds no-data
-    or unknown ids, or lies elsewhere than the table says.
+    missing, badly named, not square, without georeference, of another type or size than the rest,
+    holds no-data (NaN, infinite or as it declares) or unknown ids, or lies elsewhere than the table
+    says.
     """
     import geopandas as gpd
     import pandas as pd
@@ -169,6 +170,9 @@ def _table(path: Path) -> pd.DataFrame:
     if bad.any():
         line = int(bad.to_numpy().argmax()) + 2
         raise InputError(f"{path}: line {line} has an empty field or text where a number belongs")
+    for name in table["FileName"]:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{path}: {name}: not named <scene>_<offset>_<offset>.tif")
     twice = table["FileName"][table["FileName"].duplicated()]
     if not twice.empty:
         raise InputError(
@@ -197,12 +201,10 @@ def _described(row: Mapping[Any, Any], files: dict[str, Path]) -> dict[str, Any]
     from shapely.geometry import Polygon
 
     name = row["FileName"]
-    match = NAME.fullmatch(name)
-    if not match:
-        raise InputError(f"{name}: not named <scene>_<offset>_<offset>.tif")
+    scene, *offsets = NAME.fullmatch(name).groups()  # type: ignore[union-attr]
     with rasters.opened(files["sar"], dtype="float32") as patch:
         size = _square(patch)
-        if not np.isfinite(rasters.read(patch)).all():
+        if not (np.isfinite(rasters.read(patch)).all() and patch.read_masks(1).all()):
             raise InputError(f"{files['sar']}: holds no-data; only whole patches can be used")
         grid, spacing = rasters.grid_of(patch), rasters.spacing(patch)
         tags = patch.tags()
@@ -226,8 +228,8 @@ def _described(row: Mapping[Any, Any], files: dict[str, Path]) -> dict[str, Any]
         lulc.check_ids(ids, str(files["label"]))
         counts = np.bincount(ids.ravel(), minlength=256)
         counts[lulc.VOID] += counts[255]
-    about = [name, match[1], int(match[2]), int(match[3]), size, spacing,
-             radiometry.quantity(match[1], tags), 1.0, *counts[:16].tolist()]  # fmt: skip
+    about = [name, scene, *map(int, offsets), size, spacing,
+             radiometry.quantity(scene, tags), 1.0, *counts[:16].tolist()]  # fmt: skip
     return dict(zip(patches.COLUMNS, about, strict=True)) | {
         "category": int(row["Category"]), "geometry": ground.iloc[0]
     }  # fmt: skip
@@ -240,10 +242,14 @@ def _square(patch: DatasetReader) -> int:
 
 
 def _blank(sar: Path, target: Path) -> None:
-    """A label patch for ``sar`` on which every pixel is void."""
+    """A label patch for ``sar`` on which every pixel is void, unless that is done."""
     with rasters.opened(sar, dtype="float32") as patch:
         grid = rasters.grid_of(patch)
     tags = {"SCENE": NAME.fullmatch(sar.name)[1]}  # type: ignore[index]
+    if rasters.is_current(target, [sar], tags, grid):
+        with rasters.opened(target, dtype="uint8") as label:
+            if not rasters.read(label).any():  # else of an import with labels
+                return
     stamp = Stamp(grid.width, grid.crs, grid.transform, tags, dtype="uint8", nodata=lulc.VOID,
                   colormap=lulc.colormap())  # fmt: skip
     corner = (grid.transform.c, grid.transform.f)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -19,7 +18,7 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, lulc, rasters
+from sartutorial import InputError, lulc, radiometry, rasters
 
 Floats = NDArray[np.float64]
 STEP = 32  # pixels between points that are reprojected exactly
@@ -189,25 +188,24 @@ def label(
         names = ",".join(f"{Path(t).name}:{Path(t).stat().st_size if Path(t).exists() else 0}"
                          for t in chosen)  # fmt: skip
         tags = {"TILES": names, "SCENE": rasters.name_of(scene)}
-        if rasters.is_current(out, [scene, *chosen], tags):
+        # A scene halved once more keeps its name.
+        grid = rasters.grid_of(sar)
+        if rasters.is_current(out, [scene, *chosen], tags, grid):
             return Path(out)
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
         if absent := missing(sar, sources):
             tags["MISSING"] = ",".join(absent)
-            if progress:
-                print(f"{scene}: partly beyond the land-cover tiles; {', '.join(absent)} would help",
-                      file=sys.stderr)  # fmt: skip
-        lookups = [Lookup(s, rasters.grid_of(sar), t) for s, t in zip(sources, chosen, strict=True)]
+        lookups = [Lookup(s, grid, t) for s, t in zip(sources, chosen, strict=True)]
         nodata = rasters.nodata_of(sar)
         windows = list(rasters.strips(sar))
         strips = rasters.ahead(partial(_merged, lookups), windows, threads=os.cpu_count() or 1)
         profile = dict(dtype="uint8", nodata=lulc.VOID)
-        with rasters.created(out, rasters.grid_of(sar), tags, **profile) as target:
+        with rasters.created(out, grid, tags, **profile) as target:
             target.write_colormap(1, lulc.colormap())
             name = f"label {rasters.name_of(scene)}"
             bar = tqdm(strips, name, len(windows), disable=not progress)
             for window, ids in zip(windows, bar, strict=True):
-                ids[rasters.read(sar, window) == nodata] = lulc.VOID
+                ids[radiometry.no_data(rasters.read(sar, window), nodata)] = lulc.VOID
                 target.write(ids, 1, window=window)
     return Path(out)
 

@@ -123,7 +123,8 @@ def quicklook(
                 table[value] = rgba
             table[lulc.VOID] = 0
             return table[pixels], bounds
-        db = radiometry.dn_to_db(pixels, nodata=rasters.nodata_of(source))
+        factor = radiometry.calibration(str(path), source.tags())
+        db = radiometry.dn_to_db(pixels, calibration_db=factor, nodata=rasters.nodata_of(source))
     low, high = DB_RANGE
     grey = np.nan_to_num(np.clip((db - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return np.dstack([grey, grey, grey, np.isfinite(db) * np.uint8(255)]), bounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -49,15 +50,17 @@ def cut(
     and ``out/patches.parquet`` (GeoParquet, one row a patch), and returns the index's path. Patches
     do not overlap; one with any SAR no-data is left out, and so is one with a greater share of void
     labels than ``max_void`` (the paper excludes no-data; the tolerance is ours). ``labels`` is a
-    folder whose rasters have their scenes' names. Scenes that are already cut are left alone;
-    ``workers`` and ``scheduler`` are those of ``scenes.each``. The index lists the patches in the
-    order of the scenes, whoever cut them.
+    folder whose rasters have their scenes' names. Scenes that are already cut, from these very files,
+    are left alone; ``workers`` and ``scheduler`` are those of ``scenes.each``. The index lists the
+    patches in the order of the scenes, whoever cut them.
 
-    Raises InputError if ``max_void`` is no share or no patch is left; and, when the other scenes are
-    cut and indexed, for those whose label raster is missing or on another grid.
+    Raises InputError if there is no scene, ``max_void`` is no share or no patch is left; and, when the
+    other scenes are cut and indexed, for those whose label raster is missing or on another grid.
     """
     if not 0 <= max_void <= 1:
         raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
+    if not scene:
+        raise InputError(f"{out}: no scene given to cut into it; name at least one")
     labels, out = scenes.shared(labels, scheduler), scenes.shared(out, scheduler)
     work = partial(_cut_scene, labels=Path(labels), out=Path(out), size=size, max_void=max_void)
     parts, failed = scenes.each(
@@ -92,7 +95,9 @@ def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: floa
     name = rasters.name_of(scene)
     part = out / "index" / Path(name).stem / f"{size}px-{max_void:g}void.parquet"
     label = labels / name
-    if _is_current(part, [Path(scene), label], out):
+    # Of this machine and this moment, so in a file of its own: an index made elsewhere has equal bytes.
+    note, made_from = part.with_name(f".{part.stem}.json"), _state([scene, label])
+    if _is_whole(part, out) and note.exists() and note.read_text("utf-8") == made_from:
         return part
     with rasters.opened(scene) as sar:
         tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(name).stem}
@@ -113,15 +118,32 @@ def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: floa
         frame = _write_pairs(sar, str(label), out, tags, size, max_void)
     with rasters.replacing(part) as partial_file:
         frame.to_crs(WGS84).to_parquet(partial_file)
+    with rasters.replacing(note) as partial_file:
+        partial_file.write_text(made_from, "utf-8")
     return part
 
 
-def _is_current(part: Path, sources: Sequence[Path], out: Path) -> bool:
-    """Whether a scene's part of the index is newer than its sources, and its patches are all there."""
+def _state(sources: Sequence[str | Path]) -> str:
+    """Which files these are: path, size and time of those of this machine, the address of others.
+
+    A folder of other labels may well be older than what was cut with the first one.
+    """
+    files: list[list[str | int]] = []
+    for source in sources:
+        file = rasters.on_disk(source)
+        if file.exists():
+            of = file.stat()
+            files.append([str(file.resolve()), of.st_size, of.st_mtime_ns])
+        else:
+            files.append([str(source)])
+    return json.dumps(files)
+
+
+def _is_whole(part: Path, out: Path) -> bool:
+    """Whether a scene's part of the index is there, and so are all its patches."""
     import pandas as pd
 
-    local = [s for s in sources if s.exists()]
-    if not part.exists() or any(s.stat().st_mtime >= part.stat().st_mtime for s in local):
+    if not part.exists():
         return False
     names = pd.read_parquet(part, columns=["patch"])["patch"]
     return all((out / kind / name).exists() for kind in ("sar", "label") for name in names)
@@ -132,7 +154,7 @@ def _remove(out: Path, part: Path) -> None:
     if not part.parent.exists():  # it is made before the first patch
         part.parent.mkdir(parents=True)
         return
-    for old in part.parent.glob("*.parquet"):
+    for old in part.parent.iterdir():
         old.unlink()
     mine = re.compile(re.escape(part.parent.name) + r"_\d+_\d+\.tif")
     for file in out.glob("*/*.tif"):

@@ -7,6 +7,7 @@ of L1.5, L2.1, the 25 m mosaic and ScanSAR L2.2; Shimada et al. 2009).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, cast, get_args
@@ -55,6 +56,14 @@ def to_db(power: ArrayLike) -> NDArray[np.floating]:
         return 10.0 * np.log10(power)
 
 
+def no_data(dn: NDArray[np.uint16], nodata: float = 0) -> NDArray[np.bool_]:
+    """Where DN (uint16, any shape) hold no data: at ``nodata`` and at DN 0, which has no logarithm."""
+    void: NDArray[np.bool_] = dn == 0
+    if nodata:
+        void |= dn == nodata
+    return void
+
+
 def lookup_table(calibration_db: float = CALIBRATION_DB, nodata: float = 0) -> NDArray[np.float32]:
     """The 65,536 entries that turn a uint16 DN into backscatter.
 
@@ -96,15 +105,15 @@ def product(
 ) -> Product:
     """Which product a file (a path or a URL) is, and so how its DN become backscatter.
 
-    ``quantity``, the user's word, decides; else the tags ``QUANTITY`` and ``CALIBRATION_DB`` that an
-    earlier step wrote; else the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in
-    level 2.2 and the 25 m mosaic).
-    Raises InputError for level 3.1, whose enhanced images are not radiometric, for 1.1, which is
-    complex, and for a name that tells no unit.
+    ``quantity``, the user's word, decides; else the tag ``QUANTITY`` that an earlier step wrote; else
+    the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in level 2.2 and the 25 m
+    mosaic). The factor is that of ``calibration`` in each case.
+    Raises InputError for a tag ``CALIBRATION_DB`` that is no number, for level 3.1, whose enhanced
+    images are not radiometric, for 1.1, which is complex, and for a name that tells no unit.
     """
     tags = tags or {}
     named = _named(path)
-    calibration_db = float(tags.get("CALIBRATION_DB", CALIBRATION_DB))
+    calibration_db = calibration(path, tags)
     if quantity or "QUANTITY" in tags:
         said = quantity or tags["QUANTITY"]
         if said not in get_args(Quantity):
@@ -121,7 +130,25 @@ def product(
             f"{path}: level {named.level} cannot be calibrated to backscatter; "
             "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
         )
-    return named
+    return named._replace(calibration_db=calibration_db)
+
+
+def calibration(path: str, tags: Mapping[str, str] | None = None) -> float:
+    """The calibration factor of a file in dB: what its tag ``CALIBRATION_DB`` says, else JAXA's.
+
+    Raises InputError if the tag is no finite number.
+    """
+    said = (tags or {}).get("CALIBRATION_DB", CALIBRATION_DB)
+    try:
+        factor = float(said)
+    except ValueError:
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise InputError(
+            f"{path}: its tag CALIBRATION_DB is '{said}', no number of dB; write it anew, such as "
+            f"{CALIBRATION_DB}"
+        )
+    return factor
 
 
 def _named(path: str) -> Product | None:

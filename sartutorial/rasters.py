@@ -264,8 +264,15 @@ def check_whole(written: Path, path: str | Path) -> None:
         raise OSError(f"{path}: could not be written whole; is the disk full?")
 
 
-def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str, str]) -> bool:
+def is_current(
+    out: str | Path,
+    sources: Sequence[str | Path],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
+) -> bool:
     """Whether ``out`` is there, newer than its ``sources`` and made with the same ``tags``.
+
+    With ``grid``, it must also lie on that grid.
 
     Raises InputError if ``out`` is one of its own sources.
     """
@@ -277,4 +284,4 @@ def is_current(out: str | Path, sources: Sequence[str | Path], tags: Mapping[str
         return False
     with rasterio.open(out) as dataset:
         made: dict[str, str] = dataset.tags()
-    return tags.items() <= made.items()
+        return tags.items() <= made.items() and grid in (None, grid_of(dataset))

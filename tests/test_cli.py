@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from affine import Affine
 from conftest import land_array, scene_array, write
 
 from sartutorial import InputError, rasters
@@ -47,6 +48,31 @@ def test_options_come_from_a_file_and_the_hand_wins(run, tmp_path):
     code, _, err = run(*asked, "--config", config)
     assert code != 0
     assert "sizes" in err
+
+
+def test_missing_tiles_are_named_for_every_scene_and_every_time(run, tmp_path):
+    """Also where a scene fails, and for labels that are there already."""
+    rng = np.random.default_rng(0)
+    for lon, name in ((134.95, "a"), (136.95, "b"), (135.2, "whole")):
+        write(tmp_path / "half" / f"{name}.tif", scene_array(rng, 50, 100), crs="EPSG:4326",
+              transform=Affine(0.001, 0, lon, 0, -0.001, 33.4))  # fmt: skip
+    for lon in (135, 136):
+        write(tmp_path / "tiles" / f"LC_N33E{lon}.tif", land_array(rng, 100, 100), crs="EPSG:4326",
+              transform=Affine(0.01, 0, lon, 0, -0.01, 34))  # fmt: skip
+    (tmp_path / "half" / "torn.tif").write_text("torn")
+    call = ("label", tmp_path / "half", "--tiles", tmp_path / "tiles", "--out", tmp_path / "labels")
+    for _ in range(2):
+        code, out, err = run(*call)
+        said = [line for line in err.splitlines() if "would help" in line]
+        assert [line.split(";")[1] for line in said] == [
+            " LC_N33E134.tif would help",
+            " LC_N33E137.tif would help",
+        ]
+        assert "a.tif: partly beyond" in said[0]
+        assert "b.tif: partly beyond" in said[1]
+        assert len(out.splitlines()) == 3
+        assert code == 1
+        assert "torn.tif: not a readable raster" in err
 
 
 def test_debug_shows_where_it_failed(run, tmp_path):

@@ -1,6 +1,7 @@
 """The authors' layout: read back by a reader that knows their schema alone, and brought in from it."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def theirs(tmp_path):
             ids = np.full((size, size), rng.integers(1, 5), np.uint8)
             ids[: 8 * number] = 255
             write(tmp_path.joinpath("sar", *day, name), db, transform=at, nodata=None)
-            write(tmp_path.joinpath("lab", *day, name), ids, transform=at, nodata=None)
+            tags = {"SCENE": SCENE.replace("221119", date)}  # as one of ours would have
+            write(tmp_path.joinpath("lab", *day, name), ids, transform=at, nodata=None, **tags)
             box = transform_bounds(UTM, "EPSG:4326", at.c, at.f - 5 * size, at.c + 5 * size, at.f)
             middle = [(box[1] + box[3]) / 2, (box[0] + box[2]) / 2]
             rows.append([*day, "anywhere", name, *box, *middle, int(ids[-1, -1])])
@@ -150,6 +152,24 @@ def test_without_labels_every_pixel_is_void(theirs):
         assert not label.read(1).any()
     with rasterio.open(theirs / "in" / "sar" / index["patch"][3]) as sar:
         assert (sar.crs, sar.transform) == (label.crs, label.transform)
+
+
+def test_blank_labels_are_left_alone_and_replace_others(theirs):
+    call = (theirs / "t.csv", theirs / "sar", theirs / "in")
+
+    def labels():
+        return {p: p.stat().st_mtime_ns for p in (theirs / "in" / "label").iterdir()}
+
+    exchange.load(*call, labels=theirs / "lab")
+    for path in labels():
+        os.utime(path)
+    exchange.load(*call)
+    blank = labels()
+    for path in blank:
+        with rasterio.open(path) as label:
+            assert not label.read(1).any()
+    exchange.load(*call)
+    assert labels() == blank
 
 
 def spoil(theirs, what):
@@ -195,6 +215,15 @@ def spoil(theirs, what):
             first, theirs.joinpath("lab", *table.iloc[0][["Year", "Month", "Day"]], "patch.tif")
         )
         return "patch.tif: not named <scene>_<offset>_<offset>.tif"
+    if what in ("way out", "way back"):
+        other = "../../out_0_0.tif".replace("/", "/" if what == "way out" else "\\")
+        for kind in ("sar", "lab"):
+            shutil.copy(
+                first, theirs.joinpath(kind, *table.iloc[0][["Year", "Month", "Day"]], other)
+            )
+        table.loc[0, "FileName"] = other
+        table.to_csv(theirs / "t.csv", index=False)
+        return f"{other}: not named <scene>_<offset>_<offset>.tif"
     if what == "place":
         table.loc[here, "MinLon"] = "139.5"
         table.to_csv(theirs / "t.csv", index=False)
@@ -210,6 +239,9 @@ def spoil(theirs, what):
     if what == "hole":
         db[0, 0] = np.nan
         return rewrite(first, db) + ": holds no-data"
+    if what == "declared":
+        db[0, 0] = -9999
+        return rewrite(first, db, nodata=-9999) + ": holds no-data"
     if what == "oblong":
         return rewrite(first, db[:32]) + ": 64 x 32 px; patches are square"
     if what == "ids":
@@ -221,13 +253,16 @@ def spoil(theirs, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["no table", "binary", "column", "rows", "text", "empty", "twice", "name", "place", "no patch",
-     "no label", "type", "hole", "oblong", "ids", "grid"],
+    ["no table", "binary", "column", "rows", "text", "empty", "twice", "name", "way out", "way back",
+     "place", "no patch", "no label", "type", "hole", "declared", "oblong", "ids", "grid"],
 )  # fmt: skip
 def test_bad_sets_are_named(theirs, what):
     words = spoil(theirs, what)
+    before = {p for p in theirs.rglob("*") if p.is_file()}
     with pytest.raises(InputError) as caught:
         exchange.load(theirs / "t.csv", theirs / "sar", theirs / "in", labels=theirs / "lab")
+    after = {p for p in theirs.rglob("*") if p.is_file()}
+    assert all(p.is_relative_to(theirs / "in") for p in after - before)
     assert words in str(caught.value)
     assert not (theirs / "in" / patches.INDEX).exists()
 

@@ -139,6 +139,14 @@ def test_agreement_is_a_confusion_matrix(tmp_path):
     assert confusion.sum() == 5
 
 
+def test_a_quicklook_is_calibrated_as_the_scene_says(tmp_path):
+    dn = np.full((40, 40), 1000, np.uint16)
+    one = write(tmp_path / "a.tif", dn)  # -23 dB
+    other = write(tmp_path / "b.tif", dn, CALIBRATION_DB="-73")
+    grey = [maps.quicklook(path)[0][15, 15, 0] / 255 for path in (one, other)]
+    assert np.diff(grey) == pytest.approx(10 / np.ptp(maps.DB_RANGE), abs=1 / 255)
+
+
 def test_a_web_map_holds_its_layers(world):
     scene = next((world / "half").iterdir())
     html = (

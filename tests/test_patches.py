@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -156,6 +157,50 @@ def test_a_patch_that_is_gone_is_cut_anew(tmp_path):
     after = cut()
     assert after.keys() == before.keys()
     assert {p.name[0] for p in after if after[p] != before[p]} == {"a"}
+
+
+def test_other_labels_or_another_scene_are_cut_anew_however_old(tmp_path):
+    """Files of the same name, size and time in another folder, so that the path alone tells them."""
+    rng = np.random.default_rng(0)
+    for i, folder in enumerate(("one", "two"), start=1):
+        write(tmp_path / folder / "IMG.tif", scene_array(rng, 64, 64))
+        write(tmp_path / f"{folder}-labels" / "IMG.tif", np.full((64, 64), i, np.uint8))
+
+    def cut(scene, labels):
+        patches.cut([tmp_path / scene / "IMG.tif"], tmp_path / f"{labels}-labels", tmp_path / "out",
+                    size=64)  # fmt: skip
+        with rasterio.open(tmp_path / "out" / "sar" / "IMG_0_0.tif") as sar:
+            db = sar.read(1)
+        with rasterio.open(tmp_path / scene / "IMG.tif") as source:
+            np.testing.assert_array_equal(db, radiometry.dn_to_db(source.read(1)))
+        index = patches.read_index(tmp_path / "out")
+        return index["n_1"].sum(), index["n_2"].sum()
+
+    assert cut("one", "one") == (64 * 64, 0)
+    assert cut("one", "two") == (0, 64 * 64)
+    assert cut("two", "two") == (0, 64 * 64)
+
+
+def test_an_archive_that_changed_is_cut_anew(tmp_path):
+    """A scene within an archive is as new as the archive."""
+    rng = np.random.default_rng(0)
+    name, archive = "N23W161_20_sl_HH_F02DAR.tif", tmp_path / "N23W161_20_MOS_F02DAR.tar.gz"
+    write(tmp_path / "labels" / name, np.ones((64, 64), np.uint8))
+
+    def cut():
+        scene = write(tmp_path / name, scene_array(rng, 64, 64) + np.uint16(1), nodata=1)
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(scene, name)
+        patches.cut(rasters.find([archive]), tmp_path / "labels", tmp_path / "out", size=64)
+        with rasterio.open(next((tmp_path / "out" / "sar").iterdir())) as sar:
+            return sar.read(1).tobytes()
+
+    assert cut() != cut()
+
+
+def test_no_scene_is_said(tmp_path):
+    with pytest.raises(InputError, match="no scene given"):
+        patches.cut([], tmp_path, tmp_path / "out", size=32)
 
 
 def test_the_index_does_not_depend_on_what_the_process_did_before(tmp_path):

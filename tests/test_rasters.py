@@ -95,6 +95,17 @@ def test_the_calibration_factor_travels_in_a_tag():
     assert product.calibration_db == -80.5
     table = radiometry.lookup_table(product.calibration_db)
     assert table[1000] == pytest.approx(-20.5)
+    assert radiometry.product(LEVEL_21, {"CALIBRATION_DB": "-80.5"}).calibration_db == -80.5
+    said = radiometry.product("x.tif", {"CALIBRATION_DB": "-80.5"}, "sigma0")
+    assert said.calibration_db == -80.5
+
+
+@pytest.mark.parametrize("tag", ["minus 83", "", "nan", "-inf"])
+def test_a_calibration_factor_that_is_no_number_is_named(tag):
+    with pytest.raises(
+        InputError, match=rf"{LEVEL_21}: its tag CALIBRATION_DB is '{tag}', no number"
+    ):
+        radiometry.product(LEVEL_21, {"CALIBRATION_DB": tag})
 
 
 def test_nine_classes_hold_all_fourteen():

@@ -32,7 +32,7 @@ def brute_force(dn, factor, nodata):
     out = np.full((rows, cols), np.nan)
     for r, c in np.ndindex(rows, cols):
         block = dn[r * factor : (r + 1) * factor, c * factor : (c + 1) * factor].astype(float)
-        block = block[block != nodata]
+        block = block[(block != nodata) & (block != 0)]
         if block.size:
             out[r, c] = np.sqrt((block**2).mean())
     return out
@@ -44,6 +44,7 @@ def test_halving_is_the_power_mean_of_the_valid_pixels(height, width, factor, no
     rng = np.random.default_rng(seed)
     dn = rng.integers(2, 65535, (height, width)).astype(np.uint16)
     dn[rng.random(dn.shape) < hole] = nodata
+    dn[rng.random(dn.shape) < hole / 2] = 0  # which is never data
     found, truth = downsample.block_mean(dn, factor, nodata=nodata), brute_force(dn, factor, nodata)
     assert np.array_equal(found == nodata, np.isnan(truth))
     valid = np.isfinite(truth)
@@ -51,12 +52,25 @@ def test_halving_is_the_power_mean_of_the_valid_pixels(height, width, factor, no
 
 
 def test_valid_never_turns_into_nodata():
-    dn = np.array([[0, 0], [0, 1]], np.uint16)
-    assert downsample.block_mean(dn, nodata=1)[0, 0] == 0
+    dn = np.array([[0, 0], [2, 1]], np.uint16)
+    assert downsample.block_mean(dn, nodata=1)[0, 0] == 2
     assert downsample.block_mean(np.array([[1, 0], [0, 0]], np.uint16), nodata=0)[0, 0] == 1
     dn = np.full((2, 2), 1, np.uint16)
     dn[0, 0] = 0
     assert downsample.block_mean(dn * 1, nodata=0)[0, 0] == 1
+
+
+def test_dn_0_is_never_data(tmp_path):
+    """Whatever a scene declares: not in a mean, and not under a label."""
+    dn = np.full((4, 4), 500, np.uint16)
+    dn[0, 0] = 0
+    dn[2:, 2:] = 0, 1
+    scene = write(tmp_path / "IMG.tif", dn, nodata=1)
+    with rasterio.open(downsample.downsample(scene, tmp_path / "half.tif")) as half:
+        assert half.read(1).tolist() == [[500, 500], [500, 1]]
+    tile = write(tmp_path / "t.tif", np.full((9, 9), 3, np.uint8))
+    with rasterio.open(labels.label(scene, [tile], tmp_path / "label.tif")) as label:
+        np.testing.assert_array_equal(label.read(1) == lulc.VOID, dn < 2)
 
 
 def test_amplitude_reads_low():
@@ -84,7 +98,8 @@ def test_the_georeference_is_kept(tmp_path, shape):
 
 
 def test_running_again_does_nothing(tmp_path):
-    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(1), 64, 64))
+    dn = scene_array(np.random.default_rng(1), 64, 64)
+    scene = write(tmp_path / "IMG.tif", dn, SOFTWARE="another processor")
     out = downsample.downsample(scene, tmp_path / "half.tif")
     before = out.stat().st_mtime_ns
     assert downsample.downsample(scene, out).stat().st_mtime_ns == before
@@ -329,7 +344,7 @@ def test_where_interpolation_says_nothing_every_pixel_is_reprojected(tmp_path, m
         np.testing.assert_array_equal(a.read(1), np.where(sar.read(1) == 0, 0, ids[:70]))
 
 
-def test_a_missing_tile_is_named(tmp_path, capsys):
+def test_a_missing_tile_is_named(tmp_path):
     """A scene over four square degrees, with tiles for three: seams and gap are where they must be."""
     rng = np.random.default_rng(0)
     degrees = Affine(0.001, 0, 134.95, 0, -0.001, 33.05)
@@ -341,10 +356,7 @@ def test_a_missing_tile_is_named(tmp_path, capsys):
               transform=Affine(0.001, 0, lon, 0, -0.001, lat + 1), crs="EPSG:4326")
         for i, (lon, lat) in enumerate([(134, 33), (135, 33), (134, 32)], start=1)
     ]  # fmt: skip
-    out = labels.label(scene, tiles, tmp_path / "out.tif", progress=True)
-    said = capsys.readouterr().err
-    assert "LC_N32E135.tif" in said
-    assert "LC_N33E134.tif" not in said
+    out = labels.label(scene, tiles, tmp_path / "out.tif")
     with rasterio.open(out) as found, rasterio.open(scene) as sar:
         truth = np.zeros((100, 100), np.uint8)
         truth[:50, :50], truth[:50, 50:], truth[50:, :50] = 1, 2, 3
@@ -354,6 +366,20 @@ def test_a_missing_tile_is_named(tmp_path, capsys):
                   transform=Affine(1, 0, 130, 0, -1, 36))  # fmt: skip
     with rasterio.open(labels.label(scene, [whole], tmp_path / "one.tif")) as found:
         assert "MISSING" not in found.tags()  # one raster of another name covers it
+
+
+def test_a_label_on_another_grid_is_made_anew(tmp_path):
+    """Scenes of one name and one corner, at two sizes of pixels: each gets a label of its own."""
+    rng = np.random.default_rng(0)
+    tile = write(tmp_path / "t.tif", land_array(rng, 90, 90))
+    for factor, side in ((2, 40), (4, 20), (4, 30)):
+        scene = write(tmp_path / str(side) / "IMG.tif", scene_array(rng, side, side),
+                      transform=GRID * Affine.scale(factor))  # fmt: skip
+        out = labels.label(scene, [tile], tmp_path / "labels" / "IMG.tif")
+        with rasterio.open(out) as found, rasterio.open(scene) as sar:
+            assert rasters.grid_of(found) == rasters.grid_of(sar)
+        before = out.stat().st_mtime_ns
+        assert labels.label(scene, [tile], out).stat().st_mtime_ns == before
 
 
 def test_labels_need_a_tile_that_meets_the_scene(tmp_path):
