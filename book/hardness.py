@@ -170,7 +170,7 @@ def main() -> None:
         "network": {"name": "U-Net", "epochs": EPOCHS, "seed": SEED}
         | {"parameters": sum(p.numel() for p in UNet().parameters())},
         "forest": {
-            "trees": 100,
+            "trees": TREES,
             "features": "mean and variance of dB in 7 x 7 pixels",
             "seed": SEED,
         },

@@ -241,15 +241,27 @@ maps.slider(
 
 
 # %%
-def live(n=2, of="power"):
-    """Draw and show; the widget calls it."""
-    alt = f"The simulated town and fields, mean of {of} over {n} x {n} pixels."
-    display(HTML(f'<img src="{maps.picture(looks_figure(n, of))}" alt="{alt}">'))
-
-
-_ = ipywidgets.interact(
-    live, n=[1, 2, 3, 4, 6, 8, 9, 12, 16], of=["power", "amplitude", "decibels"]
+window = ipywidgets.Dropdown(
+    options=[1, 2, 3, 4, 6, 8, 9, 12, 16], value=2, description="pixels"
 )
+mean_of = ipywidgets.Dropdown(
+    options=["power", "amplitude", "decibels"], description="mean of"
+)
+shown = ipywidgets.HTML()
+
+
+def live(_=None):
+    """Draw what the widgets say."""
+    n, of = window.value, mean_of.value
+    alt = f"The simulated town and fields, mean of {of} over {n} x {n} pixels."
+    picture = maps.picture(looks_figure(n, of))
+    shown.value = f'<img src="{picture}" alt="{alt}">'
+
+
+for widget in (window, mean_of):
+    widget.observe(live, "value")
+live()
+display(ipywidgets.VBox([window, mean_of, shown]))
 
 # %% [markdown]
 # ## Average power, never decibels

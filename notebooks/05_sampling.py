@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import rasterio
 import shapely
-from IPython.display import HTML, display
+from IPython.display import display
 from matplotlib.colors import LogNorm
 from scipy.spatial import KDTree
 
@@ -199,13 +199,20 @@ maps.slider(
 
 
 # %%
-def live(k=1.0):
-    """Draw and show; the widget calls it."""
-    alt = f"Bars of the share of the points of each class at the exponent {k:g}."
-    display(HTML(f'<img src="{maps.picture(shares_figure(k))}" alt="{alt}">'))
+exponent = ipywidgets.FloatSlider(1, min=0, max=2, step=0.05, description="k")
+shown = ipywidgets.HTML()
 
 
-_ = ipywidgets.interact(live, k=(0.0, 2.0, 0.05))
+def live(_=None):
+    """Draw what the widget says."""
+    alt = f"Bars of the share of the points of each class at the exponent {exponent.value:g}."
+    picture = maps.picture(shares_figure(exponent.value))
+    shown.value = f'<img src="{picture}" alt="{alt}">'
+
+
+exponent.observe(live, "value")
+live()
+display(ipywidgets.VBox([exponent, shown]))
 
 # %% [markdown]
 # ## From points to patches
