@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,15 @@ ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
 _LAYER = re.compile(r"_(mask|linci|date)_F02DAR\.tif$|_(LIN|MSK)\.tif$")  # not scenes
 STRIP_ROWS = 512  # a multiple of the tile height we write
 GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate",
-             num_threads="all_cpus", bigtiff="if_safer")  # fmt: skip
+             bigtiff="if_safer")  # fmt: skip
+
+
+def threads() -> int:
+    """How many threads a scene may use: GDAL_NUM_THREADS, else every core that this process may use."""
+    asked = os.environ.get("GDAL_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 # GDAL would note an archive's size in a file beside it, in a folder that is not ours.
@@ -111,14 +120,16 @@ def grid_of(dataset: DatasetReader) -> Grid:
 
 
 @contextmanager
-def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader]:
-    """Open a single-band georeferenced raster for reading.
+def opened(
+    path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
+) -> Iterator[DatasetReader]:
+    """Open a single-band georeferenced raster for reading, with as many ``decoders`` as ``threads``.
 
     Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
     does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover, float32 dB).
     """
     try:
-        dataset = rasterio.open(path, num_threads="all_cpus")  # decodes a strip's blocks at once
+        dataset = rasterio.open(path, num_threads=decoders or threads())  # for a strip's blocks
     except RasterioIOError as error:
         missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
         fault = "no such file" if missing else f"not a readable raster ({error})"
@@ -238,7 +249,7 @@ def created(
     ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
     """
     with replacing(path) as partial:
-        options = GTIFF | grid._asdict() | profile
+        options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
         with rasterio.open(partial, "w", count=1, **options) as dataset:
             dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
             yield dataset
