@@ -55,7 +55,7 @@ def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
     """
     found: list[str] = []
     for path in map(str, paths):
-        if "://" in path or path.startswith("/vsi"):
+        if is_virtual(path):
             found.append(path)
         elif Path(path).is_dir():
             inside = [str(p) for p in sorted(Path(path).iterdir())
@@ -82,9 +82,16 @@ def _inside(archive: str) -> str:
     return f"/vsitar/{place}/{tile}_sl_HH_F02DAR.tif"
 
 
+def is_virtual(path: str | Path) -> bool:
+    """Whether a path is a URL or one of GDAL's virtual files, rather than a file's."""
+    return "://" in str(path) or str(path).startswith("/vsi")
+
+
 def name_of(path: str | Path) -> str:
     """The file name of a path or URL, without a URL's query."""
     text = str(path)
+    if not is_virtual(text):
+        return Path(text).name  # whose separators are those of this machine
     return PurePosixPath(urlsplit(text).path if "://" in text else text).name
 
 
@@ -95,9 +102,9 @@ def on_disk(path: str | Path) -> Path:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether a file is there; one elsewhere, where GDAL can open it."""
-    if "://" not in str(path) and not str(path).startswith("/vsicurl"):
-        return on_disk(path).exists()
+    """Whether a file is there; one elsewhere or in an archive, where GDAL can open it."""
+    if not is_virtual(path):
+        return Path(path).exists()
     try:
         rasterio.open(path).close()
     except RasterioIOError:
@@ -131,7 +138,7 @@ def opened(
     try:
         dataset = rasterio.open(path, num_threads=decoders or threads())  # for a strip's blocks
     except RasterioIOError as error:
-        missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
+        missing = not is_virtual(path) and not Path(path).exists()
         fault = "no such file" if missing else f"not a readable raster ({error})"
         raise InputError(f"{path}: {fault}") from error
     with dataset:

@@ -75,7 +75,7 @@ def _line(scene: str, error: Exception) -> str:
 
 def shared(path: str | Path, scheduler: str | None) -> str:
     """A path as the workers of another machine must be told it; as it is where there are none."""
-    if not scheduler or "://" in str(path) or str(path).startswith("/vsi"):
+    if not scheduler or rasters.is_virtual(path):
         return str(path)
     return str(Path(path).absolute())
 
