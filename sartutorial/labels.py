@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -198,7 +197,7 @@ def label(
         lookups = [Lookup(s, grid, t) for s, t in zip(sources, chosen, strict=True)]
         nodata = rasters.nodata_of(sar)
         windows = list(rasters.strips(sar))
-        strips = rasters.ahead(partial(_merged, lookups), windows, threads=os.cpu_count() or 1)
+        strips = rasters.ahead(partial(_merged, lookups), windows, threads=rasters.threads())
         profile = dict(dtype="uint8", nodata=lulc.VOID)
         with rasters.created(out, grid, tags, **profile) as target:
             target.write_colormap(1, lulc.colormap())

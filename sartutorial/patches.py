@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
@@ -180,7 +179,7 @@ def _write_pairs(
     rows: list[list[Any]] = []
     footprints = []
     cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, void)
-    with ThreadPoolExecutor(scenes.threads()) as pool:
+    with ThreadPoolExecutor(rasters.threads()) as pool:
         try:
             for found in pool.map(cut_block, _blocks(sar, size)):
                 for name, top, left, counts in found:
@@ -223,9 +222,8 @@ def _cut_block(
     size = stamps[0].size
     # A GDAL dataset belongs to one thread: each block opens its own, and takes no further threads.
     with (
-        rasterio.Env(GDAL_NUM_THREADS=1),
-        rasters.opened(scene) as sar,
-        rasters.opened(label, dtype="uint8") as lab,
+        rasters.opened(scene, decoders=1) as sar,
+        rasters.opened(label, dtype="uint8", decoders=1) as lab,
     ):
         dn, ids = _patches(rasters.read(sar, block), size), _patches(rasters.read(lab, block), size)
         calibration_db = radiometry.product(scene, sar.tags()).calibration_db

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,15 @@ ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
 _LAYER = re.compile(r"_(mask|linci|date)_F02DAR\.tif$|_(LIN|MSK)\.tif$")  # not scenes
 STRIP_ROWS = 512  # a multiple of the tile height we write
 GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate",
-             num_threads="all_cpus", bigtiff="if_safer")  # fmt: skip
+             bigtiff="if_safer")  # fmt: skip
+
+
+def threads() -> int:
+    """How many threads a scene may use: GDAL_NUM_THREADS, else every core that this process may use."""
+    asked = os.environ.get("GDAL_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 # GDAL would note an archive's size in a file beside it, in a folder that is not ours.
@@ -46,7 +55,7 @@ def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
     """
     found: list[str] = []
     for path in map(str, paths):
-        if "://" in path or path.startswith("/vsi"):
+        if is_virtual(path):
             found.append(path)
         elif Path(path).is_dir():
             inside = [str(p) for p in sorted(Path(path).iterdir())
@@ -73,9 +82,16 @@ def _inside(archive: str) -> str:
     return f"/vsitar/{place}/{tile}_sl_HH_F02DAR.tif"
 
 
+def is_virtual(path: str | Path) -> bool:
+    """Whether a path is a URL or one of GDAL's virtual files, rather than a file's."""
+    return "://" in str(path) or str(path).startswith("/vsi")
+
+
 def name_of(path: str | Path) -> str:
     """The file name of a path or URL, without a URL's query."""
     text = str(path)
+    if not is_virtual(text):
+        return Path(text).name  # whose separators are those of this machine
     return PurePosixPath(urlsplit(text).path if "://" in text else text).name
 
 
@@ -86,9 +102,9 @@ def on_disk(path: str | Path) -> Path:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether a file is there; one elsewhere, where GDAL can open it."""
-    if "://" not in str(path) and not str(path).startswith("/vsicurl"):
-        return on_disk(path).exists()
+    """Whether a file is there; one elsewhere or in an archive, where GDAL can open it."""
+    if not is_virtual(path):
+        return Path(path).exists()
     try:
         rasterio.open(path).close()
     except RasterioIOError:
@@ -111,16 +127,18 @@ def grid_of(dataset: DatasetReader) -> Grid:
 
 
 @contextmanager
-def opened(path: str | Path, *, dtype: str = "uint16") -> Iterator[DatasetReader]:
-    """Open a single-band georeferenced raster for reading.
+def opened(
+    path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
+) -> Iterator[DatasetReader]:
+    """Open a single-band georeferenced raster for reading, with as many ``decoders`` as ``threads``.
 
     Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
     does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover, float32 dB).
     """
     try:
-        dataset = rasterio.open(path, num_threads="all_cpus")  # decodes a strip's blocks at once
+        dataset = rasterio.open(path, num_threads=decoders or threads())  # for a strip's blocks
     except RasterioIOError as error:
-        missing = not Path(path).exists() and "://" not in str(path) and "/vsi" not in str(path)
+        missing = not is_virtual(path) and not Path(path).exists()
         fault = "no such file" if missing else f"not a readable raster ({error})"
         raise InputError(f"{path}: {fault}") from error
     with dataset:
@@ -238,7 +256,7 @@ def created(
     ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
     """
     with replacing(path) as partial:
-        options = GTIFF | grid._asdict() | profile
+        options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
         with rasterio.open(partial, "w", count=1, **options) as dataset:
             dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
             yield dataset

@@ -7,7 +7,6 @@ noted, and the rest goes on.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +35,8 @@ def each(
     Here, one scene at a time and each with all threads; with ``workers`` above 1, so many scenes at a
     time in processes of their own on this machine; with the address of a dask ``scheduler``, on its
     workers, which must see the same files and have this package. A worker gives each of its threads a
-    scene, and a scene no further thread. ``work`` must be picklable, and safe to be done twice.
+    scene, which is decoded and encoded in one thread. ``work`` must be picklable, and safe to be done
+    twice.
 
     Raises InputError if the scheduler does not answer or has no worker.
     """
@@ -75,17 +75,9 @@ def _line(scene: str, error: Exception) -> str:
 
 def shared(path: str | Path, scheduler: str | None) -> str:
     """A path as the workers of another machine must be told it; as it is where there are none."""
-    if not scheduler or "://" in str(path) or str(path).startswith("/vsi"):
+    if not scheduler or rasters.is_virtual(path):
         return str(path)
     return str(Path(path).absolute())
-
-
-def threads() -> int:
-    """How many threads a scene may use: GDAL_NUM_THREADS, else every core that this process may use."""
-    asked = os.environ.get("GDAL_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _tried(work: Work[T], scene: str) -> T | Exception:
@@ -127,10 +119,9 @@ def _on_dask(
 
 
 def _task(work: Work[T], scene: str, step: str) -> T | Exception:
-    """``work`` on a worker, which does it alone and with one thread."""
+    """``work`` on a worker, which does it alone and decodes and encodes in one thread."""
     from distributed import Lock
 
     os.environ["GDAL_NUM_THREADS"] = "1"
-    rasters.GTIFF["num_threads"] = 1
     with Lock(f"{step} {scene}"):  # the task of a run that was killed may still be at it
         return _tried(work, scene)

@@ -1,6 +1,7 @@
 """Radiometry, classes, and rasters: opening, checking, writing whole files or none."""
 
 import os
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -206,6 +207,13 @@ def test_an_archive_of_the_mosaic_stands_for_its_hh(tmp_path):
 def test_a_url_is_named_without_its_query():
     assert rasters.name_of(f"https://example.org/a/{MOSAIC}?key=a/b.tif") == MOSAIC
     assert rasters.name_of("a/b?.tif") == "b?.tif"
+
+
+def test_a_path_is_named_as_its_machine_writes_it(monkeypatch):
+    monkeypatch.setattr(rasters, "Path", PureWindowsPath)
+    assert rasters.name_of(r"C:\scenes\a.tif") == "a.tif"
+    assert rasters.name_of(r"/vsizip/C:\scenes\a.zip/b.tif") == "b.tif"
+    assert rasters.name_of("https://example.org/a/b.tif?c") == "b.tif"
 
 
 def test_work_goes_ahead_in_order_and_not_far():

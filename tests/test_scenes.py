@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import land_array, scene_array, write
 from test_killed import contents
 
-from sartutorial import InputError, patches, scenes
+from sartutorial import InputError, downsample, labels, patches, rasters, scenes
 
 
 def halve(scene, by=2):
@@ -48,10 +50,36 @@ def test_a_single_error_is_raised_as_it_is():
 
 def test_threads_follow_gdals_own_variable(monkeypatch):
     monkeypatch.setenv("GDAL_NUM_THREADS", "3")
-    assert scenes.threads() == 3
+    assert rasters.threads() == 3
     for other in ("ALL_CPUS", "0", ""):
         monkeypatch.setenv("GDAL_NUM_THREADS", other)
-        assert 1 <= scenes.threads() <= os.cpu_count()
+        assert 1 <= rasters.threads() <= os.cpu_count()
+
+
+@pytest.mark.parametrize("allowed", [1, 3])
+def test_no_step_takes_more_threads_than_it_may(tmp_path, monkeypatch, allowed):
+    """What is asked of GDAL, and of the pools in which labels are looked up and blocks are cut."""
+    asked, pools, gdal, pool = set(), set(), rasterio.open, ThreadPoolExecutor
+
+    def spied_open(*call, **options):
+        asked.add(options.get("num_threads", 1))
+        return gdal(*call, **options)
+
+    def spied_pool(workers):
+        pools.add(workers)
+        return pool(workers)
+
+    rng = np.random.default_rng(0)
+    scene = write(tmp_path / "s.tif", scene_array(rng, 128, 128))
+    tile = write(tmp_path / "t.tif", land_array(rng, 128, 128))
+    monkeypatch.setenv("GDAL_NUM_THREADS", str(allowed))
+    monkeypatch.setattr(rasterio, "open", spied_open)
+    for module in (rasters, patches):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", spied_pool)
+    half = downsample.downsample(scene, tmp_path / "half" / "s.tif")
+    labels.label(half, [tile], tmp_path / "labels" / "s.tif")
+    patches.cut([half], tmp_path / "labels", tmp_path / "p", size=32, max_void=1)
+    assert asked == pools == {1, allowed}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -196,6 +197,27 @@ def test_the_mask_of_a_product_is_honoured(tmp_path, scene, mask, kept):
     with rasterio.open(tmp_path / "two" / scene) as found:
         np.testing.assert_array_equal(found.read(1), dn)
         assert "MASK" not in found.tags()
+
+
+@pytest.mark.parametrize("kind", ["/vsizip/", "/vsitar/", "/vsitar/ without"])
+def test_a_mask_within_an_archive_is_honoured(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    scene, mask = (f"N23W161_20_{layer}_F02DAR.tif" for layer in ("sl_HH", "mask"))
+    dn = rng.integers(2, 5000, (40, 50)).astype(np.uint16)
+    values = rng.choice([0, 50, 255], dn.shape).astype(np.uint8)
+    inside = [write(tmp_path / "in" / scene, dn, nodata=1)]
+    if kind.endswith("without"):
+        values[:] = 255
+    else:
+        inside.append(write(tmp_path / "in" / mask, values))
+    for path in inside:
+        os.utime(path)  # a ZIP knows no time before 1980
+    kind = kind.split()[0]
+    archive = shutil.make_archive(tmp_path / "a", kind[4:-1], tmp_path / "in")
+    out = downsample.downsample(f"{kind}{archive}/{scene}", tmp_path / "out.tif", factor=1)
+    with rasterio.open(out) as found:
+        np.testing.assert_array_equal(found.read(1), np.where(values == 0, 1, dn))
+        assert ("MASK" in found.tags()) == (len(inside) == 2)
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
