@@ -56,16 +56,16 @@ def predict(
     single = len(scenes) == 1 and not Path(out).is_dir()
     written = []
     for scene in map(str, scenes):
-        target = Path(out) if single else Path(out) / Path(scene).name
+        target = Path(out) if single else Path(out) / rasters.name_of(scene)
         with rasters.opened(scene) as sar:
             check_fits(sar, scene, description["spacing"], description["quantity"])
             tags = {
-                "SCENE": Path(scene).name,
+                "SCENE": rasters.name_of(scene),
                 "MODEL": f"{Path(file).name} {checkpoints.fingerprint(file)}",
                 "CLASSES": ",".join(lulc.NAMES),
             }
             tags |= {k: v for k, v in sar.tags().items() if k in ("SIMULATED", "QUANTITY")}
-            if not rasters.is_current(target, [scene, file], tags):
+            if not rasters.is_current(target, [scene, file], tags, grid=rasters.grid_of(sar)):
                 norm = datasets.Normalization(**description["normalization"])
                 _write_map(sar, model, norm, target, tags, progress)
         written.append(target)
