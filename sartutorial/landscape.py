@@ -123,7 +123,7 @@ def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
 
 def _graph(cost: Floats) -> sparse.csr_array:
     """Neighbouring cells (eight each), as far apart as walking from one to the other costs."""
-    at = np.arange(cost.size).reshape(cost.shape)
+    at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
     pairs = [(at[:, 1:], at[:, :-1]), (at[1:], at[:-1]), (at[1:, 1:], at[:-1, :-1]),
              (at[1:, :-1], at[:-1, 1:])]  # fmt: skip
     a = np.concatenate([p[0].ravel() for p in pairs])
@@ -159,12 +159,9 @@ def relief(uplift: Floats, up: Ints, to: Ints, cell_m: float) -> tuple[Floats, F
     """
     cells, inland = np.arange(len(up)), np.flatnonzero(to >= 0)
     # "A cell minus the one below it": triangular, since water runs down the order of ``up``.
-    fall = sparse.csr_array(
-        (
-            np.r_[np.ones(len(up)), -np.ones(len(inland))],
-            (np.r_[cells, inland], np.r_[cells, to[inland]]),
-        )
-    )
+    signs = np.r_[np.ones(len(up)), -np.ones(len(inland))]
+    rows, columns = np.r_[cells, inland], np.r_[cells, to[inland]]
+    fall = sparse.csr_array((signs, (rows.astype(np.int32), columns.astype(np.int32))))
     km2 = linalg.spsolve_triangular(fall.T.tocsr(), np.ones(len(up)), lower=False)
     km2 *= (cell_m / 1000) ** 2
     below, n = np.where(to >= 0, up[to], up), len(uplift)
@@ -203,7 +200,9 @@ def _roads(cost: Floats, towns: Ints) -> list[Ints]:
     order = np.argsort(towns)
     ends = np.stack([order[np.searchsorted(towns[order], nearest[c[meet]])] for c in (a, b)])
     ends, first = np.unique(np.sort(ends, axis=0), axis=1, return_index=True)
-    net = sparse.csr_array((length[meet[first]], tuple(ends)), shape=(len(towns), len(towns)))
+    net = sparse.csr_array(
+        (length[meet[first]], tuple(ends.astype(np.int32))), shape=(len(towns), len(towns))
+    )
     chosen = set(zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True))
     roads = []
     for pair, edge in zip(ends.T, meet[first], strict=True):
