@@ -423,8 +423,8 @@ assert (np.abs(table["measured"] - table["level"])[big] < 0.5).all()
 # %% [markdown]
 # The last column is **real**: means of power over an airborne L-band HH scene of Flevoland (AIRSAR, NASA/JPL), measured by `book/lband_levels.py`.
 # Its absolute calibration is not known to us, so only differences compare.
-# Towns, fields and bare soil stand to forest as in the simulation, within a few decibels; its grassland is darker, and its water brighter, than ours.
-# Its towns are few hundred pixels, its season is not autumn, and it is flat: it is a check on the order, not a calibration.
+# Fields, grassland and bare soil stand to forest as in the simulation, within a few decibels; its buildings are brighter than ours, and its water much brighter.
+# Its buildings are some hundred pixels, its season is not autumn, and it is flat: it is a check on the order, not a calibration.
 
 # %% mystnb={"figure": {"caption": "Backscatter of each class in a simulated scene at 5 m: median, and the range of the middle 80 % of the pixels. The ranges overlap: a single pixel does not give its class away.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, water the darkest, built-up the brightest and widest, most of them overlapping."}}
 half_db = radiometry.to_db(half)
