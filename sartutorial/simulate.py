@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import operator
 import os
 import threading
 import zlib
@@ -181,13 +182,8 @@ def _read(path: Path, window: Window, pad: int = 0) -> NDArray[Any]:
     wide = Window(window.col_off - pad, window.row_off - pad,
                   window.width + 2 * pad, window.height + 2 * pad)  # fmt: skip
     with rasterio.open(path) as file:
-        there = wide.intersection(Window(0, 0, file.width, file.height))
-        out = np.zeros((int(wide.height), int(wide.width)), file.dtypes[0])
-        top, left = int(there.row_off - wide.row_off), int(there.col_off - wide.col_off)
-        out[top : top + int(there.height), left : left + int(there.width)] = file.read(
-            1, window=there
-        )
-    return out
+        band: NDArray[Any] = file.read(1, window=wide, boundless=True, fill_value=0)
+    return band
 
 
 def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[Any, float]]:
@@ -389,11 +385,11 @@ def simulate(
     stale = not all(rasters.is_current(p, [], made) for p in land)
     todo = [run for path, run in tasks.items() if stale or not rasters.is_current(path, land, made)]
     if stale:  # another world's scenes would be taken for this one's
-        for old in rasters.find([out / "scenes"]) if (out / "scenes").is_dir() else []:
-            with rasterio.open(old) as file:
-                foreign = "SIMULATED" in file.tags() and Path(old) not in tasks
-            if foreign:
-                Path(old).unlink()
+        for old in set((out / "scenes").glob("*.tif")) - tasks.keys():
+            with rasters.opened(old) as file:
+                simulated = "SIMULATED" in file.tags()
+            if simulated:
+                old.unlink()
     if not todo:
         return
     blocks = math.ceil(cells / BLOCK) ** 2 * stale
@@ -404,9 +400,5 @@ def simulate(
     ):
         if stale:
             _land(out, cells, seed, made, over, bar)
-        for _ in over(_call, todo):
+        for _ in over(operator.call, todo):
             bar.update()
-
-
-def _call(run: Callable[[], None]) -> None:
-    run()

@@ -614,6 +614,22 @@ def test_a_smaller_world_leaves_no_scene_of_the_larger(tmp_path: Path, made: Pat
     assert len(scenes(tmp_path / "world")) == 1
 
 
+def test_a_world_begins_again_after_a_kill_that_left_no_scene(tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / ".IMG.tif.partial").write_bytes(b"half")
+    simulate.simulate(tmp_path, profile=TINY, seed=0)
+    assert len(list((tmp_path / "scenes").glob("*.tif"))) == 4
+
+
+def test_a_stranger_among_the_scenes_is_named_and_real_ones_are_left(tmp_path: Path) -> None:
+    real = write(tmp_path / "scenes" / "mine.tif", np.ones((9, 9), np.uint16))
+    simulate.simulate(tmp_path, profile=TINY, seed=0)
+    assert real.exists()
+    (tmp_path / "scenes" / "torn.tif").write_bytes(b"II*\0")
+    with pytest.raises(InputError, match=r"torn\.tif"):
+        simulate.simulate(tmp_path, profile=TINY, seed=1)
+
+
 def in_session(leader: int) -> bool:
     """Whether a process of the session is left."""
     try:
