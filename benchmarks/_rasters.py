@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, SIZE = 3, 24_000
+SIZES = (18_000, 24_000, 30_000, 36_000)
 CACHE_MB = 512  # GDAL's, on both sides
 # Every result of both sides: blocks of 512 px, deflate; level and predictor are the script's.
 Cost = tuple[float, float, float]  # seconds, peak memory in MB, seconds of processors
@@ -103,6 +104,17 @@ def in_turns(sides: dict[str, Callable[[], Cost]]) -> dict[str, list[list[float]
                 flush=True,
             )
     return runs
+
+
+def memory(scene: Path, script: str, *command: str | Path) -> dict[int, int]:
+    """Our peak memory in MB for scenes of four sizes, all larger than GDAL's cache."""
+    peaks = {}
+    for size in SIZES:
+        scene.unlink()
+        made(script, "scene", scene, size)
+        peaks[size] = round(ours(script, *command)[1])
+        print(f"{size} px: {peaks[size]} MB", flush=True)
+    return peaks
 
 
 def best(runs: list[list[float]]) -> float:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import _rasters as bench
 
-SIZES = (18_000, 24_000, 30_000, 36_000)
 CREATION = [*bench.CREATION, "-co", "PREDICTOR=2", "-co", "ZLEVEL=1"]  # as the package
 WARP = ["-tr", "5", "5", "-multi", "-wo", "NUM_THREADS=2", "-wm", "256", "-oo", "NUM_THREADS=2"]
 PEERS = {
@@ -73,12 +72,7 @@ def main() -> int:
             sides[name] = lambda whole=whole: bench.measure(whole)
         sides["floor"] = lambda: bench.ours(__file__, "floor", scene, out)
         runs = bench.in_turns(sides)
-        memory = {}
-        for size in SIZES:
-            scene.unlink()
-            bench.made(__file__, "scene", scene, size)
-            memory[size] = round(bench.ours(__file__, "halve", scene, out)[1])
-            print(f"{size} px: {memory[size]} MB", flush=True)
+        memory = bench.memory(scene, __file__, "halve", scene, out)
     fastest = min(PEERS, key=lambda name: bench.best(runs[name]))
     bench.write("downsample", fastest, runs, ours_peak_mb_by_size=memory)
     return 0

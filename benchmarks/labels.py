@@ -21,7 +21,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-SIZES = (18_000, 24_000, 30_000, 36_000)
 PEER = "gdalbuildvrt + gdalwarp -r near -et 0"
 TILE = 12_000
 CREATION = [*bench.CREATION, "-co", "ZLEVEL=6"]  # GDAL's default, which the package keeps
@@ -106,12 +105,7 @@ def main() -> int:
             "floor": lambda: bench.ours(__file__, "floor", scene, at / "tiles", out),
         })  # fmt: skip
         wrong = differences(scene, out, peer)
-        memory = {}
-        for size in SIZES:
-            scene.unlink()
-            bench.made(__file__, "scene", scene, size)
-            memory[size] = round(bench.ours(__file__, "label", scene, at / "tiles", out)[1])
-            print(f"{size} px: {memory[size]} MB", flush=True)
+        memory = bench.memory(scene, __file__, "label", scene, at / "tiles", out)
     bench.write("labels", PEER, runs, pixels_that_differ=wrong, ours_peak_mb_by_size=memory)
     return 0 if wrong == 0 else 1
 

@@ -112,7 +112,7 @@ def network(train: datasets.Patches) -> Predict:
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, EPOCHS * len(batches))
     for epoch in tqdm(range(EPOCHS), "U-Net", unit="epoch"):
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.sampler.set_epoch(epoch)
         for batch in batches:
             loss = functional.cross_entropy(
                 model(batch["image"]), batch["label"], weight, ignore_index=lulc.IGNORE_INDEX
