@@ -321,9 +321,8 @@ def _scene(
             file.write(observe(out, bias, ships, seed, row, col, window), 1, window=window)
 
 
-def _tile(out: Path, path: Path, tags: dict[str, str], west: int, south: int) -> None:
+def _tile(out: Path, path: Path, tags: dict[str, str], west: int, south: int, n: int) -> None:
     """HR-LULC ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
-    n = lulc.TILE_PIXELS
     grid = rasters.Grid(WGS84, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
     # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
     with (
@@ -380,7 +379,7 @@ def simulate(
     left, bottom, right, top = (math.floor(v) for v in transform_bounds(UTM, WGS84, *box))
     for west, south in itertools.product(range(left, right + 1), range(bottom, top + 1)):
         path = out / "lulc" / lulc.tile_name(west, south)
-        tasks[path] = partial(_tile, out, path, made, west, south)
+        tasks[path] = partial(_tile, out, path, made, west, south, lulc.TILE_PIXELS)
     land = [out / p for p in TRUTH]
     stale = not all(rasters.is_current(p, [], made) for p in land)
     todo = [run for path, run in tasks.items() if stale or not rasters.is_current(path, land, made)]
