@@ -330,8 +330,13 @@ def pretrain(
     *,
     out: Path,
     method: Method = "sar-w-simmim",
+    domain: Literal["normalised", "linear"] = "normalised",
     epochs: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
+    devices: PositiveInt = 1,
+    accumulate: PositiveInt = 1,
+    precision: Literal["bf16-mixed", "32-true"] | None = None,
+    compile: bool = False,
     profile: Scale = None,
 ) -> None:
     """Pretrain an encoder on unlabelled patches: OUT/encoder.safetensors (paper 3.1).
@@ -344,13 +349,28 @@ def pretrain(
         The folder to write to; a run that was stopped goes on from its last epoch.
     method
         SimMIM or MixMAE, with the SAR intensity weight or without.
+    domain
+        Where the weight measures intensity: in normalised dB (the authors' loader) or linear power.
     epochs
         Default the profile's.
+    devices
+        Processes that share a batch: GPUs, or processes on a CPU.
+    accumulate
+        Parts of a batch that a process takes one after the other, where memory is short.
+    precision
+        Default bfloat16 where the device multiplies it, else float32.
+    compile
+        Compile the model with torch.compile.
     """
-    from sartutorial.pretraining import pretrain as run
+    from lightning.pytorch.utilities import rank_zero_only
 
-    print(run(patches, out, method=method, seed=seed, epochs=epochs, profile=_chosen(profile),
-              progress=True))  # fmt: skip
+    from sartutorial.pretraining import pretrain as run
+    from sartutorial.training import Machine
+
+    file = run(patches, out, method=method, domain=domain, seed=seed, epochs=epochs,
+               profile=_chosen(profile), machine=Machine(devices, accumulate, precision, compile),
+               progress=True)  # fmt: skip
+    rank_zero_only(print)(file)
 
 
 @app.command(sort_key=6)

@@ -65,21 +65,28 @@ class Patches(Dataset[dict[str, Tensor]]):
 
 
 class Shuffled(Sampler[tuple[int, int]]):
-    """All indices once an epoch, in an order that depends on (seed, epoch); Lightning sets the epoch."""
+    """Whole batches of all indices once an epoch, in an order that depends on (seed, epoch).
 
-    def __init__(self, length: int, seed: int) -> None:
+    Lightning sets the epoch. Of ``world`` processes, each takes every ``world``-th index from its own
+    ``rank`` on: together they hold the batches that one process alone would.
+    """
+
+    def __init__(
+        self, length: int, seed: int, *, batch: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
+        self.whole = slice(rank, length // batch * batch, world)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return len(range(self.length)[self.whole])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((self.epoch, int(i)) for i in order)
+        return ((self.epoch, int(i)) for i in order[self.whole])
 
 
 def read(path: str | Path) -> NDArray[Any]:
@@ -114,14 +121,27 @@ def selected(folder: str | Path, column: str, split: str | None = None) -> gpd.G
     return rows if split is None else rows[rows["split"] == split]
 
 
-def loader(dataset: Patches, batch: int, *, shuffle: bool, workers: int = 0) -> DataLoader[Any]:
-    """A loader that drops the last short batch in training (where the batch is a setting), not else."""
+def loader(
+    dataset: Patches,
+    batch: int,
+    *,
+    shuffle: bool,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    parts: int = 1,
+) -> DataLoader[Any]:
+    """A loader that drops the last short batch in training (where the batch is a setting), not else.
+
+    In training, it is that of process ``rank`` of ``world``, and gives its share of a batch in
+    ``parts``; the batch must divide by both.
+    """
     batch = min(batch, len(dataset))
+    share = Shuffled(len(dataset), dataset.seed, batch=batch, rank=rank, world=world)
     return DataLoader(
         dataset,
-        batch_size=batch,
-        sampler=Shuffled(len(dataset), dataset.seed) if shuffle else None,
-        drop_last=shuffle,
+        batch_size=batch // (world * parts),
+        sampler=share if shuffle else None,
         num_workers=workers,
         persistent_workers=workers > 0,
     )

@@ -30,6 +30,7 @@ class EncoderConfig(NamedTuple):
     num_heads: tuple[int, ...]
     window_size: int
     kind: Literal["simmim", "mixmae"] = "simmim"
+    positions: bool = True  # absolute ones, beside the relative bias within windows
 
 
 def config_of(
@@ -57,12 +58,13 @@ class Encoder(SwinTransformer):
 
     ``kind="simmim"``: shifted windows, learnt positions (what the authors' code configures).
     ``kind="mixmae"``: windows never shift, positions are fixed sines and cosines.
+    Without ``positions`` in the configuration it is timm's Swin as it is.
     Images are (B, 1, H, W) with H = W = ``image_size``; tokens are (B, H/4, W/4, C), channels last.
     """
 
     layers: Any  # timm's stages
     norm: Any
-    absolute_pos_embed: Tensor
+    absolute_pos_embed: Tensor | None
 
     def __init__(self, config: EncoderConfig, *, drop_path_rate: float = 0.0) -> None:
         super().__init__(
@@ -79,11 +81,14 @@ class Encoder(SwinTransformer):
         )
         self.config = config
         side = config.image_size // PATCH
-        if config.kind == "simmim":
+        if not config.positions:
+            self.register_buffer("absolute_pos_embed", None)
+        elif config.kind == "simmim":
             position = torch.empty(1, side * side, config.embed_dim)
             self.absolute_pos_embed = nn.Parameter(trunc_normal_(position, std=0.02))
         else:
             self.register_buffer("absolute_pos_embed", sincos_positions(config.embed_dim, side))
+        if config.kind == "mixmae":
             for block in (block for stage in self.layers for block in stage.blocks):
                 block.shift_size, block.attn_mask = (0, 0), None
 
@@ -114,23 +119,26 @@ class Encoder(SwinTransformer):
         features: Tensor = self.norm(x)
         return features
 
-    def taps(self, image: Tensor) -> list[Tensor]:
-        """What the authors feed to UPerNet: each stage's output *after* its patch merging.
+    def taps(self, image: Tensor, *, merged: bool = True) -> list[Tensor]:
+        """Four maps (B, C_i, H_i, W_i), one a stage, for a decoder.
 
-        Four maps (B, C_i, H_i, W_i); for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice.
-        timm merges at the start of the next stage, so a tap is that stage's input after merging.
+        ``merged``: each stage's output *after* its patch merging, which the authors feed to UPerNet;
+        for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice. Else before it, as timm gives
+        them: 128 @ 64², 256 @ 32², 512 @ 16², 1024 @ 8². The final norm is not applied.
+        timm merges at the start of the next stage, so a merged tap is that stage's input.
         """
         x = self.positioned(self.embed(image))
-        maps = []
-        for i, stage in enumerate(self.layers):
-            x = stage.downsample(x)
-            if i > 0:
-                maps.append(x)
-            x = stage.blocks(x)
-        return [m.permute(0, 3, 1, 2).contiguous() for m in (*maps, x)]
+        before, after = [], []
+        for stage in self.layers:
+            after.append(x := stage.downsample(x))
+            before.append(x := stage.blocks(x))
+        maps = [*after[1:], x] if merged else before
+        return [m.permute(0, 3, 1, 2).contiguous() for m in maps]
 
     def positioned(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, H/4, W/4, C) with their absolute positions added."""
+        """Tokens (B, H/4, W/4, C) with their absolute positions added, if there are any."""
+        if self.absolute_pos_embed is None:
+            return tokens
         return tokens + self.absolute_pos_embed.view(1, *tokens.shape[1:])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from lightning import Callback
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -17,27 +18,48 @@ from sartutorial.encoders import PATCH, STRIDE, Encoder, EncoderConfig, config_o
 from sartutorial.profiles import Profile, current
 
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
+Domain = Literal["normalised", "linear"]
 CELL = 16  # pixels, side of SimMIM's mask cells (authors' code)
 MASK_RATIO = {"simmim": 0.6, "mixmae": 0.5}  # authors' code
 
 
-def mask_cells(cells: int, ratio: float, key: tuple[int, ...]) -> Tensor:
-    """A random mask of ``cells`` x ``cells``: float32, 1 = masked, exactly ceil(ratio cells²) of them.
+def mask_cells(cells: int, ratio: float, keys: Tensor) -> Tensor:
+    """Random masks (B, cells, cells): float32, 1 = masked, exactly ceil(ratio cells²) of each.
 
-    A function of ``key`` (seed, epoch, index) alone.
+    A function of ``keys`` (B, 3), int64 (seed, epoch, index), alone, computed on their device: every
+    process and device hides the same cells.
     """
-    mask = np.zeros(cells * cells, dtype=np.float32)
-    masked = math.ceil(cells * cells * ratio)
-    mask[np.random.default_rng(key).permutation(mask.size)[:masked]] = 1
-    return torch.from_numpy(mask.reshape(cells, cells))
+    number = cells * cells
+    hidden = _random(keys, number).argsort(1)[:, : math.ceil(number * ratio)]
+    mask = torch.zeros(len(keys), number, device=keys.device).scatter_(1, hidden, 1.0)
+    return mask.view(-1, cells, cells)
+
+
+GOLDEN, FACTORS = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+
+
+def _random(keys: Tensor, number: int) -> Tensor:
+    """SplitMix64 started from each key: (B, number) int64. torch's own generators differ by device."""
+    state = torch.zeros_like(keys[:, 0])
+    for part in keys.unbind(1):
+        state = _mixed((state ^ part) + GOLDEN)
+    return _mixed(state[:, None] + GOLDEN * torch.arange(1, number + 1, device=keys.device))
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """SplitMix64's output function; products of int64 wrap, and shifts must not drag the sign along."""
+    for shift, factor in zip((30, 27), FACTORS, strict=True):
+        z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor
+    return z ^ (z >> 31 & (1 << 33) - 1)
 
 
 def intensity_weight(image: Tensor, *, scale: float = 1.0) -> Tensor:
     """The SAR-W weight of every pixel: exp(s (1 - x)), x the min-max of power per image and channel.
 
     ``image`` (B, C, H, W) is read as decibels; the weight has its shape and lies in [1, e^s]: dark
-    pixels weigh most. The authors' code hands it the *normalised* image z = (dB - mean) / std, whose
-    "power" 10^(z/10) is the true power to the 1/std; hand it dB for the linear domain.
+    pixels weigh most, and all of a constant image weigh e^s. The authors' code hands it the
+    *normalised* image z = (dB - mean) / std, whose "power" 10^(z/10) is the true power to the 1/std;
+    hand it dB for the linear domain.
     Source: SAR-W-MixMAE (Caglayan et al. 2025) and its code.
     """
     power = torch.pow(10.0, image.float() / 10)
@@ -161,13 +183,15 @@ def draw_mask(model: SimMIM | MixMAE, keys: Tensor) -> Tensor:
     """Masks for a batch of item keys (B, 3): (B, H/16, W/16), or one (1, 1, H/32, W/32) for MixMAE."""
     size = model.encoder.config.image_size
     if isinstance(model, MixMAE):
-        return mask_cells(size // STRIDE, MASK_RATIO["mixmae"], tuple(keys[0].tolist()))[None, None]
-    cells, ratio = size // CELL, MASK_RATIO["simmim"]
-    return torch.stack([mask_cells(cells, ratio, tuple(k)) for k in keys.tolist()])
+        return mask_cells(size // STRIDE, MASK_RATIO["mixmae"], keys[:1])[:, None]
+    return mask_cells(size // CELL, MASK_RATIO["simmim"], keys)
 
 
 class PretrainingTask(training.Task):
-    """One training step: draw the masks, weigh the pixels if ``weighted``, reconstruct."""
+    """One training step: draw the masks, weigh the pixels if there is a ``weigh``, reconstruct.
+
+    ``weigh`` makes the weights of a batch of normalised images (B, 1, H, W); None is the plain loss.
+    """
 
     def __init__(
         self,
@@ -175,17 +199,16 @@ class PretrainingTask(training.Task):
         settings: training.Settings,
         run: dict[str, Any],
         *,
-        weighted: bool,
+        weigh: Callable[[Tensor], Tensor] | None,
     ) -> None:
         super().__init__(model, settings, run)
-        self.weighted = weighted
+        self.weigh = weigh
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The reconstruction's loss (scalar) for ``image`` (B, 1, H, W), masked by ``key`` (B, 3)."""
         image = batch["image"]
-        weight = intensity_weight(image) if self.weighted else None
-        mask = draw_mask(self.model, batch["key"].cpu()).to(image.device)
-        loss: Tensor = self.model(image, mask, weight)[0]
+        weight = self.weigh(image) if self.weigh else None
+        loss: Tensor = self.model(image, draw_mask(self.model, batch["key"]), weight)[0]
         return loss
 
 
@@ -194,21 +217,29 @@ def pretrain(
     out: str | Path,
     *,
     method: Method = "sar-w-simmim",
+    domain: Domain = "normalised",
     seed: int = 0,
     epochs: int | None = None,
     profile: Profile | None = None,
+    machine: training.Machine = training.ALONE,
+    callbacks: Sequence[Callback] = (),
     progress: bool = False,
 ) -> Path:
     """Pretrain an encoder on the patches marked ``pretrain``; returns ``out/encoder.safetensors``.
 
-    A run that was stopped goes on from its last epoch; one that is done is left alone.
-    Raises InputError for a folder without sampled patches or an ``out`` that holds another run.
+    ``domain`` is where the SAR-W methods measure intensity: in normalised decibels, as the authors'
+    loader does, or in linear power, as their README says. ``machine`` says how many processes share a
+    batch, and ``callbacks`` are Lightning's, which see the training. A run that was stopped goes on
+    from its last epoch; one that is done is left alone.
+    Raises InputError for a folder without sampled patches, an ``out`` that holds another run, or a
+    batch that does not divide among the machine's processes.
     """
     profile = profile or current()
     rows = datasets.selected(folder, "pretrain")
     if rows.empty:
         raise InputError(f"{folder}: no patch is marked for pretraining; sample with more --points")
     kind: Literal["simmim", "mixmae"] = "mixmae" if "mixmae" in method else "simmim"
+    weighted = method.startswith("sar-w")
     config = config_of(profile, int(rows["size"].iloc[0]), kind)
     settings = training.Settings(
         epochs=epochs or profile.pretrain_epochs,
@@ -221,20 +252,24 @@ def pretrain(
     )
     run: dict[str, Any] = {
         "method": method,
+        "domain": domain if weighted else None,
         "encoder": config._asdict(),
         "training": settings._asdict(),
+        "data": datasets.fingerprint(rows),
     }
-    run |= {"data": datasets.fingerprint(rows)}
     file = Path(out) / "encoder.safetensors"
     if training.is_done(file, run, folder):
         return file
     norm = datasets.statistics(folder, rows)
     torch.manual_seed(seed)
     model = build(method, config, profile)
-    task = PretrainingTask(model, settings, run, weighted=method.startswith("sar-w"))
+    mean, std = norm if domain == "linear" else (0.0, 1.0)
+    weigh = (lambda z: intensity_weight(z * std + mean)) if weighted else None
+    task = PretrainingTask(model, settings, run, weigh=weigh)
     data = datasets.Patches(folder, rows, norm, seed=seed)
-    training.fit(task, data, out, progress=progress)
+    training.fit(task, data, out, machine=machine, callbacks=callbacks, progress=progress)
     description = run | {
+        "machine": machine._asdict(),
         "normalization": norm._asdict(),
         "spacing": float(rows["spacing"].mean()),
         "quantity": str(rows["quantity"].iloc[0]),

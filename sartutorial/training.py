@@ -8,7 +8,7 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sartutorial import InputError, checkpoints, datasets, patches
 
@@ -37,6 +38,21 @@ class Settings(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
     seed: int = 0
+
+
+class Machine(NamedTuple):
+    """How a run is carried out. What it computes depends on it by rounding alone, but for MixMAE.
+
+    (MixMAE mixes and masks the images of one process's part of a batch with each other.)
+    """
+
+    devices: int = 1  # processes of this machine, one a GPU where it has any
+    accumulate: int = 1  # parts of a process's share of a batch, one after the other
+    precision: Literal["bf16-mixed", "32-true"] | None = None  # None: see ``precision``
+    compile: bool = False  # with torch.compile
+
+
+ALONE = Machine()
 
 
 class Task(lightning.LightningModule):
@@ -72,7 +88,8 @@ class Task(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Note the epoch's mean loss."""
-        self.history.append(float(torch.stack(self._losses).mean()))
+        mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.history.append(float(mean))
         self._losses.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -168,38 +185,83 @@ def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
     return all(made.get(k) == v for k, v in json.loads(json.dumps(run)).items())
 
 
-def fit(task: Task, data: datasets.Patches, out: str | Path, *, progress: bool) -> None:
+class Shares(lightning.LightningDataModule):
+    """Every process's share of each global batch; which process this is, the trainer knows."""
+
+    trainer: Any
+
+    def __init__(self, data: datasets.Patches, batch: int, machine: Machine) -> None:
+        super().__init__()
+        self.data, self.batch, self.machine = data, batch, machine
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The loader of this process."""
+        free = (os.cpu_count() or 1) // self.machine.devices - 2
+        return datasets.loader(
+            self.data,
+            self.batch,
+            shuffle=True,
+            workers=min(8, max(free, 0)),
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            parts=self.machine.accumulate,
+        )
+
+
+def fit(
+    task: Task,
+    data: datasets.Patches,
+    out: str | Path,
+    *,
+    machine: Machine = ALONE,
+    callbacks: Sequence[lightning.Callback] = (),
+    progress: bool,
+) -> None:
     """Train ``task`` on ``data``; a run that was stopped goes on from its last epoch.
 
     The state is kept in ``out/last.ckpt`` after every epoch; ``finish`` removes it.
 
-    Raises InputError if ``out/last.ckpt`` is damaged or belongs to another run, OSError if it cannot
-    be written.
+    Raises InputError if ``out/last.ckpt`` is damaged or belongs to another run, or if the batch does
+    not divide among the machine's processes and their parts, OSError if the state cannot be written.
     """
     state = Path(out) / "last.ckpt"
     state.parent.mkdir(parents=True, exist_ok=True)  # fail before an epoch, not after it
     if state.exists():
         _check_state(state, task.run)
     s = task.settings
-    workers = min(8, max((os.cpu_count() or 1) - 2, 0))
-    loader = datasets.loader(data, s.batch, shuffle=True, workers=workers)
+    batch, shares = min(s.batch, len(data)), machine.devices * machine.accumulate
+    if batch % shares:
+        raise InputError(
+            f"a batch of {batch} patches does not divide into {machine.devices} processes times "
+            f"{machine.accumulate} parts; take other --devices and --accumulate"
+        )
     keep = ModelCheckpoint(out, state.stem, every_n_epochs=1, enable_version_counter=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advice in a chapter
     warnings.filterwarnings("ignore", module="lightning")  # nor its own deprecations
+    if machine.compile:
+        task.model.compile()
     trainer = lightning.Trainer(
         max_epochs=s.epochs,
-        devices=1,
-        precision=precision(),
+        devices=machine.devices,
+        strategy="ddp" if machine.devices > 1 else "auto",
+        accumulate_grad_batches=machine.accumulate,
+        precision=machine.precision or precision(),
         gradient_clip_val=CLIP,
-        callbacks=[keep, TQDMProgressBar(leave=True)] if progress else [keep],
+        callbacks=[keep, *callbacks, *([TQDMProgressBar(leave=True)] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,
         logger=False,
         deterministic="warn",
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # datasets.Shuffled deals the patches out itself
     )
     try:
-        trainer.fit(task, loader, ckpt_path=state if state.exists() else None, weights_only=True)
+        trainer.fit(
+            task,
+            datamodule=Shares(data, batch, machine),
+            ckpt_path=state if state.exists() else None,
+            weights_only=True,
+        )
     except OSError as error:  # the patches' own are InputErrors
         raise OSError(f"{state}: could not be written ({error})") from error
 
@@ -214,6 +276,11 @@ def _check_state(state: Path, run: str) -> None:
 
 
 def finish(task: Task, file: Path, description: Mapping[str, Any]) -> None:
-    """Save what was trained, with its history, and then remove the state of the run."""
+    """Save what was trained, with its history, and then remove the state of the run.
+
+    Of several processes, the first does.
+    """
+    if not task.trainer.is_global_zero:
+        return
     checkpoints.save(task.model, file, dict(description) | {"history": task.history})
     file.with_name("last.ckpt").unlink(missing_ok=True)

@@ -4,12 +4,16 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.models.swin_transformer import SwinTransformer
 
 from sartutorial import (
     InputError,
@@ -25,20 +29,55 @@ from sartutorial import (
     segmentation,
     training,
 )
-from sartutorial.encoders import config_of
+from sartutorial.encoders import Encoder, config_of
+
+
+def keys(*items):
+    return torch.tensor(items)
 
 
 @given(st.integers(1, 20), st.floats(0, 1), st.integers(0, 99))
 def test_masks_hide_exactly_their_share(cells, ratio, seed):
-    mask = pretraining.mask_cells(cells, ratio, (seed, 0, 0))
-    assert mask.sum() == math.ceil(cells * cells * ratio)
-    assert torch.equal(mask, pretraining.mask_cells(cells, ratio, (seed, 0, 0)))
+    masks = pretraining.mask_cells(cells, ratio, keys((seed, 0, 0), (seed, 5, 1)))
+    assert masks.shape == (2, cells, cells)
+    assert masks.dtype == torch.float32
+    assert masks.sum((1, 2)).tolist() == [math.ceil(cells * cells * ratio)] * 2
+    alone = pretraining.mask_cells(cells, ratio, keys((seed, 5, 1)))
+    assert torch.equal(masks[1:], alone)  # whatever else is in the batch
 
 
-def test_masks_differ_between_patches_and_epochs():
-    masks = [pretraining.mask_cells(16, 0.6, key) for key in ((0, 0, 0), (0, 1, 0), (0, 0, 1))]
-    assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+def test_masks_differ_between_seeds_patches_and_epochs():
+    masks = pretraining.mask_cells(16, 0.6, keys((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)))
+    assert not any(torch.equal(masks[i], masks[j]) for i in range(4) for j in range(i))
     assert masks[0].sum() == 154  # the authors' number
+
+
+def test_masks_come_from_the_published_generator():
+    """The first numbers of SplitMix64 from 1234567, as its users test themselves."""
+    found = pretraining._mixed(1234567 + pretraining.GOLDEN * torch.arange(1, 6))
+    assert [n % 2**64 for n in found.tolist()] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_every_cell_is_hidden_as_often_and_apart_from_its_neighbour():
+    """Counts over many keys against the binomial; neighbours against drawing without replacement."""
+    n, cells, share = 4000, 8, 39 / 64
+    for varied in range(3):
+        each = torch.zeros(n, 3, dtype=torch.long)
+        each[:, varied] = torch.arange(n)
+        masks = pretraining.mask_cells(cells, 0.6, each)
+        z = (masks.sum(0) - n * share) / math.sqrt(n * share * (1 - share))
+        assert z.abs().max() < 4.5
+        assert 0.6 < z.square().mean() < 1.5
+        both = (masks[:, :, 1:] * masks[:, :, :-1]).mean()
+        assert both.item() == pytest.approx(share * 38 / 63, abs=0.005)
+        again = (masks[1:] * masks[:-1]).mean()  # successive keys share nothing
+        assert again.item() == pytest.approx(share**2, abs=0.005)
 
 
 def test_dark_pixels_weigh_most_and_constant_patches_are_even():
@@ -79,10 +118,63 @@ def test_the_weight_is_used_where_the_method_says(tiny):
     settings = training.Settings(epochs=1, warmup=0, batch=2, base_lr=1, decay="step")
     batch = {"image": torch.randn(2, 1, 64, 64), "key": torch.tensor([[0, 0, 0], [0, 0, 1]])}
     image, mask = batch["image"], pretraining.draw_mask(model, batch["key"])
-    for weighted in (False, True):
-        task = pretraining.PretrainingTask(model, settings, {}, weighted=weighted)
-        weight = pretraining.intensity_weight(image) if weighted else None
+    for weigh in (None, pretraining.intensity_weight):
+        task = pretraining.PretrainingTask(model, settings, {}, weigh=weigh)
+        weight = weigh and weigh(image)
         assert task.loss(batch).item() == model(image, mask, weight)[0].item()
+
+
+def test_the_domain_of_the_weight_reaches_the_loss(world, tiny, tmp_path, monkeypatch):
+    """In linear power the weight is handed decibels, else the normalised image."""
+    handed = {}
+    weight = pretraining.intensity_weight
+    for domain in ("normalised", "linear"):
+        monkeypatch.setattr(
+            pretraining,
+            "intensity_weight",
+            lambda image, at=domain: handed.setdefault(at, image) * 0 + weight(image),
+        )
+        out = tmp_path / domain
+        file = pretraining.pretrain(world / "patches", out, domain=domain, profile=tiny, epochs=1)
+        assert json.loads(file.with_suffix(".json").read_text())["domain"] == domain
+    norm = json.loads(file.with_suffix(".json").read_text())["normalization"]
+    torch.testing.assert_close(handed["linear"], handed["normalised"] * norm["std"] + norm["mean"])
+    plain = pretraining.pretrain(
+        world / "patches", tmp_path / "plain", method="simmim", profile=tiny, epochs=1
+    )
+    assert json.loads(plain.with_suffix(".json").read_text())["domain"] is None
+
+
+@pytest.mark.parametrize("kind", ["simmim", "mixmae"])
+def test_taps_before_merging_are_timms_own(tiny, kind):
+    """The same weights in timm's feature extractor, of a Swin without absolute positions."""
+    torch.manual_seed(0)
+    config = config_of(tiny, 64, kind)._replace(positions=False, depths=(2, 2, 2, 2))
+    ours = Encoder(config).eval()
+    image = torch.randn(2, 1, 64, 64)
+    theirs = SwinTransformer(
+        img_size=64, patch_size=4, in_chans=1, num_classes=0, embed_dim=config.embed_dim,
+        depths=config.depths, num_heads=config.num_heads, window_size=config.window_size,
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        found, merged = ours.taps(image, merged=False), ours.taps(image)
+        wanted = theirs.forward_intermediates(image, intermediates_only=True)
+    same = [torch.equal(f, w) for f, w in zip(found, wanted, strict=True)]
+    if kind == "simmim":
+        assert all(same)
+    else:
+        assert not any(same)  # its windows never shift
+    assert [f.shape[1:] for f in found] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
+    assert [m.shape[1:] for m in merged] == [(32, 8, 8), (64, 4, 4), (128, 2, 2), (128, 2, 2)]
+    assert torch.equal(merged[3], found[3])
+
+
+def test_absolute_positions_can_be_left_out(tiny):
+    config = config_of(tiny, 64, "simmim")
+    names = {n for n, _ in Encoder(config).named_parameters()}
+    without = {n for n, _ in Encoder(config._replace(positions=False)).named_parameters()}
+    assert names - without == {"absolute_pos_embed"}
 
 
 def test_dice_is_the_formula():
@@ -180,6 +272,21 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch():
     assert [i for _, i in sampler] != [i for _, i in first]
 
 
+@given(st.integers(1, 50), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_processes_share_the_batches_of_one(length, world, parts, each):
+    batch = world * parts * each
+    alone = list(datasets.Shuffled(length, 1, batch=batch))
+    assert len(alone) == length // batch * batch
+    shares = [
+        list(datasets.Shuffled(length, 1, batch=batch, rank=r, world=world)) for r in range(world)
+    ]
+    step = batch // world
+    for k in range(length // batch):
+        together = [item for share in shares for item in share[k * step : (k + 1) * step]]
+        assert sorted(together) == sorted(alone[k * batch : (k + 1) * batch])
+    assert sum(map(len, shares)) == len(alone)
+
+
 def test_a_loader_shuffles_in_training_and_only_there(world):
     rows = datasets.selected(world / "patches", "finetune")
     data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=3)
@@ -230,6 +337,51 @@ def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method,
     one, two = checkpoints.load(undisturbed), checkpoints.load(resumed)
     assert one[1]["history"] == two[1]["history"]
     assert all(torch.equal(one[0][k], two[0][k]) for k in one[0])
+
+
+def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tiny, tmp_path):
+    """Steps in float32: alone, in two parts, and on two processes over gloo."""
+    file = tmp_path / "run.py"
+    file.write_text("""
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import TINY
+from sartutorial import cli, profiles
+profiles.PROFILES["laptop"] = TINY
+cli.app.meta(sys.argv[2:])
+""")
+    exact = training.Machine(precision="32-true")
+    found = {
+        name: checkpoints.load(
+            pretraining.pretrain(
+                world / "patches", tmp_path / name, method="simmim", profile=tiny, machine=machine
+            )
+        )
+        for name, machine in (("alone", exact), ("parts", exact._replace(accumulate=2)))
+    }
+    command = f"pretrain {world / 'patches'} --out {tmp_path / 'two'} --method simmim --devices 2"
+    child = subprocess.run(
+        [sys.executable, file, Path(__file__).parent, *command.split(), "--precision", "32-true"],
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    weights = tmp_path / "two" / "encoder.safetensors"
+    assert child.stdout.splitlines().count(str(weights)) == 1  # said by one of the processes
+    found["two"] = checkpoints.load(weights)
+    assert found["two"][1]["machine"]["devices"] == 2
+    state, description = found.pop("alone")
+    for other, said in found.values():
+        assert said["history"] == pytest.approx(description["history"], rel=1e-5)
+        for key, value in state.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5)
+
+
+def test_a_batch_that_does_not_divide_among_processes_is_refused(world, tiny, tmp_path):
+    with pytest.raises(InputError, match="does not divide"):
+        pretraining.pretrain(
+            world / "patches", tmp_path, profile=tiny, machine=training.Machine(accumulate=7)
+        )
 
 
 @pytest.fixture(scope="module")
