@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartutorial import inpainting
@@ -23,6 +23,7 @@ def cells(seed, *, cell=8, number=6, ratio=0.6):
 
 
 @pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
+@settings(deadline=None)  # not a timed test
 @given(side, side, st.floats(0, 1), st.integers(0, 99))
 def test_fills_what_is_hidden_and_nothing_else(guess, height, width, ratio, seed):
     rng = np.random.default_rng(seed)
@@ -45,6 +46,7 @@ def test_keeps_a_constant_and_the_type(guess, dtype):
     assert inpainting.masked_error(z, filled, cells(0)) < 1e-5
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.floats(-2, 2), st.floats(-2, 2))
 def test_bilinear_is_exact_on_a_plane(seed, down, right):
     row, column = np.mgrid[:48, :48]
