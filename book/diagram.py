@@ -21,7 +21,7 @@ STEPS = [
     ("cut it", "04", ["patches", "exchange"]),
     ("choose and split", "05", ["splits", "sampling"]),
     ("feed a model", "06", ["datasets"]),
-    ("pretrain", "06", ["encoders", "checkpoints", "training", "pretraining"]),
+    ("pretrain", "06", ["encoders", "checkpoints", "training", "pretraining", "inpainting"]),
     (
         "fine-tune and score",
         "07, 08",

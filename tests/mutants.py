@@ -42,6 +42,7 @@ TESTS = {
     "encoders": ["golden", "learning"],
     "training": ["golden", "learning"],
     "pretraining": ["golden", "learning"],
+    "inpainting": ["inpainting"],
     "segmentation": ["golden", "learning"],
     "losses": ["golden", "learning"],
     "evaluation": ["learning"],
