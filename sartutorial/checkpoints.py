@@ -9,7 +9,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sartutorial import InputError, rasters
+from sartutorial import InputError, files
 
 MADE_WITH = ("sartutorial", "torch", "timm", "lightning", "rasterio", "numpy")
 
@@ -28,15 +28,24 @@ def provenance() -> dict[str, Any]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in MADE_WITH},
+        "versions": {name: version(name) for name in MADE_WITH if _installed(name)},
         "machine": f"{platform.machine()} {platform.system()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 
 
+def _installed(name: str) -> bool:
+    """Whether a distribution is there: from a packed file one trains without the raster libraries."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def write_json(content: Mapping[str, Any], path: str | Path) -> None:
     """Write JSON, whole or not at all."""
-    with rasters.replacing(path) as partial:
+    with files.replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -44,7 +53,7 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
     """Write a model's weights to ``path`` (safetensors) and its description to ``path``.json."""
     path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with rasters.replacing(path) as partial:
+    with files.replacing(path) as partial:
         try:
             save_file(state, partial)
         except SafetensorError as error:

@@ -15,7 +15,7 @@ from affine import Affine
 from conftest import GRID, land_array, scene_array, write
 from safetensors.torch import save_file
 
-from sartutorial import downsample, exchange, finetuning, labels, patches, pretraining
+from sartutorial import downsample, exchange, finetuning, labels, packing, patches, pretraining
 
 # A sound call of every command; faults below replace one of its words.
 SOUND = {
@@ -26,6 +26,7 @@ SOUND = {
     "export": "export set --out o",
     "import": "import theirs/locations.csv --sar theirs/sar --labels theirs/label --out o",
     "sample": "sample set --tiles lulc --points 9000 --block 2",
+    "pack": "pack set --out o.npy",
     "pretrain": "pretrain set --out o --epochs 1",
     "finetune": "finetune set --out o --encoder encoder.safetensors --epochs 1",
     "evaluate": "evaluate set --model model.safetensors --split train --out o.json",
@@ -41,6 +42,7 @@ WRITES = {
     "export": "o/sar/2022/",
     "import": "o/sar/IMG",
     "sample": "set/points.parquet",
+    "pack": "o.npy",
     "pretrain": "o/last.ckpt",
     "finetune": "o/last.ckpt",
     "evaluate": "o.json",
@@ -77,6 +79,11 @@ TRAINING_FAULTS = SET_FAULTS | {
     "unsampled": "unsampled: patches are not sampled yet; run 'sartutorial sample'",
     "gone": "run 'sartutorial patches' again",
     "shortset": "cannot be read",
+}
+PACKED_FAULTS = {
+    "text.tif": "text.tif: not a readable packed file",
+    "short.npy": "short.npy: not a readable packed file",
+    "foreign.npy": "foreign.npy: not a packed file of ours",
 }
 WEIGHT_FAULTS = {
     "no.safetensors": "no.safetensors: no such file",
@@ -130,8 +137,11 @@ def rows():
     for fault, words in SET_FAULTS.items():
         yield "sample", "set", fault, words
     for command in ("pretrain", "finetune", "evaluate", "table1"):
-        for fault, words in TRAINING_FAULTS.items():
+        for fault, words in (TRAINING_FAULTS | PACKED_FAULTS).items():
             yield command, "set", fault, words
+    for fault, words in TRAINING_FAULTS.items():
+        yield "pack", "set", fault, words
+    yield "pack", "set", "text.tif", "text.tif: is a file; name the folder"
     yield "patches", "labels", "no", "run 'sartutorial label' first"
     yield "patches", "labels", "grid", "grid/IMG.tif: not on the grid of IMG.tif"
     yield "patches", "labels", "text", "text/IMG.tif: not a readable raster"
@@ -165,7 +175,7 @@ def rows():
         for fault, words in CONFIG_FAULTS.items():
             yield command, None, f"--config {fault}", words
         # A folder that nobody can make, for root either: a file stands in its way.
-        word = next((w for w in line.split() if w in ("o", "o.tif", "o.json")), None)
+        word = next((w for w in line.split() if w in ("o", "o.tif", "o.json", "o.npy")), None)
         if word:
             yield command, f" {word}", " text.tif/o", "text.tif"
             if command != "evaluate":
@@ -235,6 +245,9 @@ def kit(world, tiny, tmp_path_factory):
     shutil.copytree(at / "set", at / "shortset")
     for patch in (at / "shortset" / "sar").iterdir():
         short(patch)
+
+    short(packing.pack(at / "set", at / "short.npy"))
+    np.save(at / "foreign.npy", np.zeros(3))
 
     sampled = world / "patches"
     encoder = pretraining.pretrain(sampled, at / "e", profile=tiny, epochs=1)
