@@ -25,7 +25,7 @@ STEPS = [
     (
         "fine-tune and score",
         "07, 08",
-        ["segmentation", "losses", "evaluation", "finetuning", "table1"],
+        ["segmentation", "losses", "evaluation", "finetuning", "table1", "published"],
     ),
     ("map a region", "09", ["inference", "maps"]),
     ("open any chapter first", "", ["workspace"]),

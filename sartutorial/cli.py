@@ -380,6 +380,27 @@ def pretrain(
               progress=True))  # fmt: skip
 
 
+@app.command(sort_key=5.1)
+def import_weights(file: Path, *, out: Path) -> None:
+    """Bring the authors' published weights into OUT/encoder.safetensors or OUT/model.safetensors.
+
+    Nothing that the checkpoint pickles is run. What it does not hold (normalisation, pixel spacing,
+    the names of the classes) comes from the authors' code and paper; the JSON beside the weights says
+    so.
+
+    Parameters
+    ----------
+    file
+        A torch checkpoint with the authors' keys, on this machine: pretrained (SimMIM, MixMAE) or
+        fine-tuned (UPerNet).
+    out
+        The folder to write to: `finetune --encoder` takes the encoder, `predict --model` the model.
+    """
+    from sartutorial import published
+
+    print(published.load(file, out))
+
+
 @app.command(sort_key=6)
 def finetune(
     patches: Path,

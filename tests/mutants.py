@@ -44,6 +44,8 @@ TESTS = {
     "training": ["golden", "learning"],
     "pretraining": ["golden", "learning"],
     "segmentation": ["golden", "learning"],
+    "checkpoints": ["golden", "published"],
+    "published": ["published"],
     "losses": ["golden", "learning"],
     "evaluation": ["learning"],
     "finetuning": ["learning"],

@@ -14,6 +14,7 @@ import torch
 from affine import Affine
 from conftest import GRID, land_array, scene_array, write
 from safetensors.torch import save_file
+from test_published import state as published_state
 
 from sartutorial import downsample, exchange, finetuning, labels, packing, patches, pretraining
 
@@ -28,6 +29,7 @@ SOUND = {
     "sample": "sample set --tiles lulc --points 9000 --block 2",
     "pack": "pack set --out o.npy",
     "pretrain": "pretrain set --out o --epochs 1",
+    "import-weights": "import-weights theirs.pth --out o",
     "finetune": "finetune set --out o --encoder encoder.safetensors --epochs 1",
     "evaluate": "evaluate set --model model.safetensors --split train --out o.json",
     "predict": "predict IMG.tif --model model.safetensors --out o.tif",
@@ -44,6 +46,7 @@ WRITES = {
     "sample": "set/points.parquet",
     "pack": "o.npy",
     "pretrain": "o/last.ckpt",
+    "import-weights": "o/encoder.safetensors",
     "finetune": "o/last.ckpt",
     "evaluate": "o.json",
     "predict": ".o.plain.tif",
@@ -165,6 +168,16 @@ def rows():
         yield "finetune", "encoder.safetensors", fault, words
         yield "evaluate", "model.safetensors", fault, words
         yield "predict", "model.safetensors", fault, words
+    for fault in ("text.tif", "short.safetensors", "pickle.safetensors"):
+        yield "import-weights", "theirs.pth", fault, f"{fault}: weights cannot be read from it"
+    yield "import-weights", "theirs.pth", "no.pth", "no.pth: no such file"
+    yield (
+        "import-weights",
+        "theirs.pth",
+        "foreign.safetensors",
+        "foreign.safetensors: lacks encoder.",
+    )
+    yield "import-weights", "theirs.pth", "model.safetensors", "model.safetensors: does not fit"
     yield "finetune", "encoder.safetensors", "model.safetensors", "holds no pretrained encoder"
     yield "evaluate", "model.safetensors", "encoder.safetensors", "holds no segmentation model"
     yield "predict", "model.safetensors", "encoder.safetensors", "holds no segmentation model"
@@ -262,6 +275,7 @@ def kit(world, tiny, tmp_path_factory):
     (at / "alone.json").unlink()
     short(Path(shutil.copy(at / "model.safetensors", at / "short.safetensors")))
     torch.save({"a": torch.zeros(2)}, at / "pickle.safetensors")
+    torch.save({"model": published_state("simmim")}, at / "theirs.pth")
     save_file({"a": torch.zeros(2)}, at / "foreign.safetensors")
     (at / "foreign.json").write_text("[1, 2]")
     (at / "stale").mkdir()

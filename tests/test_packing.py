@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_patches(world, tmp_path):
     few.mkdir()
     index = patches.read_index(world / "patches")
     chosen = index[index["finetune"]]
-    assert len(chosen) > 12
+    assert len(chosen) > 20
     patches.write_index(chosen[:4], few)
     for kind in ("sar", "label"):
         (few / kind).symlink_to(world / "patches" / kind)
@@ -253,8 +253,8 @@ def test_memory_does_not_grow_with_the_patches(world, tmp_path):
         packing.pack(folder, tmp_path / f"{folder.name}.npy")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    patch = 64 * 64 * 5
-    assert peaks[1] - peaks[0] < 2 * patch < (len(chosen) - 4) * patch
+    more = (len(chosen) - 4) * 64 * 64 * 5
+    assert peaks[1] - peaks[0] < more / 4
 
 
 def test_patches_of_two_sizes_are_not_packed(world, tmp_path):
