@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sartutorial import InputError, checkpoints, datasets, patches
+from sartutorial import InputError, checkpoints, datasets
 
 CLIP = 5.0  # gradient norm (authors' code)
 WEIGHT_DECAY = 0.05  # authors' code
@@ -183,8 +183,7 @@ def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
     description = file.with_suffix(".json")
     if not (file.exists() and description.exists()):
         return False
-    index = Path(folder) / patches.INDEX
-    if index.stat().st_mtime > file.stat().st_mtime:
+    if datasets.index_of(folder).stat().st_mtime > file.stat().st_mtime:
         return False
     made = json.loads(description.read_text())
     return all(made.get(k) == v for k, v in json.loads(json.dumps(run)).items())
