@@ -130,7 +130,10 @@ print("nodata 0:", radiometry.dn_to_db(mosaic, nodata=0).round(1).tolist())
 # ## The authors' scale
 #
 # A profile holds every number that depends on the machine.
-# `SARTUTORIAL_PROFILE=japan` holds the authors' model and SimMIM schedule, where they are public; batches are per device, and the package trains on one device (the authors used eight).
+# `SARTUTORIAL_PROFILE=japan` holds the authors' model and SimMIM schedule, where they are public.
+# A batch is global: `--devices 8` shares it among eight processes, one a GPU, and `--accumulate 4` lets each take its share in four parts, where memory is short.
+# Neither changes what SimMIM computes, except by rounding.
+# `sartutorial pack` writes the patches into one file for a machine without raster libraries.
 
 # %%
 fields = (

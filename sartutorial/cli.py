@@ -59,6 +59,18 @@ Scheduler = Annotated[
         help="Address of a dask scheduler, such as tcp://host:8786, whose workers take the scenes.",
     ),
 ]
+Devices = Annotated[
+    PositiveInt, Parameter(help="Processes that share a batch: GPUs, or processes on a CPU.")
+]
+Accumulate = Annotated[
+    PositiveInt,
+    Parameter(help="Parts of its share that a process takes in turn, where memory is short."),
+]
+Precision = Annotated[
+    Literal["bf16-mixed", "32-true"] | None,
+    Parameter(help="Default bfloat16 where the device multiplies it, else float32."),
+]
+Compile = Annotated[bool, Parameter(negative="", help="Compile the model with torch.compile.")]
 
 
 def _chosen(profile: str | None) -> profiles.Profile:
@@ -360,10 +372,10 @@ def pretrain(
     domain: Literal["normalised", "linear"] = "normalised",
     epochs: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
-    devices: PositiveInt = 1,
-    accumulate: PositiveInt = 1,
-    precision: Literal["bf16-mixed", "32-true"] | None = None,
-    compile: bool = False,
+    devices: Devices = 1,
+    accumulate: Accumulate = 1,
+    precision: Precision = None,
+    compile: Compile = False,
     profile: Scale = None,
 ) -> None:
     """Pretrain an encoder on unlabelled patches: OUT/encoder.safetensors (paper 3.1).
@@ -380,14 +392,6 @@ def pretrain(
         Where the weight measures intensity: in normalised dB (the authors' loader) or linear power.
     epochs
         Default the profile's.
-    devices
-        Processes that share a batch: GPUs, or processes on a CPU.
-    accumulate
-        Parts of a batch that a process takes one after the other, where memory is short.
-    precision
-        Default bfloat16 where the device multiplies it, else float32.
-    compile
-        Compile the model with torch.compile.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -429,6 +433,10 @@ def finetune(
     encoder: Path | None = None,
     epochs: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
+    devices: Devices = 1,
+    accumulate: Accumulate = 1,
+    precision: Precision = None,
+    compile: Compile = False,
     profile: Scale = None,
 ) -> None:
     """Train encoder and UPerNet on labels: OUT/model.safetensors, OUT/metrics.json (paper 3.2).
@@ -444,10 +452,14 @@ def finetune(
     epochs
         Default the profile's.
     """
-    from sartutorial.finetuning import finetune as run
+    from lightning.pytorch.utilities import rank_zero_only
 
-    print(run(patches, out, encoder=encoder, seed=seed, epochs=epochs, profile=_chosen(profile),
-              progress=True))  # fmt: skip
+    from sartutorial.finetuning import finetune as run
+    from sartutorial.training import Machine
+
+    file = run(patches, out, encoder=encoder, seed=seed, epochs=epochs, profile=_chosen(profile),
+               machine=Machine(devices, accumulate, precision, compile), progress=True)  # fmt: skip
+    rank_zero_only(print)(file)
 
 
 @app.command(sort_key=7)

@@ -42,6 +42,7 @@ def finetune(
     seed: int = 0,
     epochs: int | None = None,
     profile: Profile | None = None,
+    machine: training.Machine = training.ALONE,
     progress: bool = False,
 ) -> Path:
     """Fine-tune on the training patches marked ``finetune``; returns ``out/model.safetensors``.
@@ -49,8 +50,10 @@ def finetune(
     ``encoder`` is what ``pretrain`` wrote; without it the model of ``kind`` starts from random
     weights (the paper's baseline). Layer-wise decay of the learning rate (0.8, the authors' code)
     holds with a pretrained encoder only: it would starve random lower layers (ours).
-    ``out/metrics.json`` holds the scores on the validation split, if that holds patches.
-    Raises InputError for patches in another unit than the encoder's, or an encoder that does not fit.
+    ``out/metrics.json`` holds the scores on the validation split, if that holds patches. ``machine``
+    says how many processes share a batch; Dice is then a mean over their parts of it.
+    Raises InputError for patches in another unit than the encoder's, an encoder that does not fit, or
+    a batch that does not divide among the machine's processes.
     """
     profile = profile or current()
     rows = datasets.selected(folder, "finetune", "train")
@@ -94,14 +97,18 @@ def finetune(
             own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
             checkpoints.load_into(model.encoder, own, encoder)
         task = FinetuningTask(model, settings, run)
-        training.fit(task, datasets.Patches(folder, rows, norm, seed=seed), out, progress=progress)
+        data = datasets.Patches(folder, rows, norm, seed=seed)
+        training.fit(task, data, out, machine=machine, progress=progress)
         description = run | {
+            "machine": machine._asdict(),
             "normalization": norm._asdict(),
             "spacing": float(rows["spacing"].mean()),
             "quantity": quantity,
             "classes": list(lulc.NAMES),
         }
         training.finish(task, file, description)
+        if not task.trainer.is_global_zero:  # one of several processes saves and scores
+            return file
     if not (done and metrics.exists()) and len(datasets.selected(folder, "finetune", "val")):
         evaluation.evaluate(folder, file, split="val", out=metrics)
     return file

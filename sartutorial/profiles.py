@@ -28,11 +28,11 @@ class Profile:
     mixmae_decoder: tuple[int, int, int]  # width, blocks, heads
     pretrain_epochs: int
     pretrain_warmup: int
-    pretrain_batch: int
+    pretrain_batch: int  # global: of all processes together
     pretrain_base_lr: float  # at a global batch of 512
     finetune_epochs: int
     finetune_warmup: int
-    finetune_batch: int
+    finetune_batch: int  # global
     finetune_base_lr: float  # at a global batch of 512
 
 
@@ -63,7 +63,7 @@ PROFILES = {
     ),
     "japan": Profile(
         "japan", 256, 4, 8192, 128, (2, 2, 18, 2), (4, 8, 16, 32), 8, 256, (512, 8, 16),
-        800, 40, 256, 1e-4, 100, 20, 64, 1.25e-4,
+        800, 40, 2048, 1e-4, 100, 20, 512, 1.25e-4,
     ),
 }  # fmt: skip
 

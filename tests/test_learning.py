@@ -24,6 +24,7 @@ from sartutorial import (
     losses,
     lulc,
     pretraining,
+    profiles,
     rasters,
     sampling,
     segmentation,
@@ -219,7 +220,10 @@ def test_void_pixels_change_no_loss_and_an_unlabelled_batch_gives_zero():
 
 
 def test_the_learning_rate_is_the_authors():
-    japan = training.Settings(epochs=800, warmup=40, batch=256, base_lr=1e-4, decay="step")
+    japan = training.Settings(epochs=800, warmup=40, batch=2048, base_lr=1e-4, decay="step")
+    theirs = profiles.PROFILES["japan"]  # on eight GPUs, 4e-4 at the peak
+    assert theirs.pretrain_base_lr * theirs.pretrain_batch / 512 == pytest.approx(4e-4)
+    assert (theirs.pretrain_batch, theirs.finetune_batch) == (8 * 256, 8 * 64)
     assert training.lr_factor(0, japan) * 4e-4 == pytest.approx(4e-4 * 5e-3)
     assert training.lr_factor(40, japan) == training.lr_factor(699, japan) == 1
     assert training.lr_factor(701, japan) * 4e-4 == pytest.approx(4e-5)
