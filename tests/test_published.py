@@ -80,6 +80,7 @@ def test_every_number_arrives(tmp_path, name):
         "num_heads": c["num_heads"],
         "window_size": 4,
         "kind": "mixmae" if name == "mixmim" else "simmim",
+        "positions": True,
     }
     assert description["normalization"] == {"mean": -10.4327, "std": 5.8041}
     assert description["spacing"] == 5
