@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from conftest import GRID, TINY, land_array, scene_array, write
 
-from sartutorial import downsample, finetuning, labels, patches, pretraining, sampling
+from sartutorial import checkpoints, downsample, finetuning, labels, patches, pretraining, sampling
 
 KILLS = {"predict": 3}  # its imports take most of its time; ten for every other step
 STEPS = {
@@ -24,6 +25,7 @@ STEPS = {
     "sample": "sample out --tiles tiles --points 20000 --block 1 --buffer 0",
     "predict": "predict half --model model/model.safetensors --out out",
 }
+TRAINING = "pretrain sampled --out out --epochs 16"
 # The imports come before the word, so that a kill falls into the work. Small tiles, small worlds.
 CHILD = """
 import sys
@@ -32,6 +34,8 @@ from conftest import TINY
 from sartutorial import cli, lulc, profiles
 if sys.argv[2] == "predict":
     import sartutorial.inference
+if sys.argv[2] == "pretrain":
+    import sartutorial.pretraining
 lulc.TILE_PIXELS = 1200
 profiles.PROFILES["laptop"] = TINY
 print("ready", flush=True)
@@ -68,7 +72,13 @@ def start(ground, step, where):
             (where / path.name).symlink_to(path)
     if step == "sample" and not (where / "out").exists():
         shutil.copytree(ground / "patches", where / "out")
-    command = [sys.executable, "-c", CHILD, Path(__file__).parent, *STEPS[step].split()]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        Path(__file__).parent,
+        *(STEPS | {"pretrain": TRAINING})[step].split(),
+    ]
     child = subprocess.Popen(
         command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -116,6 +126,41 @@ def test_a_killed_step_runs_again_to_the_same_bytes(ground, tmp_path, step):
     _, err = child.communicate()
     assert child.returncode == 0, err
     assert contents(where / "out") == whole
+
+
+@pytest.mark.slow
+def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(ground, tmp_path):
+    """kill -9 between and within epochs: weights and history are those of an undisturbed run."""
+
+    def ended(where):
+        child = start(ground, "pretrain", where)
+        begin = time.monotonic()
+        _, err = child.communicate()
+        assert child.returncode == 0, err
+        return checkpoints.load(where / "out" / "encoder.safetensors"), time.monotonic() - begin
+
+    (state, description), takes = ended(tmp_path / "undisturbed")
+    moments, killed, epochs = random.Random(6), 0, set()
+    for _ in range(30):
+        if killed == 3:
+            break
+        child = start(ground, "pretrain", tmp_path / "killed")
+        time.sleep(moments.uniform(0.3, 0.8) * takes)
+        child.kill()
+        child.communicate()
+        assert not list((tmp_path / "killed" / "out").glob("encoder*")) or child.returncode == 0
+        if (tmp_path / "killed" / "out" / "encoder.safetensors").exists():  # done too early
+            shutil.rmtree(tmp_path / "killed" / "out")
+            continue
+        last = tmp_path / "killed" / "out" / "last.ckpt"
+        if child.returncode == -9 and last.exists():
+            killed += 1
+            epochs.add(torch.load(last, weights_only=True)["epoch"])
+    assert killed == 3
+    assert len(epochs) > 1  # each run went on from where the last one was
+    (resumed, said), _ = ended(tmp_path / "killed")
+    assert said["history"] == description["history"]
+    assert all(torch.equal(resumed[k], state[k]) for k in state)
 
 
 @pytest.mark.slow
