@@ -51,15 +51,15 @@ def gaussian(z: Image, visible: Mask, sigma: float) -> Image:
     """``z`` (H, W) with its hidden pixels the Gaussian-weighted mean of the visible ones.
 
     ``sigma`` in pixels; the weights end at four of it (scipy's default) and pixels outside the
-    image count for nothing. A pixel that no weight reaches gets the mean of the visible pixels.
+    image count for nothing. A pixel that no weight reaches gets the mean of a ``sigma`` twice as wide.
     """
     _check(z, visible)
-    seen = visible.astype(np.float64)
-    weight = ndimage.gaussian_filter(seen, sigma, mode="constant")
-    total = ndimage.gaussian_filter(
-        np.where(visible, z, 0).astype(np.float64), sigma, mode="constant"
-    )
-    mean = np.divide(total, weight, out=np.full(z.shape, z.mean(where=visible)), where=weight > 0)
+    seen = np.where(visible, z, 0).astype(np.float64)
+    weight = ndimage.gaussian_filter(visible.astype(np.float64), sigma, mode="constant")
+    total = ndimage.gaussian_filter(seen, sigma, mode="constant")
+    reached = weight > 0
+    wider = z if reached[~visible].all() else gaussian(z, visible, 2 * sigma)
+    mean = np.divide(total, weight, out=wider.astype(z.dtype), where=reached)
     return np.where(visible, z, mean)
 
 

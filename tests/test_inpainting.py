@@ -83,10 +83,12 @@ def test_gaussian_is_the_weighted_mean_of_what_is_visible():
         assert filled[r, c] == pytest.approx((w * z).sum() / w.sum())
 
 
-def test_gaussian_beyond_its_reach_is_the_mean():
+def test_gaussian_beyond_its_reach_is_that_of_a_wider_one():
     z, visible = np.arange(400.0).reshape(20, 20), np.zeros((20, 20), bool)
     visible[:2, :2] = True
-    assert inpainting.gaussian(z, visible, 1.0)[19, 19] == z[:2, :2].mean()
+    narrow = inpainting.gaussian(z, visible, 1.0)
+    assert narrow[0, 2] != inpainting.gaussian(z, visible, 2.0)[0, 2]
+    assert narrow[19, 19] == inpainting.gaussian(z, visible, 8.0)[19, 19]  # 4 reach to 17
 
 
 def test_masked_error_sees_hidden_pixels_only():
