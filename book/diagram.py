@@ -14,18 +14,18 @@ OPEN, CLOSE = "<!-- modules -->", "<!-- /modules -->"
 # before it, never those after it; tests/test_house.py holds the package to this list.
 STEPS = [
     ("scale", "", ["profiles"]),
-    ("vocabulary", "01", ["radiometry", "lulc", "rasters", "stamps", "scenes"]),
+    ("vocabulary", "01", ["radiometry", "lulc", "files", "rasters", "stamps", "scenes"]),
     ("a world to learn in", "01", ["landscape", "simulate"]),
     ("halve the scene", "02", ["downsample"]),
     ("label it", "03", ["labels"]),
     ("cut it", "04", ["patches", "exchange"]),
     ("choose and split", "05", ["splits", "sampling"]),
-    ("feed a model", "06", ["datasets"]),
+    ("feed a model", "06", ["datasets", "packing"]),
     ("pretrain", "06", ["encoders", "checkpoints", "training", "pretraining", "inpainting"]),
     (
         "fine-tune and score",
         "07, 08",
-        ["segmentation", "losses", "evaluation", "finetuning", "table1"],
+        ["segmentation", "losses", "evaluation", "finetuning", "table1", "published"],
     ),
     ("map a region", "09", ["inference", "maps"]),
     ("open any chapter first", "", ["workspace"]),

@@ -16,8 +16,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from sartutorial import InputError, __version__, profiles, rasters, scenes
-from sartutorial.downsample import Average
+from sartutorial import InputError, __version__, profiles
 from sartutorial.radiometry import Quantity
 
 HELP = """From a raw ALOS-2 PALSAR-2 scene to a land-cover map, step by step.
@@ -34,14 +33,17 @@ A first run on simulated data, in minutes on two cores:
     sartutorial evaluate patches --model model/model.safetensors
     sartutorial predict half --model model/model.safetensors --out maps
 
-SCENE is a file, a URL or a folder of scenes; PATCHES the folder that `patches` wrote. Every command
-can be run again: it goes on where it stopped, and leaves alone what is done.
+SCENE is a file, a URL or a folder of scenes; PATCHES the folder that `patches` wrote, for training and
+evaluation also the file that `pack` wrote. Every command can be run again: it goes on where it stopped,
+and leaves alone what is done.
 """
 
 app = App(name="sartutorial", help=HELP, help_format="markdown", version=__version__,
           error_formatter=lambda e: f"sartutorial: {' '.join(str(e).split())}")  # fmt: skip
-# pretraining.Method again: importing it would bring torch to every command.
+# Modules are imported in the commands that use them: training from a packed file needs no raster
+# library, and no other step torch. So these two are pretraining.Method and downsample.Average again.
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
+Average = Literal["power", "amplitude"]
 Scale = Annotated[
     Literal["laptop", "gpu", "japan"] | None,
     Parameter(help="How large everything is; default $SARTUTORIAL_PROFILE, else laptop."),
@@ -72,6 +74,8 @@ def _each(
     **options: Any,
 ) -> tuple[dict[str, Path], dict[str, Exception]]:
     """Call ``run`` for every scene and print what it made; those files, and what failed, by scene."""
+    from sartutorial import scenes
+
     found = _scenes(scene)
     folder = scenes.shared(out, scheduler)
     work = partial(
@@ -85,10 +89,14 @@ def _each(
 
 
 def _into(scene: str, *, run: Callable[..., Path], folder: str, **options: Any) -> Path:
+    from sartutorial import rasters
+
     return run(scene, out=Path(folder) / rasters.name_of(scene), **options)
 
 
 def _scenes(scene: tuple[str, ...]) -> list[str]:
+    from sartutorial import rasters
+
     if not scene:
         raise InputError("no SCENE given; name files, URLs or folders of scenes")
     return rasters.find(scene)
@@ -155,6 +163,7 @@ def downsample(
     quantity
         What the scenes hold; default what their tags or JAXA's file names say.
     """
+    from sartutorial import scenes
     from sartutorial.downsample import downsample as run
 
     options = {"factor": factor, "average": average, "quantity": quantity}
@@ -177,6 +186,7 @@ def label(
     out
         The folder to write to; label rasters have their scene's name.
     """
+    from sartutorial import rasters, scenes
     from sartutorial.labels import label as run
 
     found = [scenes.shared(t, scheduler) for t in rasters.find([tiles], "land-cover tile")]
@@ -312,7 +322,7 @@ def sample(
     """
     import pandas as pd
 
-    from sartutorial import sampling
+    from sartutorial import rasters, sampling
 
     found = rasters.find([tiles], "land-cover tile")
     sampling.sample(
@@ -322,6 +332,23 @@ def sample(
     )  # fmt: skip
     table = pd.read_csv(patches / sampling.REPORT, index_col=0)
     print(table.to_string(float_format="{:.3f}".format))
+
+
+@app.command(sort_key=4.1)
+def pack(patches: Path, *, out: Path) -> None:
+    """Pack the sampled patches into one array file, for training without any raster library.
+
+    Parameters
+    ----------
+    patches
+        The folder that `patches` wrote and `sample` completed.
+    out
+        The file to write to, such as patches.npy: `pretrain`, `finetune` and `evaluate` take it in
+        place of the folder.
+    """
+    from sartutorial import packing
+
+    print(packing.pack(patches, out, progress=True))
 
 
 @app.command(sort_key=5)
@@ -344,7 +371,7 @@ def pretrain(
     Parameters
     ----------
     patches
-        The folder that `patches` wrote and `sample` completed.
+        The folder that `patches` wrote and `sample` completed, or the file of `pack`.
     out
         The folder to write to; a run that was stopped goes on from its last epoch.
     method
@@ -373,6 +400,27 @@ def pretrain(
     rank_zero_only(print)(file)
 
 
+@app.command(sort_key=5.1)
+def import_weights(file: Path, *, out: Path) -> None:
+    """Bring the authors' published weights into OUT/encoder.safetensors or OUT/model.safetensors.
+
+    Nothing that the checkpoint pickles is run. What it does not hold (normalisation, pixel spacing,
+    the names of the classes) comes from the authors' code and paper; the JSON beside the weights says
+    so.
+
+    Parameters
+    ----------
+    file
+        A torch checkpoint with the authors' keys, on this machine: pretrained (SimMIM, MixMAE) or
+        fine-tuned (UPerNet).
+    out
+        The folder to write to: `finetune --encoder` takes the encoder, `predict --model` the model.
+    """
+    from sartutorial import published
+
+    print(published.load(file, out))
+
+
 @app.command(sort_key=6)
 def finetune(
     patches: Path,
@@ -388,7 +436,7 @@ def finetune(
     Parameters
     ----------
     patches
-        The folder that `patches` wrote and `sample` completed.
+        The folder that `patches` wrote and `sample` completed, or the file of `pack`.
     out
         The folder to write to; `metrics.json` holds the scores on the validation split.
     encoder
@@ -415,7 +463,7 @@ def evaluate(
     Parameters
     ----------
     patches
-        The folder that `patches` wrote and `sample` completed.
+        The folder that `patches` wrote and `sample` completed, or the file of `pack`.
     model
         What `finetune` wrote.
     out
@@ -457,13 +505,14 @@ def table1(
     out
         The folder for all runs; those that are done are not run again.
     patches
-        A folder of sampled patches; default the simulated world's.
+        Sampled patches, a folder or a packed file; default the simulated world's.
     """
     from sartutorial import table1 as table
-    from sartutorial import workspace
 
     chosen = _chosen(profile)
     if patches is None:
+        from sartutorial import workspace
+
         os.environ["SARTUTORIAL_PROFILE"] = chosen.name
         patches = workspace.sampled()
     for row in table.table1(patches, out, seeds=seeds, profile=chosen, progress=True)["rows"]:

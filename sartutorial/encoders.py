@@ -91,6 +91,10 @@ class Encoder(SwinTransformer):
         if config.kind == "mixmae":
             for block in (block for stage in self.layers for block in stage.blocks):
                 block.shift_size, block.attn_mask = (0, 0), None
+        for mask in (b for name, b in self.named_buffers() if name.endswith("attn_mask")):
+            # timm's -100 leaves weights of 1e-44 where there should be none: denormal numbers, with
+            # which a CPU multiplies a hundred times more slowly.
+            mask.mul_(100)
 
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, 1, H, W) to tokens (B, H/4, W/4, C), before positions are added."""

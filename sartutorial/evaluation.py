@@ -80,7 +80,8 @@ def evaluate(
     batches = datasets.loader(datasets.Patches(folder, rows, norm), 16, shuffle=False)
     result = scores(confusion_matrix(model, batches, progress=progress))
     result |= {"split": split, "patches": len(rows), "model": Path(file).name}
-    result |= {"seed": description["training"]["seed"], "provenance": checkpoints.provenance()}
+    seed = description.get("training", {}).get("seed")  # published weights say nothing of theirs
+    result |= {"seed": seed, "provenance": checkpoints.provenance()}
     if out is not None:
         checkpoints.write_json(result, out)
     return result

@@ -23,6 +23,7 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from sartutorial import InputError, __version__
+from sartutorial.files import replacing as replacing  # for the other raster modules as well
 
 SUFFIXES = (".tif", ".tiff", ".vrt")
 ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
@@ -224,27 +225,6 @@ def ahead(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Itera
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to; it replaces ``path`` only if all went well.
-
-    Raises OSError naming ``path`` if it cannot be written.
-    A killed run leaves the old file or none, and a ``.partial`` beside it that the next run replaces.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        if str(path) in str(error):
-            raise
-        raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

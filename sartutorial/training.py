@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sartutorial import InputError, checkpoints, datasets, patches
+from sartutorial import InputError, checkpoints, datasets
 
 CLIP = 5.0  # gradient norm (authors' code)
 WEIGHT_DECAY = 0.05  # authors' code
@@ -100,12 +100,17 @@ class Task(lightning.LightningModule):
         """Take the history up again."""
         self.history = checkpoint["history"]
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip the gradients' norm at ``CLIP``."""
+        # Lightning's own clipping refuses a fused optimiser under autocast, for the sake of float16.
+        nn.utils.clip_grad_norm_(self.parameters(), CLIP)
+
     def configure_optimizers(self) -> Any:
         """AdamW at ``base_lr`` times batch / 512, and its schedule, step by step."""
         s = self.settings
         peak = s.base_lr * s.batch / 512
         optimiser = torch.optim.AdamW(
-            parameter_groups(self.model, s.layer_decay, peak), lr=peak, betas=s.betas
+            parameter_groups(self.model, s.layer_decay, peak), lr=peak, betas=s.betas, fused=True
         )
         per_epoch = max(int(self.trainer.estimated_stepping_batches) // s.epochs, 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -178,8 +183,7 @@ def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
     description = file.with_suffix(".json")
     if not (file.exists() and description.exists()):
         return False
-    index = Path(folder) / patches.INDEX
-    if index.stat().st_mtime > file.stat().st_mtime:
+    if datasets.index_of(folder).stat().st_mtime > file.stat().st_mtime:
         return False
     made = json.loads(description.read_text())
     return all(made.get(k) == v for k, v in json.loads(json.dumps(run)).items())
@@ -238,6 +242,8 @@ def fit(
     keep = ModelCheckpoint(out, state.stem, every_n_epochs=1, enable_version_counter=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advice in a chapter
     warnings.filterwarnings("ignore", module="lightning")  # nor its own deprecations
+    # Or determinism fills every new tensor with NaN, in case something reads it too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if machine.compile:
         task.model.compile()
     trainer = lightning.Trainer(
@@ -246,7 +252,6 @@ def fit(
         strategy="ddp" if machine.devices > 1 else "auto",
         accumulate_grad_batches=machine.accumulate,
         precision=machine.precision or precision(),
-        gradient_clip_val=CLIP,
         callbacks=[keep, *callbacks, *([TQDMProgressBar(leave=True)] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,

@@ -14,8 +14,9 @@ import torch
 from affine import Affine
 from conftest import GRID, land_array, scene_array, write
 from safetensors.torch import save_file
+from test_published import state as published_state
 
-from sartutorial import downsample, exchange, finetuning, labels, patches, pretraining
+from sartutorial import downsample, exchange, finetuning, labels, packing, patches, pretraining
 
 # A sound call of every command; faults below replace one of its words.
 SOUND = {
@@ -26,7 +27,9 @@ SOUND = {
     "export": "export set --out o",
     "import": "import theirs/locations.csv --sar theirs/sar --labels theirs/label --out o",
     "sample": "sample set --tiles lulc --points 9000 --block 2",
+    "pack": "pack set --out o.npy",
     "pretrain": "pretrain set --out o --epochs 1",
+    "import-weights": "import-weights theirs.pth --out o",
     "finetune": "finetune set --out o --encoder encoder.safetensors --epochs 1",
     "evaluate": "evaluate set --model model.safetensors --split train --out o.json",
     "predict": "predict IMG.tif --model model.safetensors --out o.tif",
@@ -41,7 +44,9 @@ WRITES = {
     "export": "o/sar/2022/",
     "import": "o/sar/IMG",
     "sample": "set/points.parquet",
+    "pack": "o.npy",
     "pretrain": "o/last.ckpt",
+    "import-weights": "o/encoder.safetensors",
     "finetune": "o/last.ckpt",
     "evaluate": "o.json",
     "predict": ".o.plain.tif",
@@ -77,6 +82,11 @@ TRAINING_FAULTS = SET_FAULTS | {
     "unsampled": "unsampled: patches are not sampled yet; run 'sartutorial sample'",
     "gone": "run 'sartutorial patches' again",
     "shortset": "cannot be read",
+}
+PACKED_FAULTS = {
+    "text.tif": "text.tif: not a readable packed file",
+    "short.npy": "short.npy: not a readable packed file",
+    "foreign.npy": "foreign.npy: not a packed file of ours",
 }
 WEIGHT_FAULTS = {
     "no.safetensors": "no.safetensors: no such file",
@@ -130,8 +140,11 @@ def rows():
     for fault, words in SET_FAULTS.items():
         yield "sample", "set", fault, words
     for command in ("pretrain", "finetune", "evaluate", "table1"):
-        for fault, words in TRAINING_FAULTS.items():
+        for fault, words in (TRAINING_FAULTS | PACKED_FAULTS).items():
             yield command, "set", fault, words
+    for fault, words in TRAINING_FAULTS.items():
+        yield "pack", "set", fault, words
+    yield "pack", "set", "text.tif", "text.tif: is a file; name the folder"
     yield "patches", "labels", "no", "run 'sartutorial label' first"
     yield "patches", "labels", "grid", "grid/IMG.tif: not on the grid of IMG.tif"
     yield "patches", "labels", "text", "text/IMG.tif: not a readable raster"
@@ -155,6 +168,16 @@ def rows():
         yield "finetune", "encoder.safetensors", fault, words
         yield "evaluate", "model.safetensors", fault, words
         yield "predict", "model.safetensors", fault, words
+    for fault in ("text.tif", "short.safetensors", "pickle.safetensors"):
+        yield "import-weights", "theirs.pth", fault, f"{fault}: weights cannot be read from it"
+    yield "import-weights", "theirs.pth", "no.pth", "no.pth: no such file"
+    yield (
+        "import-weights",
+        "theirs.pth",
+        "foreign.safetensors",
+        "foreign.safetensors: lacks encoder.",
+    )
+    yield "import-weights", "theirs.pth", "model.safetensors", "model.safetensors: does not fit"
     yield "finetune", "encoder.safetensors", "model.safetensors", "holds no pretrained encoder"
     yield "evaluate", "model.safetensors", "encoder.safetensors", "holds no segmentation model"
     yield "predict", "model.safetensors", "encoder.safetensors", "holds no segmentation model"
@@ -165,7 +188,7 @@ def rows():
         for fault, words in CONFIG_FAULTS.items():
             yield command, None, f"--config {fault}", words
         # A folder that nobody can make, for root either: a file stands in its way.
-        word = next((w for w in line.split() if w in ("o", "o.tif", "o.json")), None)
+        word = next((w for w in line.split() if w in ("o", "o.tif", "o.json", "o.npy")), None)
         if word:
             yield command, f" {word}", " text.tif/o", "text.tif"
             if command != "evaluate":
@@ -236,6 +259,9 @@ def kit(world, tiny, tmp_path_factory):
     for patch in (at / "shortset" / "sar").iterdir():
         short(patch)
 
+    short(packing.pack(at / "set", at / "short.npy"))
+    np.save(at / "foreign.npy", np.zeros(3))
+
     sampled = world / "patches"
     encoder = pretraining.pretrain(sampled, at / "e", profile=tiny, epochs=1)
     model = finetuning.finetune(sampled, at / "m", encoder=encoder, profile=tiny, epochs=1)
@@ -249,6 +275,7 @@ def kit(world, tiny, tmp_path_factory):
     (at / "alone.json").unlink()
     short(Path(shutil.copy(at / "model.safetensors", at / "short.safetensors")))
     torch.save({"a": torch.zeros(2)}, at / "pickle.safetensors")
+    torch.save({"model": published_state("simmim")}, at / "theirs.pth")
     save_file({"a": torch.zeros(2)}, at / "foreign.safetensors")
     (at / "foreign.json").write_text("[1, 2]")
     (at / "stale").mkdir()

@@ -9,7 +9,7 @@ import pytest
 from affine import Affine
 from conftest import land_array, scene_array, write
 
-from sartutorial import InputError, rasters
+from sartutorial import InputError, cli, downsample, pretraining, rasters
 
 
 def test_the_whole_chain(run, tmp_path):
@@ -78,6 +78,12 @@ def test_missing_tiles_are_named_for_every_scene_and_every_time(run, tmp_path):
 def test_debug_shows_where_it_failed(run, tmp_path):
     with pytest.raises(InputError, match="no such scene"):
         run("downsample", tmp_path / "no.tif", "--out", tmp_path / "o", "--debug")
+
+
+def test_choices_are_those_of_the_modules():
+    """The command line repeats them, since it imports a module only for its command."""
+    assert cli.Method == pretraining.Method
+    assert cli.Average == downsample.Average
 
 
 def test_importing_the_raster_modules_brings_no_torch():

@@ -16,13 +16,14 @@ from conftest import GRID, TINY, land_array, scene_array, write
 
 from sartutorial import checkpoints, downsample, finetuning, labels, patches, pretraining, sampling
 
-KILLS = {"predict": 3}  # its imports take most of its time; ten for every other step
+KILLS = {"predict": 3, "pack": 3}  # imports take most of their time; ten for every other step
 STEPS = {
     "simulate": "simulate --out out --seed 3",
     "downsample": "downsample scenes --out out",
     "label": "label half --tiles tiles --out out",
     "patches": "patches half --labels labels --out out --size 64 --max-void 1",
     "sample": "sample out --tiles tiles --points 20000 --block 1 --buffer 0",
+    "pack": "pack sampled --out out/patches.npy",
     "predict": "predict half --model model/model.safetensors --out out",
 }
 TRAINING = "pretrain sampled --out out --epochs 16"
@@ -36,6 +37,9 @@ if sys.argv[2] == "predict":
     import sartutorial.inference
 if sys.argv[2] == "pretrain":
     import sartutorial.pretraining
+if sys.argv[2] == "pack":
+    import sartutorial.packing
+    import geopandas
 lulc.TILE_PIXELS = 1200
 profiles.PROFILES["laptop"] = TINY
 print("ready", flush=True)

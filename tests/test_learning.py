@@ -112,6 +112,14 @@ def test_only_hidden_pixels_count_for_simmim(tiny):
         assert model(predicted + 5 * hidden, mask)[0] == pytest.approx(5, abs=1e-4)
 
 
+def test_shifted_windows_see_nothing_from_beyond_the_edge(tiny):
+    """Weights of exactly 0: timm's would be denormal numbers, which slow a CPU down."""
+    config = config_of(dataclasses.replace(tiny, depths=(2, 1, 1, 1)), 64, "simmim")
+    model = pretraining.build("simmim", config, tiny)
+    (mask,) = (b for name, b in model.named_buffers() if name.endswith("attn_mask"))
+    assert mask.double().exp().to(torch.float32).unique().tolist() == [0, 1]
+
+
 def test_the_weight_is_used_where_the_method_says(tiny):
     torch.manual_seed(0)
     model = pretraining.build("simmim", config_of(tiny, 64, "simmim"), tiny)
@@ -382,6 +390,21 @@ def test_a_batch_that_does_not_divide_among_processes_is_refused(world, tiny, tm
         pretraining.pretrain(
             world / "patches", tmp_path, profile=tiny, machine=training.Machine(accumulate=7)
         )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_are_clipped(world, tiny, tmp_path, monkeypatch, precision):
+    norms = []
+
+    def note(self, *_):
+        norms.append(torch.stack([p.grad.norm() for p in self.parameters()]).norm().item())
+
+    monkeypatch.setattr(training, "CLIP", 1e-3)
+    monkeypatch.setattr(training, "precision", lambda: precision)
+    monkeypatch.setattr(pretraining.PretrainingTask, "on_train_batch_end", note)
+    pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
+    assert norms
 
 
 @pytest.fixture(scope="module")
