@@ -157,6 +157,7 @@ axes[0, 1].set_axis_off()
 axes[0, 1].set_title("the batch's mask")
 plt.show()
 
+# %%
 with torch.inference_mode():
     embed = mix_model.encoder.embed
     tokens = embed(pair)
@@ -665,6 +666,8 @@ ax.set(xlabel="decile of intensity, dark to bright", ylabel="share of the loss")
 ax.set_xticks(range(1, 11))
 ax.legend(frameon=False)
 plt.show()
+
+# %%
 display(pd.DataFrame(share, index=range(1, 11)).T.style.format("{:.1%}"))
 moved = {name: np.abs(y - share["plain"]).sum() / 2 for name, y in share.items()}
 for name in list(share)[1:]:
