@@ -35,10 +35,7 @@ def bilinear(z: Image, visible: Mask) -> Image:
     # A visible pixel among visible neighbours is a corner of no triangle that covers a hidden
     # pixel, so the border alone gives the triangulation of all.
     border = visible & ndimage.binary_dilation(~visible, np.ones((3, 3)))
-    row, column = ndimage.distance_transform_edt(
-        ~visible, return_distances=False, return_indices=True
-    )
-    filled: Image = z[row, column]
+    filled = _nearest(z, visible)
     try:
         linear = LinearNDInterpolator(np.argwhere(border), z[border])(np.argwhere(~visible))
     except QhullError:  # they lie on one line
@@ -50,17 +47,20 @@ def bilinear(z: Image, visible: Mask) -> Image:
 def gaussian(z: Image, visible: Mask, sigma: float) -> Image:
     """``z`` (H, W) with its hidden pixels the Gaussian-weighted mean of the visible ones.
 
-    ``sigma`` in pixels; the weights end at four of it (scipy's default) and pixels outside the
-    image count for nothing. A pixel that no weight reaches gets the mean of the visible pixels.
+    ``sigma`` in pixels. All visible pixels count, however far; where every weight is too small for
+    float64 it is the nearest one, the limit of narrow Gaussians. For patches: memory grows with the
+    square of the sides.
     """
     _check(z, visible)
-    seen = visible.astype(np.float64)
-    weight = ndimage.gaussian_filter(seen, sigma, mode="constant")
-    total = ndimage.gaussian_filter(
-        np.where(visible, z, 0).astype(np.float64), sigma, mode="constant"
+    down, across = (
+        np.exp(-(np.subtract.outer(i, i) ** 2) / (2 * sigma**2)) for i in map(np.arange, z.shape)
     )
-    mean = np.divide(total, weight, out=np.full(z.shape, z.mean(where=visible)), where=weight > 0)
-    return np.where(visible, z, mean)
+    weight = down @ visible @ across
+    total = down @ np.where(visible, z, 0) @ across
+    filled = _nearest(z, visible)
+    enough = ~visible & (weight > np.finfo(np.float64).tiny)
+    filled[enough] = total[enough] / weight[enough]
+    return filled
 
 
 def masked_error(z: Image, guess: Image, visible: Mask) -> float:
@@ -71,6 +71,15 @@ def masked_error(z: Image, guess: Image, visible: Mask) -> float:
     if z.shape != guess.shape or z.shape != visible.shape or visible.all():
         raise ValueError(f"shapes {z.shape}, {guess.shape}, {visible.shape}, or nothing is hidden")
     return float(np.abs(guess - z).mean(where=~visible, dtype=np.float64))
+
+
+def _nearest(z: Image, visible: Mask) -> Image:
+    """``z`` with every hidden pixel replaced by the nearest visible one."""
+    row, column = ndimage.distance_transform_edt(
+        ~visible, return_distances=False, return_indices=True
+    )
+    filled: Image = z[row, column]
+    return filled
 
 
 def _check(z: Image, visible: Mask) -> None:

@@ -72,25 +72,45 @@ def picture(fig: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def slider(figures: Iterable[tuple[str, Figure]], name: str, alt: str) -> HTML:
+def slider(
+    figures: Iterable[tuple[str, Figure]], name: str, alt: str, *, start: int | None = None
+) -> HTML:
     """A slider over labelled figures that is alive on a page without a kernel or a network.
 
-    ``name`` says what the labels are values of, ``alt`` what the figures show.
+    ``name`` says what the labels are values of, ``alt`` what the figures show. ``start`` is the
+    figure shown first, the middle one if it is not given; -1 is the last. The button plays them.
     """
     from IPython.display import HTML
 
     frames = [[label, picture(fig)] for label, fig in figures]
-    start = len(frames) // 2
+    start = (len(frames) // 2 if start is None else start) % len(frames)
     return HTML(f"""<div class="frames">
 <img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
 <label>{name} = <output>{frames[start][0]}</output>
 <input type="range" min="0" max="{len(frames) - 1}" value="{start}" style="width:60%"></label>
+<button type="button" aria-label="play">▶</button>
 <script>{{
 const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
-box.querySelector("input").addEventListener("input", event => {{
-  const [label, src] = frames[event.target.value];
+const input = box.querySelector("input");
+const show = () => {{
+  const [label, src] = frames[input.value];
   box.querySelector("img").src = src;
   box.querySelector("output").value = label;
+}};
+let timer;
+input.addEventListener("input", () => {{
+  clearInterval(timer);
+  show();
+}});
+box.querySelector("button").addEventListener("click", () => {{
+  clearInterval(timer);
+  input.value = 0;
+  show();
+  timer = setInterval(() => {{
+    input.stepUp();
+    show();
+    if (input.value === input.max) clearInterval(timer);
+  }}, 800);
 }});
 }}</script></div>""")  # type: ignore[no-untyped-call]
 

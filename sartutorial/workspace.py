@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sartutorial import downsample, finetuning, labels, patches, pretraining, rasters, sampling
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from sartutorial import (
+    checkpoints,
+    downsample,
+    finetuning,
+    labels,
+    patches,
+    pretraining,
+    rasters,
+    sampling,
+)
 from sartutorial import simulate as simulation
 from sartutorial.profiles import current, data_dir
 
@@ -62,8 +76,34 @@ def sampled() -> Path:
 
 
 def encoder(method: pretraining.Method = "sar-w-simmim") -> Path:
-    """A pretrained encoder (chapter 06)."""
-    return pretraining.pretrain(sampled(), data_dir() / "encoders" / method, method=method)
+    """A pretrained encoder (chapter 06); weights from its training are kept for ``epochs``."""
+    out = data_dir() / "encoders" / method
+    keep = ModelCheckpoint(
+        out / "epochs",
+        save_top_k=-1,
+        save_weights_only=True,
+        every_n_epochs=max(current().pretrain_epochs // 10, 1),  # twenty files at most
+        enable_version_counter=False,
+        mode="max",  # no score is watched; Lightning tells two of a kind apart by their settings
+    )
+    return pretraining.pretrain(sampled(), out, method=method, callbacks=[keep])
+
+
+def epochs(method: pretraining.Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
+    """The whole model's weights by the number of epochs it was trained, the last one always.
+
+    What another run left in the folder is passed over, and an epoch that was killed before its
+    weights were kept is missing.
+    """
+    file = encoder(method)
+    state, description = checkpoints.load(file)
+    kept = {len(description["history"]): state}
+    for path in (file.parent / "epochs").glob("*.ckpt"):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if all(description.get(k) == v for k, v in json.loads(saved["run"]).items()):
+            weights = {k.removeprefix("model."): v for k, v in saved["state_dict"].items()}
+            kept.setdefault(len(saved["history"]), weights)
+    return dict(sorted(kept.items()))
 
 
 def model(method: pretraining.Method | None = "sar-w-simmim") -> Path:

@@ -1,5 +1,9 @@
 """Sliding windows, maps that open elsewhere, and web maps."""
 
+import json
+import re
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import rasterio
@@ -160,3 +164,19 @@ def test_a_web_map_holds_its_layers(world):
     assert picture.dtype == np.uint8
     assert west < 137 < east
     assert south < 33 < north
+
+
+def test_slider_shows_the_middle_or_the_frame_asked_for():
+    def frames():
+        return [(f"frame {i}", plt.figure(figsize=(0.1, 0.1 * (i + 1)))) for i in range(4)]
+
+    for start, shown in ((None, 2), (-1, 3), (0, 0)):
+        page = maps.slider(frames(), "k", "what it shows", start=start).data
+        assert f"<output>frame {shown}</output>" in page
+        assert f'max="3" value="{shown}"' in page
+        assert 'alt="what it shows"' in page
+        (first,) = re.findall(r'<img src="([^"]+)"', page)
+        known = json.loads(re.search(r"frames = (\[.*\]);", page)[1])
+        assert [label for label, _ in known] == [f"frame {i}" for i in range(4)]
+        assert first == known[shown][1]
+    assert not plt.get_fignums()
