@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from sartutorial import checkpoints, datasets, evaluation, lulc, workspace
+from sartutorial import checkpoints, datasets, evaluation, lulc, splits, workspace
 
 RESULT = Path(__file__).parent / "results" / "hardness.json"
 SEED, EPOCHS, BATCH, PIXELS, TREES = 0, 12, 16, 300, 50
@@ -148,21 +148,13 @@ def scored(matrices: NDArray[np.int64], blocks: NDArray[np.int64]) -> dict[str, 
             "per_class_iou": whole["per_class_iou"], "majority": whole["majority"]["miou"]}  # fmt: skip
 
 
-def blocks_of(rows: gpd.GeoDataFrame) -> NDArray[np.int64]:
-    """Which square of four patch sides each patch lies in, numbered from 0."""
-    centre = rows.to_crs(rows.estimate_utm_crs()).geometry.centroid
-    side = 4 * float(rows["size"].iloc[0] * rows["spacing"].iloc[0])
-    cells = np.floor(np.column_stack([centre.x, centre.y]) / side)
-    return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
-
-
 def main() -> None:
     """Train, score, write."""
     folder = workspace.sampled()
     rows = {s: datasets.selected(folder, "finetune", s) for s in ("train", "test")}
     norm = datasets.statistics(folder, rows["train"])
     train, test = (datasets.Patches(folder, r, norm, seed=SEED) for r in rows.values())
-    blocks = blocks_of(rows["test"])
+    blocks = splits.blocks(rows["test"], 4)
     result: dict[str, Any] = {
         "what": "test scores on the simulated laptop world, blocked split with buffer",
         "patches": {k: len(v) for k, v in rows.items()},

@@ -20,8 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from book.hardness import blocks_of
-from sartutorial import checkpoints, datasets, inpainting, packing, pretraining, workspace
+from sartutorial import (
+    checkpoints,
+    datasets,
+    inpainting,
+    packing,
+    pretraining,
+    splits,
+    workspace,
+)
 from sartutorial.encoders import EncoderConfig
 from sartutorial.profiles import current, data_dir
 
@@ -78,7 +85,7 @@ def main() -> None:
     each = {k: norm.std * v for k, v in each.items() if "Gaussian" not in k} | {
         "Gaussian": norm.std * each[f"Gaussian {sigma}"]
     }
-    blocks, rng = blocks_of(rows), np.random.default_rng(0)
+    blocks, rng = splits.blocks(rows, 4), np.random.default_rng(0)
     places = [np.flatnonzero(blocks == b) for b in range(blocks.max() + 1)]
     draws = [np.concatenate([places[b] for b in rng.integers(len(places), size=len(places))])
              for _ in range(1000)]  # fmt: skip
