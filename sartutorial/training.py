@@ -252,7 +252,7 @@ def fit(
         strategy="ddp" if machine.devices > 1 else "auto",
         accumulate_grad_batches=machine.accumulate,
         precision=machine.precision or precision(),
-        callbacks=[keep, *callbacks, *([TQDMProgressBar(leave=True)] if progress else [])],
+        callbacks=[*callbacks, keep, *([TQDMProgressBar(leave=True)] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,
         logger=False,
