@@ -167,6 +167,8 @@ def test_a_web_map_holds_its_layers(world):
 
 
 def test_slider_shows_the_middle_or_the_frame_asked_for():
+    pytest.importorskip("IPython", reason="IPython comes with the book, not with the package")
+
     def frames():
         return [(f"frame {i}", plt.figure(figsize=(0.1, 0.1 * (i + 1)))) for i in range(4)]
 
