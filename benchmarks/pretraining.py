@@ -260,6 +260,7 @@ def cut(case: Case, at: Path) -> Path:
     index = patches.read_index(at / "patches")
     index["pretrain"] = np.arange(len(index)) < wanted
     assert index["pretrain"].sum() == wanted
+    index["finetune"], index["split"] = False, "train"
     patches.write_index(index, at / "patches")
     return at / "patches"
 
@@ -313,7 +314,7 @@ def loops(case: Case, eaten: list[float], at: Path) -> Iterator[dict[str, Any]]:
     """Our loop against the common one, and our loader against ``eaten``, what our step can take."""
     folder = cut(case, at)
     rows = datasets.selected(folder, "pretrain")
-    data = datasets.Patches(folder, rows, datasets.statistics(folder, rows))
+    data = datasets.Patches(folder, rows, datasets.statistics(folder, rows), labels=False)
     _, peer = pair(PROFILES[case.profile])
     _, workers = our_loop(case, folder)  # which also warms up
     loader = datasets.loader(data, case.batch, shuffle=True, workers=workers)

@@ -37,6 +37,7 @@ class Normalization(NamedTuple):
 class Patches(Dataset[dict[str, Tensor]]):
     """Patch pairs as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
 
+    Without ``labels``, as pretraining asks for them, label rasters are not read.
     ``folder`` is that of the patches or a packed file, ``rows`` what ``selected`` found there.
     Items are asked for by ``(epoch, index)``, as ``Shuffled`` gives them, and then flipped at random
     in both axes, or by plain ``index``, and then left as they are. ``key`` is (seed, epoch, index):
@@ -45,30 +46,39 @@ class Patches(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, folder: str | Path, rows: pd.DataFrame, norm: Normalization, *, seed: int = 0
+        self,
+        folder: str | Path,
+        rows: pd.DataFrame,
+        norm: Normalization,
+        *,
+        seed: int = 0,
+        labels: bool = True,
     ) -> None:
         if rows.empty:
             raise InputError(f"{folder}: no patch for this step; draw more --points or cut more")
         self.pixels = Pixels(folder, rows)
         self.norm = norm
         self.seed = seed
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.pixels.names)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, i = item if isinstance(item, tuple) else (-1, item)
-        pair = [self.pixels.read(kind, i) for kind in ("sar", "label")]
+        pair = [self.pixels.read(kind, i) for kind in ("sar", "label")[: 1 + self.labels]]
         if epoch >= 0:
             flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5
             axes = tuple(np.flatnonzero(flips).tolist())
             pair = [np.flip(array, axes) for array in pair]
         image = (pair[0][None] - self.norm.mean) / self.norm.std
-        return {
+        found = {
             "image": torch.from_numpy(image.astype(np.float32)),
-            "label": torch.from_numpy(lulc.to_index(pair[1])),
             "key": torch.tensor([self.seed, epoch + 1, i]),
         }
+        if self.labels:
+            found["label"] = torch.from_numpy(lulc.to_index(pair[1]))
+        return found
 
 
 class Shuffled(Sampler[tuple[int, int]]):

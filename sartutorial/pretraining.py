@@ -266,7 +266,7 @@ def pretrain(
     mean, std = norm if domain == "linear" else (0.0, 1.0)
     weigh = (lambda z: intensity_weight(z * std + mean)) if weighted else None
     task = PretrainingTask(model, settings, run, weigh=weigh)
-    data = datasets.Patches(folder, rows, norm, seed=seed)
+    data = datasets.Patches(folder, rows, norm, seed=seed, labels=False)
     training.fit(task, data, out, machine=machine, callbacks=callbacks, progress=progress)
     description = run | {
         "machine": machine._asdict(),

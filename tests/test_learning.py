@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,20 @@ def test_statistics_and_items(world):
     both = torch.stack([data[(3, 0)]["image"][0], flipped[3][0]])
     assert torch.equal(both[0], both[1])
     assert label.shape == plain.shape[1:]
+
+
+def test_pretraining_reads_no_label(world, tiny, tmp_path):
+    """Its folder may have none; images, flips and keys are the same."""
+    shutil.copytree(world / "patches", tmp_path / "patches")
+    shutil.rmtree(tmp_path / "patches" / "label")
+    rows = datasets.selected(tmp_path / "patches", "pretrain")
+    alone, both = (
+        datasets.Patches(folder, rows, datasets.Normalization(0, 1), labels=labels)[(1, 2)]
+        for folder, labels in ((tmp_path / "patches", False), (world / "patches", True))
+    )
+    assert alone.keys() == {"image", "key"}
+    assert all(torch.equal(alone[k], both[k]) for k in alone)
+    assert pretraining.pretrain(tmp_path / "patches", tmp_path / "out", profile=tiny).exists()
 
 
 def test_image_and_label_are_flipped_together(world):
