@@ -16,14 +16,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A killed run leaves the old file or none, and a ``.partial`` beside it that the next run replaces.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         os.replace(partial, path)
-    except OSError as error:
-        if str(path) in str(error):
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or str(path) in str(error):
             raise
         raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ COLUMNS = ["patch", "scene", "row", "col", "size", "spacing", "quantity", "max_v
 # Spelt out: what pyproj makes of EPSG:4326 depends on what the process has looked up before, and the
 # index must not depend on who wrote it.
 WGS84 = CRS.from_epsg(4326).to_wkt()
-BLOCK = 512, 2048  # rows and columns read at a time: some of the tiles that we write
+BLOCK = 512, 4096  # rows and columns read at a time: some of the tiles that we write
 
 
 def cut(
@@ -178,7 +178,9 @@ def _write_pairs(
     )
     rows: list[list[Any]] = []
     footprints = []
-    cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, void)
+    calibration_db = radiometry.product(sar.name, sar.tags()).calibration_db
+    table = radiometry.lookup_table(calibration_db, rasters.nodata_of(sar))
+    cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, table, void)
     with ThreadPoolExecutor(rasters.threads()) as pool:
         try:
             for found in pool.map(cut_block, _blocks(sar, size)):
@@ -215,6 +217,7 @@ def _cut_block(
     out: Path,
     stem: str,
     stamps: tuple[Stamp, Stamp],
+    table: NDArray[np.float32],
     void: float,
     block: Window,
 ) -> list[tuple[str, int, int, list[int]]]:
@@ -226,8 +229,6 @@ def _cut_block(
         rasters.opened(label, dtype="uint8", decoders=1) as lab,
     ):
         dn, ids = _patches(rasters.read(sar, block), size), _patches(rasters.read(lab, block), size)
-        calibration_db = radiometry.product(scene, sar.tags()).calibration_db
-        table = radiometry.lookup_table(calibration_db, rasters.nodata_of(sar))
         transform = sar.transform
     full = np.ones((len(dn), dn.shape[2]), dtype=bool)
     for nodata in np.flatnonzero(np.isnan(table)):  # one or two values: quicker than the table

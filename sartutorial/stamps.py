@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
-from sartutorial import __version__, rasters
+from sartutorial import __version__, files
 
 # Decibels that come from whole DN repeat: as they are, they compress to five sixths of what a
 # predictor makes of them, and level 1 to within 2 % of level 6, in half the time.
@@ -69,11 +69,11 @@ class Stamp:
     ) -> None:
         """Write ``pixels`` (n, size, size) to n ``paths``, their upper-left ``corners`` (x, y) given.
 
-        Raises OSError, naming the file, where one cannot be written whole (see rasters.replacing).
+        Raises OSError, naming the file, where one cannot be written whole (see files.replacing).
         """
         if not len(pixels):
             return
-        stack = self._encoded(pixels)
+        stack = memoryview(self._encoded(pixels))
         entries = _entries(stack)
         places = (_integers(stack, entries[t]) for t in (STRIP_OFFSETS, STRIP_BYTE_COUNTS))
         for path, corner, start, length in zip(paths, corners, *places, strict=True):
@@ -81,8 +81,8 @@ class Stamp:
             struct.pack_into("<I", head, self.length_at, length)
             for at, value in zip(self.corner_at, corner, strict=True):
                 struct.pack_into("<d", head, at, value)
-            with rasters.replacing(path) as partial:
-                partial.write_bytes(head + stack[start : start + length])
+            with files.replacing(path) as partial, open(partial, "wb") as file:
+                file.writelines((head, stack[start : start + length]))
 
     def _encoded(
         self,
@@ -102,7 +102,7 @@ class Stamp:
             return bytes(memory.getbuffer())
 
 
-def _entries(tiff: bytes) -> dict[int, tuple[int, int, int]]:
+def _entries(tiff: bytes | memoryview) -> dict[int, tuple[int, int, int]]:
     """Of each tag in the first directory of a little-endian TIFF: type, count, where its values lie."""
     (start,) = struct.unpack_from("<I", tiff, 4)
     (number,) = struct.unpack_from("<H", tiff, start)
@@ -114,6 +114,6 @@ def _entries(tiff: bytes) -> dict[int, tuple[int, int, int]]:
     return found
 
 
-def _integers(tiff: bytes, entry: tuple[int, int, int]) -> tuple[int, ...]:
+def _integers(tiff: bytes | memoryview, entry: tuple[int, int, int]) -> tuple[int, ...]:
     kind, count, at = entry
     return struct.unpack_from(f"<{count}{FORMATS[kind]}", tiff, at)
