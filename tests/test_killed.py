@@ -149,7 +149,7 @@ def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(ground, 
         child = start(ground, "pretrain", tmp_path / "killed")
         while child.poll() is None and not (last.exists() and last.stat().st_mtime_ns > saved):
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.15))
         child.kill()
         _, err = child.communicate()
         assert child.returncode == -9, err
