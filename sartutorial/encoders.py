@@ -93,7 +93,7 @@ class Encoder(SwinTransformer):
                 block.shift_size, block.attn_mask = (0, 0), None
         for mask in (b for name, b in self.named_buffers() if name.endswith("attn_mask")):
             # timm's -100 leaves weights of 1e-44 where there should be none: denormal numbers, with
-            # which a CPU multiplies a hundred times more slowly.
+            # which a CPU multiplies far more slowly.
             mask.mul_(100)
 
     def embed(self, image: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from sartutorial import InputError, lulc, patches, radiometry, rasters
+from sartutorial import InputError, files, lulc, patches, radiometry, rasters
 from sartutorial.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def export(folder: str | Path, out: str | Path, *, progress: bool = False) -> Pa
     table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
     text = table.to_csv(index=False, lineterminator="\n")
     if not (out / TABLE).exists() or (out / TABLE).read_text(encoding="utf-8") != text:
-        with rasters.replacing(out / TABLE) as partial:
+        with files.replacing(out / TABLE) as partial:
             partial.write_text(text, encoding="utf-8")
     return out / TABLE
 
@@ -91,7 +91,7 @@ def _copy(source: Path, target: Path) -> None:
         old, new = target.stat(), source.stat()
         if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
             return
-    with rasters.replacing(target) as partial:
+    with files.replacing(target) as partial:
         shutil.copy2(source, partial)
 
 

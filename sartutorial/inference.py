@@ -17,6 +17,7 @@ from sartutorial import (
     InputError,
     checkpoints,
     datasets,
+    files,
     lulc,
     radiometry,
     rasters,
@@ -102,7 +103,7 @@ def _write_map(
             raw.write_colormap(1, lulc.colormap(training=True))
             for top, classes in classify(sar, model, norm, progress=progress):
                 raw.write(classes, 1, window=Window(0, top, grid.width, len(classes)))
-        with rasters.replacing(target) as partial:
+        with files.replacing(target) as partial:
             rasterio.shutil.copy(
                 plain, partial, driver="COG", compress="deflate", overview_resampling="mode"
             )

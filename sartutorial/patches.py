@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from sartutorial import InputError, lulc, radiometry, rasters, scenes
+from sartutorial import InputError, files, lulc, radiometry, rasters, scenes
 from sartutorial.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: floa
                 )
         _remove(out, part)
         frame = _write_pairs(sar, str(label), out, tags, size, max_void)
-    with rasters.replacing(part) as partial_file:
+    with files.replacing(part) as partial_file:
         frame.to_crs(WGS84).to_parquet(partial_file)
-    with rasters.replacing(note) as partial_file:
+    with files.replacing(note) as partial_file:
         partial_file.write_text(made_from, "utf-8")
     return part
 
@@ -127,15 +127,15 @@ def _state(sources: Sequence[str | Path]) -> str:
 
     A folder of other labels may well be older than what was cut with the first one.
     """
-    files: list[list[str | int]] = []
+    states: list[list[str | int]] = []
     for source in sources:
         file = rasters.on_disk(source)
         if file.exists():
             of = file.stat()
-            files.append([str(file.resolve()), of.st_size, of.st_mtime_ns])
+            states.append([str(file.resolve()), of.st_size, of.st_mtime_ns])
         else:
-            files.append([str(source)])
-    return json.dumps(files)
+            states.append([str(source)])
+    return json.dumps(states)
 
 
 def _is_whole(part: Path, out: Path) -> bool:
@@ -285,5 +285,5 @@ def read_index(folder: str | Path) -> gpd.GeoDataFrame:
 
 def write_index(index: gpd.GeoDataFrame, folder: str | Path) -> None:
     """Write the patch index of ``folder``, whole or not at all."""
-    with rasters.replacing(Path(folder) / INDEX) as partial:
+    with files.replacing(Path(folder) / INDEX) as partial:
         index.to_parquet(partial)

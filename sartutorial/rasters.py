@@ -23,7 +23,7 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from sartutorial import InputError, __version__
-from sartutorial.files import replacing as replacing  # for the other raster modules as well
+from sartutorial.files import replacing
 
 SUFFIXES = (".tif", ".tiff", ".vrt")
 ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
@@ -231,7 +231,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Itera
 def created(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """A tiled, compressed, single-band GeoTIFF on ``grid``, whole or not there (see ``replacing``).
+    """A tiled, compressed, single-band GeoTIFF on ``grid``, whole or not there (see ``files.replacing``).
 
     ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
     """

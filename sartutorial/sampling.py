@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform
 from tqdm import tqdm
 
-from sartutorial import InputError, lulc, patches, rasters, splits
+from sartutorial import InputError, files, lulc, patches, rasters, splits
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -332,12 +332,12 @@ def sample(
     if not index.equals(before) or not (folder / REPORT).exists():
         # What was trained on the same selection stays current. The index comes last: it says that
         # the others are there.
-        with rasters.replacing(folder / POINTS) as partial:
+        with files.replacing(folder / POINTS) as partial:
             cloud.to_parquet(partial)
-        with rasters.replacing(folder / REPORT) as partial:
+        with files.replacing(folder / REPORT) as partial:
             report(index, cloud, counts).to_csv(partial)
         patches.write_index(index, folder)
-        with rasters.replacing(folder / CACHE) as partial:
+        with files.replacing(folder / CACHE) as partial:
             partial.write_text(json.dumps(known))
     return index
 

@@ -41,9 +41,10 @@ class Settings(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """How a run is carried out. What it computes depends on it by rounding alone, but for MixMAE.
+    """How a run is carried out. What SimMIM computes depends on it by rounding alone.
 
-    (MixMAE mixes and masks the images of one process's part of a batch with each other.)
+    MixMAE mixes and masks the images of one process's part of a batch with each other, and Dice and
+    dropout in fine-tuning see one such part at a time: these depend on how a batch is divided.
     """
 
     devices: int = 1  # processes of this machine, one a GPU where it has any

@@ -3,7 +3,9 @@
 import dataclasses
 import gc
 import os
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -106,6 +108,25 @@ def run(capsys, monkeypatch, tiny):
         return code, captured.out, captured.err
 
     return call
+
+
+@contextmanager
+def stopped_in(epoch):
+    """Whatever pretrains within is interrupted in the epoch of this number, counted from 0."""
+    from sartutorial.pretraining import PretrainingTask
+
+    step = PretrainingTask.training_step
+
+    def dies(self, batch):
+        if self.current_epoch == epoch:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with (
+        mock.patch.object(PretrainingTask, "training_step", dies),
+        pytest.raises((KeyboardInterrupt, SystemExit)),
+    ):
+        yield
 
 
 def write(path, array, *, transform=GRID, crs=UTM, nodata=0, **tags):

@@ -32,14 +32,18 @@ def weights(name, fixed=()):
     for key, shape in keys.items():
         if key.endswith(fixed or ("\0",)):
             continue
-        rng = np.random.default_rng(zlib.crc32(key.encode()))
-        value = rng.standard_normal(shape)
-        if len(shape) == 1:
-            value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
-        else:
-            value = value / np.sqrt(np.prod(shape[1:]))
-        state[key] = torch.from_numpy(value.astype(np.float32))
+        state[key] = weight(key, shape)
     return checkpoints.from_published(state)
+
+
+def weight(key, shape):
+    """The numbers that the golden outputs were made with, from the key alone."""
+    value = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
+    if len(shape) == 1:
+        value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
+    else:
+        value = value / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(value.astype(np.float32))
 
 
 def encoder(name, kind):

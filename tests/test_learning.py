@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import stopped_in
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.swin_transformer import SwinTransformer
@@ -338,23 +339,14 @@ def test_every_epoch_has_keys_of_its_own(world):
 
 
 @pytest.mark.parametrize("method", ["sar-w-simmim", "sar-w-mixmae"])
-def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method):
     profile = dataclasses.replace(tiny, pretrain_epochs=3)
     undisturbed = pretraining.pretrain(
         world / "patches", tmp_path / "a", method=method, profile=profile
     )
 
-    step = pretraining.PretrainingTask.training_step
-
-    def dies(self, batch):
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as m:
-        m.setattr(pretraining.PretrainingTask, "training_step", dies)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            pretraining.pretrain(world / "patches", tmp_path / "b", method=method, profile=profile)
+    with stopped_in(2):
+        pretraining.pretrain(world / "patches", tmp_path / "b", method=method, profile=profile)
     assert (tmp_path / "b" / "last.ckpt").exists()
     assert not (tmp_path / "b" / "encoder.safetensors").exists()
     resumed = pretraining.pretrain(

@@ -12,7 +12,6 @@ import pickle
 import shutil
 import sys
 import types
-import zlib
 from collections import Counter
 
 import numpy as np
@@ -20,7 +19,7 @@ import pytest
 import torch
 from conftest import scene_array, write
 from safetensors.torch import save_file
-from test_golden import FIXED, GOLDEN, expected
+from test_golden import FIXED, GOLDEN, expected, weight
 
 from sartutorial import InputError, checkpoints, lulc, published, rasters, segmentation
 from sartutorial.encoders import Encoder, EncoderConfig, sincos_positions
@@ -37,13 +36,7 @@ def state(name, size=128):
             shape[1] = (size // 4) ** 2
         if size == 64 and "layers.3" in key and key.endswith("bias_table"):
             shape[0] = 9  # the last stage has two tokens a side, less than a window
-        rng = np.random.default_rng(zlib.crc32(key.encode()))
-        value = rng.standard_normal(shape)
-        if len(shape) == 1:
-            value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
-        else:
-            value = value / np.sqrt(np.prod(shape[1:]))
-        found[key] = torch.from_numpy(value.astype(np.float32))
+        found[key] = weight(key, shape)
         if name == "mixmim" and key.endswith(FIXED):
             found[key] = sincos_positions(shape[2], math.isqrt(shape[1]))
         if key.endswith("bias_table"):  # buffers that the published files hold as well

@@ -11,7 +11,7 @@ from conftest import scene_array, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sartutorial import InputError, lulc, radiometry, rasters
+from sartutorial import InputError, files, lulc, radiometry, rasters
 
 
 def test_dn_to_db_and_back_is_exact_for_every_dn():
@@ -240,7 +240,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path.write_text("old")
 
     def fail():
-        with rasters.replacing(path) as partial:
+        with files.replacing(path) as partial:
             partial.write_text("half of the n")
             raise RuntimeError
 
@@ -268,7 +268,7 @@ def test_a_file_that_cannot_be_written_is_named_once(tmp_path, monkeypatch, said
     monkeypatch.chdir(tmp_path)
 
     def fail():
-        with rasters.replacing("x.txt"):
+        with files.replacing("x.txt"):
             raise OSError(said)
 
     with pytest.raises(OSError, match="disk full") as caught:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import stopped_in
 
 from sartutorial import checkpoints, pretraining, profiles, workspace
 from sartutorial.encoders import EncoderConfig
@@ -51,17 +52,8 @@ def test_every_epoch_is_kept_and_the_last_is_the_encoder(small):
 
 def test_a_killed_training_keeps_the_epochs_of_an_undisturbed_one(small, tmp_path, monkeypatch):
     small(3)
-    step = pretraining.PretrainingTask.training_step
-
-    def dies(self, batch):
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as m:
-        m.setattr(pretraining.PretrainingTask, "training_step", dies)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            workspace.encoder()
+    with stopped_in(2):
+        workspace.encoder()
     resumed = workspace.epochs()
     monkeypatch.setenv("SARTUTORIAL_DATA", str(tmp_path / "undisturbed"))
     undisturbed = workspace.epochs()
