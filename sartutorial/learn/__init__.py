@@ -1,0 +1,1 @@
+"""From patches to a model: feed, pretrain, fine-tune, score, map."""
