@@ -1,6 +1,38 @@
 """From a raw ALOS-2 PALSAR-2 scene to a land-cover map: one module per step, one chapter per module."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# The public names by the module they live in, which is imported when one of them is first used:
+# `import sartutorial` needs neither GDAL nor torch.
+_HOMES = {
+    "radiometry": ["to_db", "to_power", "dn_to_db", "db_to_dn"],
+    "lulc": ["Legend", "legend", "HR_LULC", "WORLDCOVER"],
+    "files": ["find_scenes", "atomic_write", "up_to_date", "map_scenes"],
+    "rasters": ["read_db", "read_classes", "pixel_size"],
+    "downsampling": ["downsample", "block_mean"],
+    "labels": ["label"],
+    "patches": ["cut", "read_index", "export", "import_patches", "Store"],
+    "splits": ["split_by_block"],
+    "sampling": ["sample", "sample_points", "count_classes", "category_weights"],
+    "world.simulate": ["simulate"],
+    "learn.datasets": ["Patches"],
+    "learn.encoders": ["Encoder"],
+    "learn.pretraining": ["pretrain", "intensity_weight", "SimMIM", "MixMAE"],
+    "learn.segmentation": ["Segmenter"],
+    "learn.finetuning": ["finetune"],
+    "learn.evaluation": ["evaluate"],
+    "learn.published": ["load_encoder", "load_model", "import_weights"],
+    "learn.inference": ["predict"],
+    "learn.baselines": ["table1"],
+    "maps": ["show_backscatter", "show_classes", "show_legend", "web_map"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_ELSEWHERE = {"split_by_block": "by_block"}  # what a name is called where it lives
+
+__all__ = ["InputError", *_HOME]
 
 
 class InputError(ValueError):
@@ -9,3 +41,14 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # A loader's worker process sends its error home as the text of a traceback: keep its end.
         super().__init__(message.rpartition("sartutorial.InputError: ")[2].rstrip())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sartutorial' has no attribute '{name}'")
+    home = import_module(f"sartutorial.{_HOME[name]}")
+    return globals().setdefault(name, getattr(home, _ELSEWHERE.get(name, name)))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

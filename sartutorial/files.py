@@ -1,29 +1,526 @@
-"""Files: whole, or not there."""
+"""Files: which are scenes, how they are written whole, what is up to date, and work on many."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import re
+import secrets
+import socket
+import tarfile
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from sartutorial import InputError, __version__
+
+Paths = str | Path | Sequence[str | Path]  # one, or several
+T = TypeVar("T")
+R = TypeVar("R")
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
+NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
+ANSWER = 60  # seconds that a scheduler has to name a worker
+
+_TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
+_LAYER = re.compile(  # of a product, and no scene; nor WorldCover's quality
+    rf"{_TILE}_(mask|linci|date)(_F\d\d[A-Z]{{3}})?(\.tiff?)?$|^ALOS2.*_(LIN|MSK)\.tiff?$"
+    r"|_InputQuality\.tif$"
+)
+_PACKED = re.compile(rf"^({_TILE}_MOS|.*ALOS2\d{{9}})[^/]*$")
+_INSIDE = re.compile(
+    rf"(^|/)({_TILE}_sl_HH(_F\d\d[A-Z]{{3}})?(\.tiff?)?|IMG-HH-ALOS2[^/]*\.tiff?)$"
+)
+
+
+# Scenes ------------------------------------------------------------------------------------------
+
+
+def find_scenes(paths: Paths, what: str = "scene") -> list[str]:
+    """Find the rasters that files, URLs, folders and archives stand for.
+
+    A folder is searched with all that lies in it, in the order of names; hidden files are passed
+    over, and so are a product's other layers (mask, incidence angle, date). An ENVI raster may lack
+    a suffix. An archive of JAXA's (.tar.gz, .zip) stands for its HH layer, which is read in place.
+
+    Args:
+        paths: One path or several.
+        what: What they are called in an error.
+
+    Returns:
+        Paths and URLs.
+
+    Raises:
+        InputError: A path does not exist or cannot be read, a folder holds no raster, or two rasters
+            would be made into products of the same name.
+    """
+    found: list[str] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        if is_virtual(path):
+            found.append(_hh(str(path)) if str(path).endswith(ARCHIVES) else str(path))
+            continue
+        try:
+            os.stat(path)
+        except PermissionError as error:
+            raise InputError(f"{path}: not readable; ask its owner for permission") from error
+        except OSError as error:
+            raise InputError(f"{path}: no such {what}; check the path") from error
+        inside = list(_rasters(str(path))) if os.path.isdir(path) else [str(path)]
+        if not inside:
+            raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
+        found += [_hh(p) if p.lower().endswith(ARCHIVES) else p for p in inside]
+    if not found:
+        raise InputError(f"no {what} given; name a file or a folder")
+    names: dict[str, str] = {}
+    for path in found:
+        other = names.setdefault(product_name(path), path)
+        if other is not path:
+            raise InputError(
+                f"{other} and {path}: both would be made into {product_name(path)}; name one of "
+                f"them, or rename one (products are named after the {what})"
+            )
+    return found
+
+
+def _rasters(folder: str) -> Iterator[str]:
+    """The rasters and archives in a folder and all that lies in it, in the order of names."""
+
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"{error.filename}: not readable; ask its owner for permission") from error
+
+    seen = set()
+    for at, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        seen.add(os.path.realpath(at))
+        folders[:] = sorted(f for f in folders if not f.startswith(".")
+                            and os.path.realpath(os.path.join(at, f)) not in seen)  # fmt: skip
+        for name in sorted(n for n in names if not n.startswith(".") and not _LAYER.search(n)):
+            raster = name.lower().endswith(SUFFIXES) or f"{name}.hdr" in names
+            if raster or (_PACKED.search(name) and name.lower().endswith(ARCHIVES)):
+                yield os.path.join(at, name)
+
+
+def _hh(archive: str) -> str:
+    """GDAL's path of the HH layer in an archive; of one elsewhere, by JAXA's rule for names."""
+    kind = "/vsizip/" if archive.lower().endswith(".zip") else "/vsitar/"
+    if is_virtual(archive):
+        stem = _without(Path(name_of(archive)).name, ARCHIVES)
+        place = f"/vsicurl/{archive}" if "://" in archive else archive
+        return f"{kind}{place}/{stem.replace('_MOS', '_sl_HH')}" + ".tif" * ("_F" in stem)
+    try:
+        if kind == "/vsizip/":
+            with zipfile.ZipFile(archive) as packed:
+                names = packed.namelist()
+                name = next((n for n in names if _INSIDE.search(n)), None)
+        else:
+            with tarfile.open(archive) as packed:  # read as far as the layer, not to its end
+                name = next((m.name for m in packed if _INSIDE.search(m.name)), None)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{archive}: not a readable archive ({error}); fetch it anew") from error
+    if name is None:
+        raise InputError(f"{archive}: holds no HH layer (*_sl_HH*); unpack it and name the raster")
+    return f"{kind}{os.path.abspath(archive)}/{name}"
+
+
+def _without(name: str, suffixes: tuple[str, ...]) -> str:
+    return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s)), name)
+
+
+def is_virtual(path: str | Path) -> bool:
+    """Whether a path is a URL or one of GDAL's virtual files, rather than a file's."""
+    return "://" in str(path) or str(path).startswith("/vsi")
+
+
+def name_of(path: str | Path) -> str:
+    """The file name of a path or URL, without a URL's query."""
+    text = str(path)
+    if not is_virtual(text):
+        return Path(text).name  # whose separators are those of this machine
+    return PurePosixPath(urlsplit(text).path if "://" in text else text).name
+
+
+def stem_of(path: str | Path) -> str:
+    """A scene's name without the suffix of a raster: what its products and patches are named after.
+
+    >>> stem_of("a/IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif")
+    'IMG-HH-ALOS2458503210-221119-UBSR2.1GUD'
+    """
+    return _without(name_of(path), SUFFIXES)
+
+
+def product_name(scene: str | Path) -> str:
+    """The file name of what is made from a scene: ``<stem>.tif``."""
+    return f"{stem_of(scene)}.tif"
+
+
+def on_disk(path: str | Path) -> Path:
+    """The file of this machine that a path reads: its archive, for a path into an archive."""
+    text = str(path)
+    if not text.startswith(("/vsitar/", "/vsizip/")):
+        return Path(text)
+    inside = Path(text[8:])
+    return next((p for p in inside.parents if p.is_file()), inside)
+
+
+def target(out: str | Path, scene: str | Path, several: bool) -> Path:
+    """Where a scene's product goes: into the folder ``out``, or to a file if it is called .tif.
+
+    Raises InputError if ``out`` is one file for ``several`` scenes.
+    """
+    file = str(out).lower().endswith((".tif", ".tiff")) and not Path(out).is_dir()
+    if file and several:
+        raise InputError(f"{out}: one file for several scenes; name a folder")
+    return Path(out) if file else Path(out) / product_name(scene)
+
+
+# Whole files -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to; it replaces ``path`` only if all went well.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a file to write to, which becomes ``path`` only if all went well.
 
-    Raises OSError naming ``path`` if it cannot be written.
-    A killed run leaves the old file or none, and a ``.partial`` beside it that the next run replaces.
+    It is one of its own, so two runs do not meet in it, and ends as ``path`` does. An interrupted
+    run leaves the old file or none; what a killed run has left is removed by the next.
+
+    >>> with atomic_write("build/answer.txt") as partial:  # doctest: +SKIP
+    ...     partial.write_text("42")
+
+    Raises:
+        OSError: ``path`` cannot be written; it is named.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    path, here = Path(path), socket.gethostname()
+    notes = path.parent / NOTES
+    partial = notes / f"{here}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}"
     try:
+        notes.mkdir(parents=True, exist_ok=True)
+        for left in notes.glob(f"{here}.*.*.{path.name}"):
+            if not _alive(int(left.name[len(here) + 1 :].split(".")[0])):
+                left.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # as the umask has it, whatever mode a library would take
+        partial.unlink()
         yield partial
+        os.chmod(partial, mode)
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if not isinstance(error, OSError) or str(path) in str(error):
             raise
         raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def locked(out: str | Path) -> Iterator[None]:
+    """Hold the right to make ``out``: a second process that asks for it waits for the first."""
+    notes = Path(out).parent / NOTES
+    try:
+        notes.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(notes / f"{Path(out).name}.lock").acquire()
+    except OSError as error:
+        raise OSError(f"{out}: could not be written ({error})") from error
+    with lock:
+        yield
+
+
+# What is up to date ------------------------------------------------------------------------------
+
+
+def up_to_date(
+    out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
+) -> bool:
+    """Whether ``out`` was made from the same inputs, with the same parameters, by this version.
+
+    Inputs are the same if their content is: neither times nor folders count. What lies elsewhere
+    is known by its address alone.
+
+    Args:
+        out: The product; what it was made from is noted beside it, in the folder ``.made``.
+        inputs: The files it is made from, in order.
+        parameters: What else decides how it is made; anything that JSON can hold.
+
+    Raises:
+        InputError: ``out`` is one of its inputs, or an input is missing.
+    """
+    out = Path(out)
+    if any(on_disk(i).resolve() == out.resolve() for i in inputs):
+        raise InputError(f"{out}: would overwrite its own source; take another --out")
+    noted = _noted(out)
+    if noted is None or not out.exists() or noted["size"] != out.stat().st_size:
+        return False
+    if noted["version"] != _VERSION or noted["parameters"] != _plain(parameters):
+        return False
+    known = noted["inputs"]
+    if [k["name"] for k in known] != [n for n, _ in _parts(inputs)]:
+        return False
+    found = _fingerprints(inputs, known)
+    if [f["sha256"] for f in found] != [k["sha256"] for k in known]:
+        return False
+    if found != known:  # a copy, say: its content need not be read again
+        with suppress(OSError):
+            _note(out, found, parameters)
+    return True
+
+
+def record(out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]) -> None:
+    """Note what ``out``, which is whole, was made from, for ``up_to_date``."""
+    _note(Path(out), _fingerprints(inputs), parameters)
+
+
+@contextmanager
+def made(
+    out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
+) -> Iterator[Path | None]:
+    """Yield a file to write that becomes ``out``, or None if ``out`` is up to date.
+
+    Of several processes that ask for the same ``out``, one makes it while the others wait.
+    """
+    out = Path(out)
+    if up_to_date(out, inputs, parameters):
+        yield None
+        return
+    with locked(out), ThreadPoolExecutor(1) as beside:
+        if up_to_date(out, inputs, parameters):  # another process was quicker
+            yield None
+            return
+        fingerprints = beside.submit(_fingerprints, inputs)
+        with atomic_write(out) as partial:
+            yield partial
+            found = fingerprints.result()
+            _sidecar(out).unlink(missing_ok=True)  # it is not what this file is made from
+        if [f["state"] for f in found] == [_state(p) for _, p in _parts(inputs)]:
+            _note(out, found, parameters)
+
+
+_VERSION = ".".join(__version__.split(".")[:2])
+
+
+def _plain(parameters: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(parameters)))
+
+
+def _sidecar(out: Path) -> Path:
+    return out.parent / NOTES / f"{out.name}.json"
+
+
+def _noted(out: Path) -> Any:
+    try:
+        return json.loads(_sidecar(out).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _note(out: Path, fingerprints: list[dict[str, Any]], parameters: Mapping[str, Any]) -> None:
+    note = dict(version=_VERSION, parameters=_plain(parameters), inputs=fingerprints,
+                size=out.stat().st_size)  # fmt: skip
+    with atomic_write(_sidecar(out)) as partial:
+        partial.write_text(json.dumps(note, indent=1))
+
+
+def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
+    """Every file that inputs read, by name: also what lies beside them or what a VRT points to."""
+    parts: list[tuple[str, Path | None]] = []
+    for i in inputs:
+        file = on_disk(i)
+        if is_virtual(i) and not file.is_file():
+            parts.append((str(i).partition("?")[0], None))  # a query may hold a key that expires
+            continue
+        if not file.exists():
+            raise InputError(f"{file}: no such file; check the path")
+        parts.append((name_of(i), file))
+        beside = [file.with_name(file.name + s) for s in (".msk", ".aux.xml", ".hdr")]
+        parts += [(p.name, p) for p in (*beside, file.with_suffix(".hdr")) if p.is_file()]
+        if file.suffix.lower() == ".vrt":
+            parts += _parts(_sources(file))
+    return parts
+
+
+def _sources(vrt: Path) -> list[Path]:
+    found = re.findall(r"<SourceFilename([^>]*)>([^<]+)<", vrt.read_text(errors="replace"))
+    paths = [vrt.parent / f if 'relativeToVRT="1"' in how else Path(f) for how, f in found]
+    return sorted({p for p in paths if p.is_file()})
+
+
+def _state(file: Path | None) -> list[int]:
+    """What differs once a file is replaced or written to, whatever date it is given."""
+    if file is None:
+        return []
+    s = file.stat()
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+
+
+def _fingerprints(
+    inputs: Iterable[str | Path], known: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Name, state and content of every input; content is read only where the state is not known."""
+    seen = {(k["name"], *k["state"]): k["sha256"] for k in known}
+    found = []
+    for name, file in _parts(inputs):
+        state = _state(file)
+        content = seen.get((name, *state))
+        if content is None and file is not None:
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+        found.append(dict(name=name, state=state, sha256=content))
+    return found
+
+
+# Many scenes -------------------------------------------------------------------------------------
+
+
+def map_scenes(
+    work: Callable[[str], T],
+    scenes: Sequence[str | Path],
+    *,
+    name: str,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool = False,
+) -> list[T]:
+    """Do ``work`` on every scene, here or in other processes; one that fails stops no other.
+
+    Args:
+        work: Takes a scene's path. For other processes it must be picklable, with absolute paths.
+        scenes: Paths or URLs.
+        name: What the work is called, for the bar.
+        workers: How many scenes at a time, each in a process of its own; 1 works in this process,
+            with all threads.
+        scheduler: The address of a dask scheduler whose workers do it instead. They must see the
+            same files and have this package.
+        progress: Show a bar.
+
+    Returns:
+        What ``work`` returned for each scene.
+
+    Raises:
+        InputError: Scenes failed: one line each, once all others are done. Or the scheduler does
+            not answer or has no worker.
+    """
+    names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
+    found: dict[str, T | Exception] = {}
+    with ExitStack() as stack:
+        if scheduler or min(workers, len(names)) > 1:
+            done = _on_dask(stack, work, names, min(workers, len(names)), scheduler)
+        else:
+            done = ((scene, _tried(work, scene)) for scene in names)
+        found.update(tqdm(done, name, len(names), unit="scene", disable=not progress))
+    failed = {s: r for s in names if isinstance(r := found[s], Exception)}
+    lines = [_line(scene, error) for scene, error in failed.items()]
+    if lines:
+        first = next(iter(failed.values()))
+        if len(lines) == 1 and isinstance(first, InputError | OSError) and str(first) in lines[0]:
+            raise first
+        raise InputError("\n".join(lines)) from first
+    return [r for s in names if not isinstance(r := found[s], Exception)]
+
+
+def products(
+    work: Callable[..., Path],
+    scene: Paths,
+    out: str | Path,
+    *,
+    name: str,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool = False,
+) -> Path | list[Path]:
+    """Make a product of each scene with ``work(scene, out=file, progress=...)``: the rule for --out.
+
+    Returns the file of a single scene, and a list of files for several or for a folder.
+    """
+    scenes = find_scenes(scene)
+    place = os.path.abspath(out) if scheduler else out  # as other machines must be told it
+    task = partial(_product, work, place, several=len(scenes) > 1, progress=progress)
+    made = map_scenes(
+        task, scenes, name=name, workers=workers, scheduler=scheduler, progress=progress
+    )
+    single = isinstance(scene, str | Path) and not os.path.isdir(scene)
+    return made[0] if single else made
+
+
+def _product(
+    work: Callable[..., Path], out: str | Path, scene: str, *, several: bool, progress: bool
+) -> Path:
+    return work(scene, out=target(out, scene, several), progress=progress)
+
+
+def _line(scene: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if not isinstance(error, InputError | OSError):
+        text = f"{type(error).__name__}: {text}"
+    return text if stem_of(scene) in text else f"{scene}: {text}"
+
+
+def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
+    try:
+        return work(scene)
+    except Exception as error:  # whatever it is, the other scenes can do without this one
+        return error
+
+
+def _on_dask(
+    stack: ExitStack,
+    work: Callable[[str], T],
+    scenes: Sequence[str],
+    workers: int,
+    scheduler: str | None,
+) -> Iterator[tuple[str, T | Exception]]:
+    """Scenes and their results, in the order in which dask's workers are done with them."""
+    from distributed import Client, LocalCluster, as_completed
+
+    if scheduler:
+        address: str | LocalCluster = scheduler
+    else:
+        address = stack.enter_context(
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        )
+    try:
+        client = stack.enter_context(Client(address, timeout=10))
+        client.wait_for_workers(1, timeout=ANSWER)
+    except (OSError, ValueError) as error:
+        fault = "has no worker" if "client" in locals() else "no dask scheduler answers"
+        raise InputError(
+            f"{scheduler}: {fault}; start one with 'dask scheduler' and 'dask worker'"
+        ) from error
+    tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
+    for task in as_completed(tasks):
+        fault = task.exception()  # of dask itself, such as a worker that died; ours is a result
+        yield tasks[task], fault or task.result()
+
+
+def _task(work: Callable[[str], T], scene: str) -> T | Exception:
+    """``work`` on a worker, which decodes and encodes a scene in one thread."""
+    os.environ["GDAL_NUM_THREADS"] = "1"
+    return _tried(work, scene)
+
+
+def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
+    """``work(item)`` in order; while the caller uses one result, ``threads`` make the next ones."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[R]] = deque()
+        for item in items:
+            coming.append(pool.submit(work, item))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sartutorial import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """Every number that depends on the machine; nothing else in the package asks how big it is.
 
@@ -36,47 +36,76 @@ class Profile:
     finetune_base_lr: float  # at a global batch of 512
 
 
-PROFILES = {
-    "laptop": Profile(
-        name="laptop",
-        patch_size=128,  # paper: 256
-        world=3,
-        scene_size=4608,  # a real ultra-fine scene: about 25,000
-        embed_dim=32,  # authors: 128
-        depths=(2, 2, 2, 2),  # authors: 2-2-18-2
-        num_heads=(1, 2, 4, 8),  # authors: 4-8-16-32
-        window_size=8,
-        decoder_width=32,  # authors: 256
-        mixmae_decoder=(64, 2, 4),  # authors: 512, 8, 16
-        pretrain_epochs=5,  # paper: 800
-        pretrain_warmup=1,  # paper: 40
-        pretrain_batch=16,  # authors: 8 GPUs x 256
-        pretrain_base_lr=2e-2,  # authors: 1e-4; a few hundred small steps need larger ones
-        finetune_epochs=2,  # paper: 100
-        finetune_warmup=1,  # paper: 20
-        finetune_batch=8,  # authors: 8 GPUs x 64
-        finetune_base_lr=6.4e-2,  # authors: 1.25e-4
-    ),
-    "gpu": Profile(
-        "gpu", 256, 4, 8192, 96, (2, 2, 6, 2), (3, 6, 12, 24), 8, 128, (256, 4, 8),
-        100, 5, 128, 4e-4, 50, 5, 64, 4e-4,
-    ),
-    "japan": Profile(
-        "japan", 256, 4, 8192, 128, (2, 2, 18, 2), (4, 8, 16, 32), 8, 256, (512, 8, 16),
-        800, 40, 2048, 1e-4, 100, 20, 512, 1.25e-4,
-    ),
-}  # fmt: skip
+LAPTOP = Profile(
+    name="laptop",
+    patch_size=128,  # paper: 256
+    world=3,
+    scene_size=4608,  # a real ultra-fine scene: about 25,000
+    embed_dim=32,  # authors: 128
+    depths=(2, 2, 2, 2),  # authors: 2-2-18-2
+    num_heads=(1, 2, 4, 8),  # authors: 4-8-16-32
+    window_size=8,
+    decoder_width=32,  # authors: 256
+    mixmae_decoder=(64, 2, 4),  # authors: 512, 8, 16
+    pretrain_epochs=5,  # paper: 800
+    pretrain_warmup=1,  # paper: 40
+    pretrain_batch=16,  # authors: 8 GPUs x 256
+    pretrain_base_lr=2e-2,  # authors: 1e-4; a few hundred small steps need larger ones
+    finetune_epochs=2,  # paper: 100
+    finetune_warmup=1,  # paper: 20
+    finetune_batch=8,  # authors: 8 GPUs x 64
+    finetune_base_lr=6.4e-2,  # authors: 1.25e-4
+)
+GPU = replace(
+    LAPTOP,
+    name="gpu",
+    patch_size=256,
+    world=4,
+    scene_size=8192,
+    embed_dim=96,
+    depths=(2, 2, 6, 2),
+    num_heads=(3, 6, 12, 24),
+    decoder_width=128,
+    mixmae_decoder=(256, 4, 8),
+    pretrain_epochs=100,
+    pretrain_warmup=5,
+    pretrain_batch=128,
+    pretrain_base_lr=4e-4,
+    finetune_epochs=50,
+    finetune_warmup=5,
+    finetune_batch=64,
+    finetune_base_lr=4e-4,
+)
+JAPAN = replace(
+    GPU,
+    name="japan",
+    embed_dim=128,
+    depths=(2, 2, 18, 2),
+    num_heads=(4, 8, 16, 32),
+    decoder_width=256,
+    mixmae_decoder=(512, 8, 16),
+    pretrain_epochs=800,
+    pretrain_warmup=40,
+    pretrain_batch=2048,
+    pretrain_base_lr=1e-4,
+    finetune_epochs=100,
+    finetune_warmup=20,
+    finetune_batch=512,
+    finetune_base_lr=1.25e-4,
+)
+PROFILES = {p.name: p for p in (LAPTOP, GPU, JAPAN)}
 
 
-def current() -> Profile:
-    """The profile that ``SARTUTORIAL_PROFILE`` names (default ``laptop``).
+def get(name: str | None = None) -> Profile:
+    """The profile of this name; without one, what ``SARTUTORIAL_PROFILE`` names, else ``laptop``.
 
     Raises InputError for a name that is not a profile.
     """
-    name = os.environ.get("SARTUTORIAL_PROFILE", "laptop")
-    if name not in PROFILES:
-        raise InputError(f"SARTUTORIAL_PROFILE={name}: no such profile; use {', '.join(PROFILES)}")
-    return PROFILES[name]
+    said = name or os.environ.get("SARTUTORIAL_PROFILE") or "laptop"
+    if said not in PROFILES:
+        variable = "" if name else "SARTUTORIAL_PROFILE="
+        raise InputError(f"{variable}{said}: no such profile; use {', '.join(PROFILES)}")
+    return PROFILES[said]
 
 
 def data_dir() -> Path:
@@ -85,4 +114,4 @@ def data_dir() -> Path:
         return Path(os.environ["SARTUTORIAL_DATA"])
     here = Path.cwd().resolve()
     root = next((p for p in (here, *here.parents) if (p / "notebooks").is_dir()), here)
-    return root / "data" / "work" / current().name
+    return root / "data" / "work" / get().name

@@ -2,7 +2,7 @@
 
 PALSAR-2 amplitude products store a digital number DN per pixel, and backscatter is
 ``10 log10 <DN^2> + CF`` with CF = -83.0 dB, where ``<.>`` is a mean of power (JAXA's calibration
-of L1.5, L2.1, the 25 m mosaic and ScanSAR L2.2; Shimada et al. 2009).
+of L1.5, L2.1, the 25 m mosaic and ScanSAR L2.2; Shimada et al. 2009). DN 0 is no data.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -28,21 +29,28 @@ class Product(NamedTuple):
 
     level: str  # "1.5", "2.1", "2.2", "mosaic"; another word for what is not JAXA's
     quantity: Quantity
+    polarisation: str = "unknown"
     calibration_db: float = CALIBRATION_DB
     mask: str | None = None  # where the product's mask lies, if it comes with one
     void: tuple[int, ...] = ()  # the values of the mask that hold no data
 
 
 # A name's grammar is JAXA's. That a mask's layover, shadow and ocean stay in is our choice: they
-# were measured, and only what holds no measurement (0; 5 in level 2.2) is left out.
+# were measured, and only what holds no measurement (0; 5 in level 2.2) is left out. The mosaics of
+# PALSAR-1 are without the mode at the end, and those before 2019 (ENVI) without a suffix.
+_END = r"(?P<suffix>\.tiff?)?(?=$|\?)"
 _SCENE = re.compile(
-    r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
+    r"(?:IMG-)?(?P<pol>[HV]{2})-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
 )
-_LEVELS: dict[str, Quantity] = {"1.5": "sigma0", "2.1": "sigma0", "2.2": "gamma0"}
-_SCANSAR = re.compile(r"(ALOS2\d{9}-\d{6}_[A-Z]{3}[LR]2\.2[GR_][UPML_][AD])_[HV]{2}_SLP(?=\.tif)")
-_MOSAIC = re.compile(r"([NS]\d{2}[EW]\d{3}_\d{2})_sl_[HV]{2}_F02DAR(?=\.tif)")
+_SCANSAR = re.compile(
+    rf"(?P<stem>ALOS2\d{{9}}-\d{{6}}_[A-Z]{{3}}[LR]2\.2[GR_][UPML_][AD])_(?P<pol>[HV]{{2}})_SLP{_END}"
+)
+_MOSAIC = re.compile(
+    rf"(?P<stem>[NS]\d{{2}}[EW]\d{{3}}_\d{{2}})_sl_(?P<pol>[HV]{{2}})(?P<mode>_F\d\d[A-Z]{{3}})?{_END}"
+)
 # AIRSAR's L band as data/README.md describes it: written as PALSAR-2 would have written it.
-_AIRSAR = re.compile(r"AIRSAR-[HV]{2}-\w+")
+_AIRSAR = re.compile(r"^AIRSAR-(?P<pol>[HV]{2})-\w+")
+_LEVELS: dict[str, Quantity] = {"1.5": "sigma0", "2.1": "sigma0", "2.2": "gamma0"}
 
 
 def to_power(db: ArrayLike) -> NDArray[np.floating]:
@@ -51,49 +59,54 @@ def to_power(db: ArrayLike) -> NDArray[np.floating]:
 
 
 def to_db(power: ArrayLike) -> NDArray[np.floating]:
-    """Linear power to decibels, ``10 log10(power)``; power 0 gives -inf, negative power NaN."""
+    """Linear power to decibels, ``10 log10(power)``; power 0 gives -inf, negative power NaN.
+
+    >>> float(to_db(to_power(-10.0)))
+    -10.0
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return 10.0 * np.log10(power)
 
 
-def no_data(dn: NDArray[np.uint16], nodata: float = 0) -> NDArray[np.bool_]:
-    """Where DN (uint16, any shape) hold no data: at ``nodata`` and at DN 0, which has no logarithm."""
-    void: NDArray[np.bool_] = dn == 0
-    if nodata:
-        void |= dn == nodata
-    return void
+def lookup_table(calibration_db: float = CALIBRATION_DB) -> NDArray[np.float32]:
+    """The 65,536 entries that turn a uint16 DN into backscatter: float32 dB, NaN at DN 0.
 
-
-def lookup_table(calibration_db: float = CALIBRATION_DB, nodata: float = 0) -> NDArray[np.float32]:
-    """The 65,536 entries that turn a uint16 DN into backscatter.
-
-    Returns float32 dB of shape (65536,), NaN at ``nodata`` and at DN 0, which has no logarithm.
     The paper says "sensor-specific lookup tables"; that this is one of them is our reading.
     """
-    dn = np.arange(MAX_DN + 1, dtype=np.float64)
-    table = to_db(dn**2) + calibration_db
+    table = to_db(np.arange(MAX_DN + 1, dtype=np.float64) ** 2) + calibration_db
     table[0] = np.nan
-    if 0 <= nodata <= MAX_DN:
-        table[int(nodata)] = np.nan
     return table.astype(np.float32)
 
 
 def dn_to_db(
-    dn: NDArray[np.uint16], *, calibration_db: float = CALIBRATION_DB, nodata: float = 0
+    dn: NDArray[np.uint16], *, calibration_db: float = CALIBRATION_DB
 ) -> NDArray[np.float32]:
-    """Amplitude DN (uint16, any shape) to backscatter in dB (float32, same shape, NaN = no data).
+    """Turn amplitude DN into backscatter.
 
-    Raises InputError if ``dn`` is not uint16: another type is another unit.
+    Args:
+        dn: uint16, any shape; 0 is no data.
+        calibration_db: The product's calibration factor in dB.
+
+    Returns:
+        float32 dB of the same shape, NaN for no data.
+
+    Raises:
+        InputError: ``dn`` is not uint16: another type is another unit.
     """
     if np.asarray(dn).dtype != np.uint16:
         raise InputError(f"DN must be uint16 amplitude, got {np.asarray(dn).dtype}")
-    return lookup_table(calibration_db, nodata)[dn]
+    return lookup_table(calibration_db)[dn]
 
 
 def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArray[np.uint16]:
-    """Backscatter in dB (any shape, NaN = no data) to the nearest DN (uint16, 0 = no data).
+    """Turn backscatter into the nearest amplitude DN.
 
-    Valid values are clipped to 1..65535, so that no valid pixel turns into no data.
+    Args:
+        db: dB, any shape; NaN is no data.
+        calibration_db: The calibration factor in dB that the DN shall have.
+
+    Returns:
+        uint16 DN of the same shape: 0 for no data, else 1..65535, so that no valid pixel is lost.
     """
     db = np.asarray(db)
     dn = np.sqrt(to_power(db - calibration_db))
@@ -101,44 +114,44 @@ def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArra
 
 
 def product(
-    path: str, tags: Mapping[str, str] | None = None, quantity: Quantity | None = None
+    path: str | Path, tags: Mapping[str, str] | None = None, quantity: Quantity | None = None
 ) -> Product:
-    """Which product a file (a path or a URL) is, and so how its DN become backscatter.
+    """Tell which product a file is, and so how its DN become backscatter.
 
-    ``quantity``, the user's word, decides; else the tag ``QUANTITY`` that an earlier step wrote; else
-    the name, by JAXA's grammar (sigma0 in levels 1.5 and 2.1, gamma0 in level 2.2 and the 25 m
-    mosaic). The factor is that of ``calibration`` in each case.
-    Raises InputError for a tag ``CALIBRATION_DB`` that is no number, for level 3.1, whose enhanced
-    images are not radiometric, for 1.1, which is complex, and for a name that tells no unit.
+    Args:
+        path: A path or a URL. By JAXA's grammar of names, levels 1.5 and 2.1 hold sigma0, level 2.2
+            and the 25 m mosaics gamma0, all with one calibration factor.
+        tags: The file's tags. ``QUANTITY``, ``CALIBRATION_DB`` and ``POLARISATION``, which earlier
+            steps write, come before the name, but for the polarisation.
+        quantity: The user's word, which comes before both.
+
+    Raises:
+        InputError: The name tells no unit, or level 3.1, whose enhanced images are not radiometric,
+            or 1.1, which is complex; or a tag says what cannot be.
     """
     tags = tags or {}
-    named = _named(path)
-    calibration_db = calibration(path, tags)
-    if quantity or "QUANTITY" in tags:
-        said = quantity or tags["QUANTITY"]
+    named = _named(str(path))
+    known = named or Product("unknown", "sigma0", tags.get("POLARISATION", "unknown"))
+    known = known._replace(calibration_db=_calibration(path, tags))
+    if said := quantity or tags.get("QUANTITY"):
         if said not in get_args(Quantity):
             raise InputError(f"{path}: holds {said}, expected sigma0 or gamma0")
-        known = named or Product("unknown", "sigma0")
-        return known._replace(quantity=cast(Quantity, said), calibration_db=calibration_db)
+        return known._replace(quantity=cast(Quantity, said))
     if named is None:
         raise InputError(
             f"{path}: its name is none of JAXA's, so its unit is unknown; keep the product's name, "
             "or name the unit: 'sartutorial downsample --factor 1 --quantity sigma0'"
         )
-    if named.level[0].isdigit() and named.level not in _LEVELS:
+    if known.level[0].isdigit() and known.level not in _LEVELS:
         raise InputError(
-            f"{path}: level {named.level} cannot be calibrated to backscatter; "
+            f"{path}: level {known.level} cannot be calibrated to backscatter; "
             "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
         )
-    return named._replace(calibration_db=calibration_db)
+    return known
 
 
-def calibration(path: str, tags: Mapping[str, str] | None = None) -> float:
-    """The calibration factor of a file in dB: what its tag ``CALIBRATION_DB`` says, else JAXA's.
-
-    Raises InputError if the tag is no finite number.
-    """
-    said = (tags or {}).get("CALIBRATION_DB", CALIBRATION_DB)
+def _calibration(path: str | Path, tags: Mapping[str, str]) -> float:
+    said = tags.get("CALIBRATION_DB", CALIBRATION_DB)
     try:
         factor = float(said)
     except ValueError:
@@ -152,19 +165,15 @@ def calibration(path: str, tags: Mapping[str, str] | None = None) -> float:
 
 
 def _named(path: str) -> Product | None:
-    folder, _, name = path.rpartition("/")
-    if match := _SCENE.search(name):
-        return Product(match["level"], _LEVELS.get(match["level"], "sigma0"))
-    for grammar, level, mask, void in (
-        (_SCANSAR, "2.2", r"\1_MSK", (0, 5)),
-        (_MOSAIC, "mosaic", r"\1_mask_F02DAR", (0,)),
-    ):
-        if grammar.search(name):
-            beside = f"{folder}/{grammar.sub(mask, name)}" if folder else grammar.sub(mask, name)
-            return Product(level, "gamma0", mask=beside, void=void)
-    return Product("AIRSAR", "sigma0") if _AIRSAR.match(name) else None
-
-
-def quantity(path: str, tags: Mapping[str, str] | None = None) -> Quantity:
-    """Which coefficient a file holds: ``sigma0`` or ``gamma0``; see ``product``."""
-    return product(path, tags).quantity
+    folder, slash, name = path.rpartition("/")
+    if m := _SCENE.search(name):
+        return Product(m["level"], _LEVELS.get(m["level"], "sigma0"), m["pol"])
+    if m := _SCANSAR.search(name):
+        mask = f"{folder}{slash}{m['stem']}_MSK{m['suffix'] or ''}"
+        return Product("2.2", "gamma0", m["pol"], mask=mask, void=(0, 5))
+    if m := _MOSAIC.search(name):
+        mask = f"{folder}{slash}{m['stem']}_mask{m['mode'] or ''}{m['suffix'] or ''}"
+        return Product("mosaic", "gamma0", m["pol"], mask=mask, void=(0,))
+    if m := _AIRSAR.search(name):
+        return Product("AIRSAR", "sigma0", m["pol"])
+    return None

@@ -1,36 +1,50 @@
-"""Rasters: open and check, read in strips, write whole files or none."""
+"""Rasters: open and check, read without what is invalid, grids on the ground, write whole files."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioIOError
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
-from sartutorial import InputError, __version__
-from sartutorial.files import replacing
+from sartutorial import InputError, __version__, files, lulc, radiometry
 
-SUFFIXES = (".tif", ".tiff", ".vrt")
-ARCHIVE = "_MOS_F02DAR.tar.gz"  # a tile of the 25 m mosaic, with all its layers
-_LAYER = re.compile(r"_(mask|linci|date)_F02DAR\.tif$|_(LIN|MSK)\.tif$")  # not scenes
-STRIP_ROWS = 512  # a multiple of the tile height we write
-GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate",
-             bigtiff="if_safer")  # fmt: skip
+# GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
+# an archive's size in a file beside it, in a folder that is not ours.
+os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
+os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
+
+DEGREES = "EPSG:4326"
+ROWS = 512  # of a strip: a multiple of the tile height that we write
+GTIFF = dict(
+    driver="GTiff",
+    tiled=True,
+    blockxsize=512,
+    blockysize=512,
+    compress="deflate",
+    bigtiff="if_safer",
+    nodata=0,
+)
+KINDS = {"uint16": "amplitude DN", "uint8": "ids", "float32": "dB"}
+UNITS = {"uint16": ("dn", "digital number", "amplitude"), "uint8": ("class", "id", "category"),
+         "float32": ("db", "decibel")}  # fmt: skip
+Box = tuple[float, float, float, float]  # west, south, east, north
 
 
 def threads() -> int:
@@ -41,76 +55,7 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-# GDAL would note an archive's size in a file beside it, in a folder that is not ours.
-os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
-
-
-def find(paths: Iterable[str | Path], what: str = "scene") -> list[str]:
-    """Expand files, URLs and folders of rasters into a list; folders are read in name order.
-
-    A mosaic tile's archive stands for the HH layer in it, which GDAL reads in place; of a product's
-    other layers (mask, incidence angle, date) none counts as a raster of the folder.
-
-    Raises InputError if a path does not exist, a folder holds no raster, or two rasters share a
-    name (products are named after their scene).
-    """
-    found: list[str] = []
-    for path in map(str, paths):
-        if is_virtual(path):
-            found.append(path)
-        elif Path(path).is_dir():
-            inside = [str(p) for p in sorted(Path(path).iterdir())
-                      if (p.suffix.lower() in SUFFIXES and not _LAYER.search(p.name))
-                      or p.name.endswith(ARCHIVE)]  # fmt: skip
-            if not inside:
-                raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
-            found += inside
-        elif Path(path).is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such {what}; check the path")
-    found = [_inside(p) if p.endswith(ARCHIVE) else p for p in found]
-    names = [name_of(p) for p in found]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise InputError(f"{twice[0]}: given more than once; products are named after the {what}")
-    return found
-
-
-def _inside(archive: str) -> str:
-    tile = name_of(archive).removesuffix(ARCHIVE)
-    place = f"/vsicurl/{archive}" if archive.startswith("http") else archive
-    return f"/vsitar/{place}/{tile}_sl_HH_F02DAR.tif"
-
-
-def is_virtual(path: str | Path) -> bool:
-    """Whether a path is a URL or one of GDAL's virtual files, rather than a file's."""
-    return "://" in str(path) or str(path).startswith("/vsi")
-
-
-def name_of(path: str | Path) -> str:
-    """The file name of a path or URL, without a URL's query."""
-    text = str(path)
-    if not is_virtual(text):
-        return Path(text).name  # whose separators are those of this machine
-    return PurePosixPath(urlsplit(text).path if "://" in text else text).name
-
-
-def on_disk(path: str | Path) -> Path:
-    """The file of this machine that a path reads: its archive, for a path into an archive."""
-    text = str(path)
-    return Path(text[8:]).parent if text.startswith("/vsitar/") else Path(text)
-
-
-def exists(path: str | Path) -> bool:
-    """Whether a file is there; one elsewhere or in an archive, where GDAL can open it."""
-    if not is_virtual(path):
-        return Path(path).exists()
-    try:
-        rasterio.open(path).close()
-    except RasterioIOError:
-        return False
-    return True
+# Grids -------------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
@@ -127,64 +72,274 @@ def grid_of(dataset: DatasetReader) -> Grid:
     return Grid(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
 
+def check_proj() -> None:
+    """Raise InputError, naming the variable, where another program's data of PROJ are in the way."""
+    try:
+        CRS.from_epsg(4326)
+    except CRSError as error:
+        variable = next((v for v in ("PROJ_DATA", "PROJ_LIB") if v in os.environ), "PROJ_DATA")
+        raise InputError(
+            f"{variable}={os.environ.get(variable, '')}: not the data of this PROJ but perhaps of "
+            f"another program; run without it ('unset {variable}')"
+        ) from error
+
+
+def same_grid(a: Grid, b: Grid) -> bool:
+    """Whether two grids are one, to a thousandth of a pixel, however their CRS are written."""
+    if (a.width, a.height) != (b.width, b.height):
+        return False
+    corners = np.array([(0, 0), (a.width, 0), (0, a.height), (a.width, a.height)]).T
+    x, y = b.transform * corners
+    try:
+        x, y = transform(b.crs, a.crs, x, y)
+    except (CRSError, RasterioError, OverflowError):
+        return False
+    return bool(np.abs(np.array(~a.transform * (np.array(x), np.array(y))) - corners).max() < 1e-3)
+
+
+def bounds_of(grid: Grid, crs: CRS | str | None = None) -> list[Box]:
+    """The boxes that hold a grid, whatever its orientation.
+
+    Args:
+        grid: Any grid.
+        crs: Of the boxes; default the grid's own.
+
+    Returns:
+        One box (west, south, east, north); in degrees two where the grid crosses 180 degrees.
+    """
+    width, height = grid.width, grid.height
+    x, y = grid.transform * np.array([(0, 0), (width, 0), (0, height), (width, height)]).T
+    west, south, east, north = (float(v) for v in (x.min(), y.min(), x.max(), y.max()))
+    into = grid.crs if crs is None else CRS.from_user_input(crs)
+    if into != grid.crs:
+        west, south, east, north = transform_bounds(grid.crs, into, west, south, east, north)
+    if not into.is_geographic:
+        return [(west, south, east, north)]
+    if east - west >= 360:
+        return [(-180.0, south, 180.0, north)]
+    turn = 360 * math.floor((west + 180) / 360)  # a raster may count from 0 to 360
+    west, east = west - turn, east - turn
+    east += 360 * (east < west)
+    if east <= 180:
+        return [(west, south, east, north)]
+    return [(west, south, 180.0, north), (-180.0, south, east - 360, north)]
+
+
+def pixel_size(grid: Grid | DatasetReader) -> float:
+    """The pixel spacing on the ground, in any CRS.
+
+    Args:
+        grid: A grid, or an open raster.
+
+    Returns:
+        Metres on the ellipsoid at the raster's centre; the geometric mean of both axes.
+    """
+    col, row = grid.width / 2, grid.height / 2
+    x, y = grid.transform * np.array([(col, row), (col + 1, row), (col, row + 1)]).T
+    lon, lat = (np.radians(v) for v in transform(grid.crs, DEGREES, x, y)[:2])
+    # Metres per radian along the meridian and the parallel of WGS 84.
+    a, e2 = 6378137.0, 0.00669437999014
+    w = math.sqrt(1 - e2 * math.sin(lat[0]) ** 2)
+    east = (lon[1:] - lon[0] + math.pi) % (2 * math.pi) - math.pi
+    east, north = east * a / w * math.cos(lat[0]), (lat[1:] - lat[0]) * a * (1 - e2) / w**3
+    return math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
 @contextmanager
 def opened(
     path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
 ) -> Iterator[DatasetReader]:
-    """Open a single-band georeferenced raster for reading, with as many ``decoders`` as ``threads``.
+    """Open a georeferenced raster of one band, and of alpha beside it, for reading.
 
-    Raises InputError, naming the file, if it is missing, no raster, has no CRS or transform, or
-    does not hold ``dtype`` (uint16 amplitude DN for scenes, uint8 ids for land cover, float32 dB).
+    Args:
+        path: A file, a URL or one of GDAL's virtual paths.
+        dtype: What it must hold: uint16 amplitude DN (scenes), uint8 ids (land cover), float32 dB.
+        decoders: Threads that decode; default ``threads()``.
+
+    Raises:
+        InputError: It is missing, no raster, without a place on Earth, or of another type or unit.
     """
-    try:
-        dataset = rasterio.open(path, num_threads=decoders or threads())  # for a strip's blocks
-    except RasterioIOError as error:
-        missing = not is_virtual(path) and not Path(path).exists()
-        fault = "no such file" if missing else f"not a readable raster ({error})"
-        raise InputError(f"{path}: {fault}") from error
-    with dataset:
-        if dataset.crs is None or dataset.transform.is_identity:
-            raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
-        if dataset.count != 1:
-            raise InputError(f"{path}: holds {dataset.count} bands, expected one; extract it first")
-        if dataset.dtypes[0] != dtype:
-            kind = {"uint16": "amplitude DN", "uint8": "ids", "float32": "dB"}[dtype]
-            raise InputError(
-                f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {kind}"
-                + dtype.startswith("uint16")
-                * "; power or dB in other types can be written as DN with radiometry.db_to_dn"
-            )
+    check_proj()
+    with ExitStack() as stack:
+        try:
+            dataset = stack.enter_context(rasterio.open(path, num_threads=decoders or threads()))
+        except RasterioIOError as error:
+            raise InputError(f"{path}: {_fault(path, error)}") from error
+        _check_place(path, dataset)
+        bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True)
+                 if c != ColorInterp.alpha]  # fmt: skip
+        if bands != [1]:
+            raise InputError(f"{path}: holds {len(bands)} bands, expected one; extract it first")
+        _check_values(path, dataset, dtype)
+        dataset.product_mask = None
+        if dtype == "uint16" and (mask := mask_of(path)):
+            layer = stack.enter_context(opened(mask, dtype="uint8"))
+            if not same_grid(grid_of(dataset), grid_of(layer)):
+                raise InputError(
+                    f"{mask}: not on the grid of {path}, whose mask its name says it is"
+                )
+            dataset.product_mask = layer, radiometry.product(path, {}, "sigma0").void
         yield dataset
 
 
-def read(
-    dataset: DatasetReader, window: Window | None = None, name: str | None = None
-) -> NDArray[Any]:
-    """The single band of an open raster, or a window of it: (rows, columns).
-
-    Raises InputError, naming the file (or what ``name`` says, for a virtual one), where it is damaged.
-    """
+def mask_of(scene: str | Path) -> str | None:
+    """The mask that a product of JAXA's comes with, if it is there; ``read_dn`` honours it."""
+    mask = radiometry.product(scene, {}, "sigma0").mask
+    if mask is None or not files.is_virtual(mask):
+        return mask if mask and Path(mask).exists() else None
     try:
-        band: NDArray[Any] = dataset.read(1, window=window)
+        rasterio.open(mask).close()
+    except RasterioIOError:
+        return None
+    return mask
+
+
+def _fault(path: str | Path, error: Exception) -> str:
+    if files.is_virtual(path):
+        return f"not a readable raster ({error})"
+    try:
+        with open(path, "rb"):
+            return f"not a readable raster ({error})"
+    except FileNotFoundError:
+        return "no such file; check the path"
+    except OSError as denied:
+        return f"not readable ({denied.strerror}); ask its owner for permission"
+
+
+def _check_place(path: str | Path, dataset: DatasetReader) -> None:
+    crs, at = dataset.crs, dataset.transform
+    if crs is None or at.is_identity or at.is_degenerate:
+        raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
+    try:
+        if not (crs.is_geographic or crs.is_projected):
+            raise InputError("its CRS is local")
+        place = pixel_size(dataset)
+    except (InputError, RasterioError, CPLE_BaseError):
+        place = math.nan
+    if not place > 0 or not math.isfinite(place):
+        name = crs.to_wkt().split('"')[1]
+        raise InputError(
+            f"{path}: its CRS ('{name}') gives it no place on Earth; reproject it, or assign the "
+            "right one (gdal_edit.py -a_srs)"
+        )
+
+
+def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
+    if dataset.dtypes[0] != dtype:
+        raise InputError(
+            f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {KINDS[dtype]}"
+            + "; power or dB in other types can be written as DN with radiometry.db_to_dn"
+            * (dtype == "uint16")
+        )
+    scale, offset = dataset.scales[0], dataset.offsets[0]
+    if (scale, offset) != (1, 0):
+        raise InputError(
+            f"{path}: declares scale {scale:g} and offset {offset:g}, so its numbers are not "
+            f"{KINDS[dtype]}; write the values themselves (db_to_dn turns dB into DN)"
+        )
+    unit = dataset.units[0] or ""
+    if unit.strip().lower() not in ("", "1", "none", *UNITS[dtype]):
+        raise InputError(
+            f"{path}: declares the unit '{unit}', expected {KINDS[dtype]}; convert it (db_to_dn "
+            "turns dB into DN), or remove the unit if it is wrong (gdal_edit.py -units '')"
+        )
+
+
+def _read(dataset: DatasetReader, **how: Any) -> NDArray[Any]:
+    try:
+        band: NDArray[Any] = dataset.read(1, **how)
     except RasterioIOError as error:
         # rasterio says "see previous exception"; GDAL's own words say what is wrong.
-        raise InputError(
-            f"{name or dataset.name}: cannot be read ({error.__cause__ or error})"
-        ) from error
+        raise InputError(f"{dataset.name}: cannot be read ({error.__cause__ or error})") from error
     return band
 
 
-def nodata_of(dataset: DatasetReader) -> float:
-    """The declared nodata value, else 0 (what PALSAR-2 L2.1 holds outside the swath).
+def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: Any) -> None:
+    """Set to ``value`` what the file declares invalid: by nodata, a mask of any form, or alpha."""
+    nodata = dataset.nodata
+    if nodata is not None and nodata != value and np.iinfo(band.dtype).max >= nodata >= 0:
+        band[band == nodata] = value
+    if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
+        band[dataset.read_masks(1, **how) == 0] = value  # a .msk, one within, or alpha
+    for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
+        if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
+            band[dataset.read(i, **how) == 0] = value
 
-    A declared value that an unsigned pixel cannot have, such as NaN or -9999, counts as undeclared.
+
+def read_dn(
+    dataset: DatasetReader,
+    window: Window | None = None,
+    *,
+    out_shape: tuple[int, int] | None = None,
+) -> NDArray[np.uint16]:
+    """Read amplitude DN, 0 wherever they are invalid.
+
+    Args:
+        dataset: A scene from ``opened``.
+        window: What to read; default all.
+        out_shape: Rows and columns of a smaller view: each pixel is the mean power of those it
+            stands for, of the valid ones among them.
+
+    Returns:
+        uint16 DN. Invalid is what the file declares so (nodata of any value, a mask within or
+        beside it, alpha), and what its product's mask says holds no measurement.
+
+    Raises:
+        InputError: The file is damaged.
     """
-    declared = dataset.nodata
-    return float(declared) if declared is not None and 0 <= declared <= 65535 else 0.0
+    if out_shape:
+        return _reduced(dataset, window or Window(0, 0, dataset.width, dataset.height), out_shape)
+    dn = _read(dataset, window=window)
+    _set_invalid(dataset, dn, 0, window=window)
+    if dataset.product_mask:
+        layer, void = dataset.product_mask
+        dn[np.isin(_read(layer, window=window), void)] = 0
+    return dn
 
 
-def strips(
-    dataset: DatasetReader, rows: int = STRIP_ROWS, columns: int | None = None
+def _reduced(dataset: DatasetReader, window: Window, shape: tuple[int, int]) -> NDArray[np.uint16]:
+    """Mean power over blocks whose sides differ by a pixel at most, a few rows at a time."""
+    tops, lefts = (np.arange(n) * int(full) // n
+                   for n, full in zip(shape, (window.height, window.width), strict=True))  # fmt: skip
+    tops = np.append(tops, int(window.height))
+    out = np.empty(shape, np.uint16)
+    for row in range(shape[0]):
+        top, bottom = tops[row : row + 2]
+        part = Window(window.col_off, window.row_off + top, window.width, bottom - top)
+        dn = read_dn(dataset, part)
+        power = np.add.reduceat(np.square(dn, dtype=np.float64).sum(axis=0), lefts)
+        valid = np.add.reduceat((dn > 0).sum(axis=0), lefts)
+        out[row] = np.rint(np.sqrt(power / np.maximum(valid, 1)))
+    return out
+
+
+def read_ids(
+    dataset: DatasetReader, legend: lulc.Legend, window: Window | None = None, **how: Any
+) -> NDArray[np.uint8]:
+    """Read land cover as a legend's ids (uint8), ``legend.void`` wherever there is no label.
+
+    Raises InputError, naming the file, for ids that the legend does not have.
+    """
+    ids = _read(dataset, window=window, **how)
+    _set_invalid(dataset, ids, legend.void, window=window, **how)
+    for value in legend.void_ids:
+        if value != legend.void:
+            ids[ids == value] = legend.void
+    legend.check(ids, dataset.name)
+    return ids
+
+
+def legend_of(dataset: DatasetReader) -> lulc.Legend | None:
+    """The legend that a label raster or a map of ours says it has, in its tag LEGEND."""
+    said = dataset.tags().get("LEGEND")
+    return lulc.Legend.from_dict(json.loads(said)) if said else None
+
+
+def row_windows(
+    dataset: DatasetReader, rows: int = ROWS, columns: int | None = None
 ) -> Iterator[Window]:
     """Windows of full width and ``rows`` height, top to bottom: row-major order is kept.
 
@@ -200,86 +355,140 @@ def strips(
             yield Window(left, top, min(width, dataset.width - left), height)
 
 
-def spacing(dataset: DatasetReader) -> float:
-    """Pixel spacing in metres: the geometric mean of both axes, at the centre of the raster."""
-    a = dataset.transform
-    area = abs(a.a * a.e - a.b * a.d)
-    if dataset.crs.is_geographic:
-        _, lat = a * (dataset.width / 2, dataset.height / 2)
-        metres_per_degree = math.pi / 180 * 6371008.8  # mean Earth radius; good to 0.4 %
-        return math.sqrt(area * math.cos(math.radians(lat))) * metres_per_degree
-    return math.sqrt(area) * float(dataset.crs.linear_units_factor[1])
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def ahead(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
-    """``work(item)`` in order; while the caller uses one result, ``threads`` make the next ones."""
-    with ThreadPoolExecutor(threads) as pool:
-        coming: deque[Future[R]] = deque()
-        for item in items:
-            coming.append(pool.submit(work, item))
-            if len(coming) > threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+# Writing -----------------------------------------------------------------------------------------
 
 
 @contextmanager
-def created(
+def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """A tiled, compressed, single-band GeoTIFF on ``grid``, whole or not there (see ``files.replacing``).
+    """Write a tiled, compressed GeoTIFF of one band on ``grid``; its last block is looked for.
 
-    ``profile`` overrides rasterio's creation options (``dtype`` and ``nodata`` at least).
+    Args:
+        path: The file; mostly what ``files.made`` yields, which is whole or not there.
+        grid: Where it lies.
+        tags: What it says of itself.
+        **profile: rasterio's creation options (``dtype`` at least); nodata is 0 if not named.
+
+    Raises:
+        OSError: Not all could be written. GDAL compresses in threads and writes the last blocks on
+            closing; a full disk raises in neither.
     """
-    with replacing(path) as partial:
-        options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
-        with rasterio.open(partial, "w", count=1, **options) as dataset:
-            dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
-            yield dataset
-        check_whole(partial, path)
-
-
-def check_whole(written: Path, path: str | Path) -> None:
-    """Raise OSError, naming ``path``, unless every block of the GeoTIFF ``written`` is in the file.
-
-    GDAL compresses in threads and writes the last blocks on closing; a full disk raises in neither.
-    """
-    size = written.stat().st_size
+    check_proj()
+    options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
+    with rasterio.open(path, "w", count=1, **options) as dataset:
+        dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
+        yield dataset
+    size = os.path.getsize(path)
     try:
-        with rasterio.open(written) as dataset:
-            items = [f"BLOCK_{what}_{col}_{row}" for (row, col), _ in dataset.block_windows(1)
-                     for what in ("OFFSET", "SIZE")]  # fmt: skip
+        with rasterio.open(path) as dataset:
+            items = [
+                f"BLOCK_{what}_{col}_{row}"
+                for (row, col), _ in dataset.block_windows(1)
+                for what in ("OFFSET", "SIZE")
+            ]
             places = [int(dataset.get_tag_item(i, "TIFF", bidx=1) or size + 1) for i in items]
     except RasterioIOError:  # not even its directory
         places = [size, 1]
-    if any(
-        offset + length > size for offset, length in zip(places[::2], places[1::2], strict=True)
-    ):
-        raise OSError(f"{path}: could not be written whole; is the disk full?")
+    ends = map(sum, zip(places[::2], places[1::2], strict=True))
+    if max(ends, default=0) > size:
+        raise OSError("not written whole; is the disk full?")
 
 
-def is_current(
-    out: str | Path,
-    sources: Sequence[str | Path],
-    tags: Mapping[str, str],
-    grid: Grid | None = None,
-) -> bool:
-    """Whether ``out`` is there, newer than its ``sources`` and made with the same ``tags``.
+# Views -------------------------------------------------------------------------------------------
 
-    With ``grid``, it must also lie on that grid.
 
-    Raises InputError if ``out`` is one of its own sources.
+class View(NamedTuple):
+    """Backscatter of a scene, or of a part or a reduced view of it."""
+
+    db: NDArray[np.float32]  # (rows, columns), NaN = no data
+    grid: Grid
+    quantity: str
+
+
+class Classes(NamedTuple):
+    """Land cover of a raster, or of a part or a reduced view of it."""
+
+    ids: NDArray[np.uint8]  # (rows, columns), legend.void = no label
+    grid: Grid
+    legend: lulc.Legend
+
+
+def read_db(
+    scene: str | Path,
+    *,
+    window: Sequence[int] | None = None,
+    max_size: int | None = None,
+    quantity: radiometry.Quantity | None = None,
+) -> View:
+    """Read a scene's backscatter in dB.
+
+    Args:
+        scene: A file of amplitude DN, a URL, or an archive of JAXA's mosaic.
+        window: Row, column, height and width in pixels; default all.
+        max_size: The longest side of a reduced view, in pixels of mean power.
+        quantity: What the pixels hold; default what the tags or JAXA's file name say.
+
+    Returns:
+        The dB, their grid and whether they are sigma0 or gamma0.
+
+    Raises:
+        InputError: The scene cannot be read or calibrated.
     """
-    out = Path(out)
-    local = [file for s in sources if (file := on_disk(s)).exists()]
-    if any(s.resolve() == out.resolve() for s in local):
-        raise InputError(f"{out}: would overwrite its own source; take another --out")
-    if not out.exists() or any(s.stat().st_mtime >= out.stat().st_mtime for s in local):
-        return False
-    with rasterio.open(out) as dataset:
-        made: dict[str, str] = dataset.tags()
-        return tags.items() <= made.items() and grid in (None, grid_of(dataset))
+    (path,) = files.find_scenes([scene])[:1]
+    with opened(path) as dataset:
+        product = radiometry.product(path, dataset.tags(), quantity)
+        part, shape, grid = _view(path, dataset, window, max_size)
+        dn = read_dn(dataset, part, out_shape=shape)
+        db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
+        return View(db, grid, product.quantity)
+
+
+def read_classes(
+    raster: str | Path,
+    *,
+    legend: str | Path | lulc.Legend | None = None,
+    window: Sequence[int] | None = None,
+    max_size: int | None = None,
+) -> Classes:
+    """Read land cover: a label raster, a map of ours, or anybody's raster of ids.
+
+    Args:
+        raster: A file or a URL of ids (uint8).
+        legend: What they mean; default what the raster's own tag says, else HR-LULC's.
+        window: Row, column, height and width in pixels; default all.
+        max_size: The longest side of a reduced view, in pixels of the nearest id.
+
+    Returns:
+        The ids, their grid and their legend.
+
+    Raises:
+        InputError: The raster cannot be read, or holds ids that the legend does not have.
+    """
+    (path,) = files.find_scenes([raster], "land-cover raster")[:1]
+    with opened(path, dtype="uint8") as dataset:
+        known = lulc.legend(legend or legend_of(dataset) or lulc.HR_LULC)
+        part, shape, grid = _view(path, dataset, window, max_size)
+        how = dict(out_shape=shape, resampling=Resampling.nearest) if shape else {}
+        return Classes(read_ids(dataset, known, part, **how), grid, known)
+
+
+def _view(
+    path: str, dataset: DatasetReader, window: Sequence[int] | None, max_size: int | None
+) -> tuple[Window, tuple[int, int] | None, Grid]:
+    """The window to read, the shape to reduce it to, if any, and the grid of what comes out."""
+    row, col, height, width = window or (0, 0, dataset.height, dataset.width)
+    inside = 0 <= row < row + height <= dataset.height and 0 <= col < col + width <= dataset.width
+    if not inside:
+        raise InputError(
+            f"{path}: window {row}, {col}, {height}, {width} (row, column, height, width) is not in "
+            f"its {dataset.height} rows and {dataset.width} columns"
+        )
+    at = dataset.transform * Affine.translation(col, row)
+    part, shape = Window(col, row, width, height), None
+    if max_size and max(height, width) > max_size:
+        step = max(height, width) / max_size
+        shape = (max(1, round(height / step)), max(1, round(width / step)))
+        at *= Affine.scale(width / shape[1], height / shape[0])
+        height, width = shape
+    return part, shape, Grid(dataset.crs, at, width, height)
