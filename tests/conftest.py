@@ -13,17 +13,8 @@ import rasterio
 from affine import Affine
 from hypothesis import settings
 
-from sartutorial import (
-    cli,
-    downsample,
-    labels,
-    lulc,
-    patches,
-    profiles,
-    rasters,
-    sampling,
-    simulate,
-)
+import sartutorial as st
+from sartutorial import lulc, profiles
 
 # The same examples in every CI run; elsewhere hypothesis looks for new ones.
 settings.register_profile("ci", derandomize=True)
@@ -45,6 +36,7 @@ TINY = dataclasses.replace(
     finetune_epochs=2,
     finetune_warmup=1,
 )
+profiles.PROFILES["tiny"] = TINY
 UTM = "EPSG:32653"
 GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
 
@@ -68,15 +60,12 @@ def tiny():
 def world(tmp_path_factory):
     """A simulated scene with tiles, and every raster step done."""
     out = tmp_path_factory.mktemp("world")
-    simulate.simulate(out, profile=TINY, seed=3)
-    for scene in rasters.find([out / "scenes"]):
-        half = downsample.downsample(scene, out / "half" / Path(scene).name)
-        labels.label(half, rasters.find([out / "lulc"]), out / "labels" / half.name)
-    halves = rasters.find([out / "half"])
-    patches.cut(halves, out / "labels", out / "patches", size=64)
+    st.simulate(out, profile="tiny", seed=3)
+    st.downsample(out / "scenes", out / "half")
+    st.label(out / "half", out / "lulc", out / "labels")
+    st.cut(out / "half", out / "labels", out / "patches", size=64)
     # Forty patches: too few to lose some to a buffer.
-    tiles = rasters.find([out / "lulc"])
-    sampling.sample(out / "patches", tiles, points=20_000, block=2, buffer=0)
+    st.sample(out / "patches", out / "lulc", points=20_000, block=2, buffer=0)
     return out
 
 
@@ -93,15 +82,16 @@ def real():
 @pytest.fixture
 def run(capsys, monkeypatch, tiny):
     """Run a command in this process, with tiny networks: exit code, output, errors."""
+    from sartutorial import cli
+
     monkeypatch.setitem(profiles.PROFILES, "laptop", tiny)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
 
     def call(*arguments):
         try:
-            cli.app.meta([str(a) for a in arguments], result_action="return_value")
+            cli.main([str(a) for a in arguments])
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
         if arguments[0] in ("pretrain", "finetune"):
             gc.collect()  # a bar that an error left open is drawn once more when it is collected
         captured = capsys.readouterr()
@@ -112,18 +102,20 @@ def run(capsys, monkeypatch, tiny):
 
 @contextmanager
 def stopped_in(epoch):
-    """Whatever pretrains within is interrupted in the epoch of this number, counted from 0."""
-    from sartutorial.pretraining import PretrainingTask
+    """Whatever trains within is interrupted in the epoch of this number, counted from 0."""
+    from sartutorial.learn import training
 
-    step = PretrainingTask.training_step
+    fit = training.fit
 
-    def dies(self, batch):
-        if self.current_epoch == epoch:
+    def stop(model, losses):
+        if len(losses) > epoch:
             raise KeyboardInterrupt
-        return step(self, batch)
+
+    def dies(*arguments, **options):
+        return fit(*arguments, **(options | {"on_epoch": stop}))
 
     with (
-        mock.patch.object(PretrainingTask, "training_step", dies),
+        mock.patch.object(training, "fit", dies),
         pytest.raises((KeyboardInterrupt, SystemExit)),
     ):
         yield
@@ -135,13 +127,12 @@ def write(path, array, *, transform=GRID, crs=UTM, nodata=0, **tags):
         tags = {"QUANTITY": "sigma0"} | tags
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = array.shape
+    grid = dict(height=height, width=width, crs=crs, transform=transform)
     with rasterio.open(
-        path, "w", driver="GTiff", height=height, width=width, count=1, dtype=array.dtype, crs=crs,
-        transform=transform, nodata=nodata,
-    ) as dataset:  # fmt: skip
+        path, "w", driver="GTiff", count=1, dtype=array.dtype, nodata=nodata, **grid
+    ) as dataset:
         dataset.write(array, 1)
         dataset.update_tags(**tags)
-    os.utime(path, (0, 0))  # older than anything made from it, however fast the test
     return path
 
 
@@ -154,6 +145,5 @@ def scene_array(rng, height, width, hole=0.0):
 
 def land_array(rng, height, width):
     """Random HR-LULC ids, void among them."""
-    return rng.choice([lulc.VOID, *(c.id for c in lulc.CLASSES[:14])], (height, width)).astype(
-        np.uint8
-    )
+    ids = [lulc.HR_LULC.void, *(i for i in lulc.HR_LULC.ids if i < 15)]
+    return rng.choice(ids, (height, width)).astype(np.uint8)
