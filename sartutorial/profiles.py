@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from sartutorial import InputError
 
@@ -27,13 +28,19 @@ class Profile:
     decoder_width: int  # UPerNet channels
     mixmae_decoder: tuple[int, int, int]  # width, blocks, heads
     pretrain_epochs: int
-    pretrain_warmup: int
+    pretrain_warmup: float  # epochs
     pretrain_batch: int  # global: of all processes together
     pretrain_base_lr: float  # at a global batch of 512
     finetune_epochs: int
-    finetune_warmup: int
+    finetune_warmup: float  # epochs
     finetune_batch: int  # global
     finetune_base_lr: float  # at a global batch of 512
+    dropout: float  # in the decoder
+    drop_path: float  # in the encoder, in fine-tuning
+    merged_taps: bool  # whether the decoder sees each stage after its patch merging, or before it
+    layer_decay: float  # of the learning rate, a block from the top of a pretrained encoder down
+    loss: Literal["dice-focal", "cross-entropy"]
+    class_weight: float  # exponent of a class's rarity in the cross-entropy; 0 = none
 
 
 LAPTOP = Profile(
@@ -55,6 +62,12 @@ LAPTOP = Profile(
     finetune_warmup=1,  # paper: 20
     finetune_batch=8,  # authors: 8 GPUs x 64
     finetune_base_lr=6.4e-2,  # authors: 1.25e-4
+    dropout=0.5,
+    drop_path=0.1,
+    merged_taps=True,
+    layer_decay=0.8,
+    loss="dice-focal",
+    class_weight=0.0,
 )
 GPU = replace(
     LAPTOP,
