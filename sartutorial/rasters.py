@@ -117,6 +117,7 @@ def bounds_of(grid: Grid, crs: CRS | str | None = None) -> list[Box]:
         return [(west, south, east, north)]
     if east - west >= 360:
         return [(-180.0, south, 180.0, north)]
+    west, east = round(west, 9), round(east, 9)  # to a tenth of a millimetre: no slivers
     turn = 360 * math.floor((west + 180) / 360)  # a raster may count from 0 to 360
     west, east = west - turn, east - turn
     east += 360 * (east < west)
@@ -233,6 +234,8 @@ def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
             f"{path}: holds {dataset.dtypes[0]}, expected {dtype} {KINDS[dtype]}"
             + "; power or dB in other types can be written as DN with radiometry.db_to_dn"
             * (dtype == "uint16")
+            + "; ids up to 255 can be written so with 'gdal_translate -ot Byte'"
+            * (dtype == "uint8")
         )
     scale, offset = dataset.scales[0], dataset.offsets[0]
     if (scale, offset) != (1, 0):
@@ -294,8 +297,8 @@ def read_dn(
         return _reduced(dataset, window or Window(0, 0, dataset.width, dataset.height), out_shape)
     dn = _read(dataset, window=window)
     _set_invalid(dataset, dn, 0, window=window)
-    if dataset.product_mask:
-        layer, void = dataset.product_mask
+    if mask := getattr(dataset, "product_mask", None):
+        layer, void = mask
         dn[np.isin(_read(layer, window=window), void)] = 0
     return dn
 
@@ -335,7 +338,10 @@ def read_ids(
 def legend_of(dataset: DatasetReader) -> lulc.Legend | None:
     """The legend that a label raster or a map of ours says it has, in its tag LEGEND."""
     said = dataset.tags().get("LEGEND")
-    return lulc.Legend.from_dict(json.loads(said)) if said else None
+    try:
+        return lulc.Legend.from_dict(json.loads(said)) if said else None
+    except ValueError as error:
+        raise InputError(f"{dataset.name}: its tag LEGEND is no legend ({error})") from error
 
 
 def row_windows(
@@ -371,14 +377,21 @@ def create(
         **profile: rasterio's creation options (``dtype`` at least); nodata is 0 if not named.
 
     Raises:
-        OSError: Not all could be written. GDAL compresses in threads and writes the last blocks on
-            closing; a full disk raises in neither.
+        OSError: Not all could be written.
     """
     check_proj()
     options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
     with rasterio.open(path, "w", count=1, **options) as dataset:
         dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
         yield dataset
+    check_whole(path)
+
+
+def check_whole(path: str | Path) -> None:
+    """Raise OSError unless every block of a GeoTIFF is in the file.
+
+    GDAL compresses in threads and writes the last blocks on closing; a full disk raises in neither.
+    """
     size = os.path.getsize(path)
     try:
         with rasterio.open(path) as dataset:
@@ -435,7 +448,7 @@ def read_db(
     Raises:
         InputError: The scene cannot be read or calibrated.
     """
-    (path,) = files.find_scenes([scene])[:1]
+    path = _single(scene)
     with opened(path) as dataset:
         product = radiometry.product(path, dataset.tags(), quantity)
         part, shape, grid = _view(path, dataset, window, max_size)
@@ -465,12 +478,19 @@ def read_classes(
     Raises:
         InputError: The raster cannot be read, or holds ids that the legend does not have.
     """
-    (path,) = files.find_scenes([raster], "land-cover raster")[:1]
+    path = _single(raster)
     with opened(path, dtype="uint8") as dataset:
         known = lulc.legend(legend or legend_of(dataset) or lulc.HR_LULC)
         part, shape, grid = _view(path, dataset, window, max_size)
         how = dict(out_shape=shape, resampling=Resampling.nearest) if shape else {}
         return Classes(read_ids(dataset, known, part, **how), grid, known)
+
+
+def _single(path: str | Path) -> str:
+    found = files.find_scenes(path, "raster")
+    if len(found) > 1:
+        raise InputError(f"{path}: holds {len(found)} rasters, such as {found[0]}; name one")
+    return found[0]
 
 
 def _view(
