@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 HTML := build/book/_build/html
 OLDEST := build/oldest
-HOUSE := dependencies gates house pages vendor # tests of the book's house, not of the package
+HOUSE := dependencies gates house notebooks pages vendor # tests of the book's house, not of the package
+# Two processes with a thread each: two cores are used better so than by torch's own threads.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
 
 # torch and torchvision builds must match; `make lock` pins this pair.
 TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
@@ -39,10 +41,10 @@ book: $(READY) ## run every chapter on a copy, then build the book from it
 	@echo "The book is at $(HTML)/index.html"
 
 test: $(READY) ## the unit tests, in minutes: make test ARGS="-k labels"
-	$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
+	$(TESTS) -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## the long ones: gates, kills, real data, and the pages that `make book` left
-	$(BIN)/python -m pytest tests -m slow $(ARGS)
+	$(TESTS) -m slow $(ARGS)
 
 # The wheel, in an environment of its own and away from the repository.
 test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges allow
@@ -51,15 +53,17 @@ test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges a
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(OLDEST)
 	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock build/wheel/*.whl
 	$(BIN)/uv pip check --python $(OLDEST)
-	cd $(OLDEST) && bin/python -I -c "import sartutorial.cli, sartutorial.table1, sartutorial.maps"
+	cd $(OLDEST) && bin/python -I -c "import sartutorial.cli, sartutorial.learn.baselines, sartutorial.maps"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock "$$(echo build/wheel/*.whl)[dev]"
-	cd $(OLDEST) && bin/python -m pytest ../../tests -m "not slow" -c ../../pyproject.toml -o pythonpath= \
-	  $(HOUSE:%=--ignore ../../tests/test_%.py) $(ARGS)
+	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python -m pytest ../../tests -n 2 -m "not slow" -c ../../pyproject.toml \
+	  -o pythonpath= $(HOUSE:%=--ignore ../../tests/test_%.py) $(ARGS)
 
-check: $(READY) ## format, lint, types, dependencies, and notebooks against their twins
+check: $(READY) ## format, lint, types, imports, dependencies, and notebooks against their twins
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/deptry --no-ansi .
 	$(BIN)/python -m pip check
 	$(BIN)/python -m book.check_notebooks
 
@@ -72,7 +76,7 @@ hooks: $(READY) ## have git run `make check` before every commit
 	$(BIN)/pre-commit install
 
 format: $(READY) ## mend what `make check` can mend: code format, notebook twins, outputs
-	$(BIN)/python -m book.check_notebooks --pull
+	$(BIN)/python -m book.check_notebooks --write
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(BIN)/python -m book.check_notebooks --write

@@ -2,69 +2,70 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "sartutorial"
-OPEN, CLOSE = "<!-- modules -->", "<!-- /modules -->"
+import grimp
 
-# The design's order, from a raw scene to a map: step, chapter, modules. A module may import those
-# before it, never those after it; tests/test_house.py holds the package to this list.
+import sartutorial
+from sartutorial import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+OPEN, CLOSE = "<!-- modules -->", "<!-- /modules -->"
+# From a raw scene to a map: step, chapter, modules. That imports run one way is held by import-linter
+# (pyproject.toml); here it shows, since every arrow leads to a later step.
 STEPS = [
-    ("scale", "", ["profiles"]),
-    ("vocabulary", "01", ["radiometry", "lulc", "files", "rasters", "stamps", "scenes"]),
-    ("a world to learn in", "01", ["landscape", "simulate"]),
-    ("halve the scene", "02", ["downsample"]),
-    ("label it", "03", ["labels"]),
-    ("cut it", "04", ["patches", "exchange"]),
+    ("vocabulary", "01", ["profiles", "radiometry", "lulc", "files", "rasters"]),
+    ("halve the scene", "02", ["downsampling"]),
+    ("label it", "03", ["nearest", "labels"]),
+    ("cut it", "04", ["patches"]),
     ("choose and split", "05", ["splits", "sampling"]),
-    ("feed a model", "06", ["datasets", "packing"]),
-    ("pretrain", "06", ["encoders", "checkpoints", "training", "pretraining", "inpainting"]),
+    ("a world to learn in", "01", ["world.landscape", "world.simulate"]),
+    ("feed a model", "06", ["learn.datasets"]),
+    (
+        "pretrain",
+        "06",
+        ["learn.encoders", "learn.checkpoints", "learn.training", "learn.pretraining"],
+    ),
     (
         "fine-tune and score",
         "07, 08",
-        ["segmentation", "losses", "evaluation", "finetuning", "table1", "published"],
+        ["learn.segmentation", "learn.evaluation", "learn.finetuning"],
     ),
-    ("map a region", "09", ["inference", "maps"]),
-    ("open any chapter first", "", ["workspace"]),
+    ("map a region", "09", ["learn.published", "learn.inference", "learn.baselines", "maps"]),
+    ("open any chapter first", "", ["tutorial"]),
     ("all of Japan", "10", ["cli"]),
 ]
-ORDER = [module for _, _, modules in STEPS for module in modules]
+STEP_OF = {module: i for i, (_, _, modules) in enumerate(STEPS) for module in modules}
 
 
-def imports(path: Path) -> set[str]:
-    """The package's modules that a file imports, wherever in the file it does so."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, ["sartutorial" if node.level else "", node.module]))
-            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    found = {name.split(".")[1] for name in names if name.startswith("sartutorial.")}
-    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+def uses() -> dict[int, set[int]]:
+    """The steps that each step's modules import, wherever in a module they do so."""
+    graph = grimp.build_graph("sartutorial", cache_dir=None)
+    found: dict[int, set[int]] = {i: set() for i in range(len(STEPS))}
+    for module, step in STEP_OF.items():
+        imported = graph.find_modules_directly_imported_by(f"sartutorial.{module}")
+        names = {name.removeprefix("sartutorial.") for name in imported}
+        if module == "cli":  # its commands are public functions, imported when they are run
+            names |= {sartutorial._HOME[function] for function in cli.COMMANDS.values()}
+        found[step] |= {STEP_OF[name] for name in names if name in STEP_OF} - {step}
+    return found
 
 
 def mermaid() -> str:
     """One box a step; an arrow where a step uses another, unless a longer way already says so."""
-    step_of = {module: i for i, (_, _, modules) in enumerate(STEPS) for module in modules}
-    uses: dict[int, set[int]] = {i: set() for i in range(len(STEPS))}
-    for module in ORDER:
-        if (PACKAGE / f"{module}.py").exists():
-            used = {step_of[name] for name in imports(PACKAGE / f"{module}.py") if name in step_of}
-            uses[step_of[module]] |= used - {step_of[module]}
-    reach: dict[int, set[int]] = {}
-    for i in uses:
-        reach[i] = uses[i].union(*(reach.get(j, set()) for j in uses[i]))
+    used, reach = uses(), dict[int, set[int]]()
     lines = ["```mermaid", "flowchart TB"]
     for i, (step, chapter, modules) in enumerate(STEPS):
         where = f" · {chapter}" if chapter else ""
         lines.append(f'  s{i}["<b>{step}</b>{where}<br/>{", ".join(modules)}"]')
-    for i in uses:
-        direct = {j for j in uses[i] if not any(j in reach.get(k, set()) for k in uses[i])}
-        lines += [f"  s{j} --> s{i}" for j in sorted(direct)]
+    for i, direct in used.items():
+        reach[i] = direct.union(*(reach.get(j, set()) for j in direct))
+        lines += [
+            f"  s{j} --> s{i}"
+            for j in sorted(direct)
+            if not any(j in reach.get(k, set()) for k in direct)
+        ]
     return "\n".join([*lines, "```"])
 
 

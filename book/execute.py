@@ -2,8 +2,11 @@
 
 ``make book`` calls this, then builds the book from the executed copy in build/src:
 
-    python -m book.execute            copy notebooks/ and book/, run the chapters in the toc's order
+    python -m book.execute            copy notebooks/ and book/, run the chapters, two at a time
     python -m book.execute --report   print the table of the last run
+
+What chapters share (simulated data, an encoder, models) is made first, so that no two of them make
+it at once. Each process has one thread: two of them use two cores better than one with two threads.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,12 +30,48 @@ SOURCE = BUILD / "src"
 RESULTS = BUILD / "chapters.json"
 # A cell that runs longer fails; on a busy machine training takes its time.
 CELL_SECONDS = int(os.environ.get("CELL_SECONDS", "1800"))
+NBMAKE = [
+    *(sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "-p", "no:cacheprovider"),
+    *(f"--nbmake-timeout={CELL_SECONDS}", "-c", os.devnull, "--rootdir", str(SOURCE)),
+]
+# What chapters share: name, what makes it, and what of it must be there before.
+CHAIN = [
+    ("data", "tutorial.sampled()", ""),
+    ("encoder", "tutorial.encoder()", "data"),
+    ("models", "tutorial.model(); tutorial.model(None)", "encoder"),
+]
+
+
+class Job(NamedTuple):
+    """A chapter, or a part of the chain."""
+
+    name: str
+    command: list[str]
+    needs: str  # the job that must have ended before; none where empty
+
+    @property
+    def log(self) -> Path:
+        return BUILD / "logs" / f"{self.name}.txt"
+
+
+class Cost(NamedTuple):
+    """What running a job took; ``status`` is 0 where it went well."""
+
+    status: int
+    seconds: float
+    peak_gb: float
 
 
 def chapters(toc: Path) -> list[str]:
     """The notebooks of the table of contents, in order: ``notebooks/01_sar_images`` and so on."""
     entries = yaml.safe_load(toc.read_text(encoding="utf-8"))["chapters"]
     return [e["file"] for e in entries if e["file"].startswith("notebooks/")]
+
+
+def needs(chapter: str) -> str:
+    """What of the chain a chapter of this number builds on."""
+    number = int(chapter[:2])
+    return "data" if number < 6 else "encoder" if number == 6 else "models"
 
 
 def copy_sources() -> None:
@@ -42,26 +82,46 @@ def copy_sources() -> None:
         shutil.copytree(ROOT / name, SOURCE / name, ignore=unwanted)
 
 
-def run(notebook: Path, log: Path) -> tuple[int, float, float]:
-    """Execute one notebook in place: exit status, seconds, peak memory in GB.
+def run(job: Job) -> Cost:
+    """Run a job, its output to its log.
 
-    The memory is that of the largest process, which is the notebook's kernel: ``wait4`` counts
+    The memory is that of the largest process, which is a notebook's kernel: ``wait4`` counts
     the descendants that were waited for (Linux counts in kB, macOS in bytes).
     """
-    env = dict(os.environ)
+    env = dict(os.environ, OMP_NUM_THREADS="1")
     profile = env.setdefault("SARTUTORIAL_PROFILE", "laptop")
     env.setdefault("SARTUTORIAL_DATA", str(ROOT / "data" / "work" / profile))
-    command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "-p", "no:cacheprovider"]
-    command += [f"--nbmake-timeout={CELL_SECONDS}", "-c", os.devnull, "--rootdir", str(SOURCE)]
     start = time.monotonic()
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            [*command, str(notebook)], cwd=SOURCE, env=env, stdout=out, stderr=out
-        )
+    with job.log.open("wb") as out:
+        child = subprocess.Popen(job.command, cwd=SOURCE, env=env, stdout=out, stderr=out)
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     unit = 1 if sys.platform == "darwin" else 1024
-    return child.returncode, time.monotonic() - start, usage.ru_maxrss * unit / 1e9
+    return Cost(child.returncode, time.monotonic() - start, usage.ru_maxrss * unit / 1e9)
+
+
+def run_all(jobs: list[Job]) -> dict[str, Cost]:
+    """Run jobs two at a time, in their order, each after the one that it needs, until one fails."""
+    costs: dict[str, Cost] = {}
+    waiting, running = list(jobs), dict[Future[Cost], Job]()
+    with ThreadPoolExecutor(2) as pool:
+        while waiting or running:
+            ready = [job for job in waiting if job.needs in ("", *costs)]
+            for job in ready[: 2 - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(run, job)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, cost = running.pop(future), future.result()
+                costs[job.name] = cost
+                said = f"{cost.seconds:.1f} s, {cost.peak_gb:.2f} GB"
+                print(f"[{len(costs):>2}/{len(jobs)}] {job.name}: {said}", flush=True)
+                if cost.status:
+                    waiting = []
+                    log = job.log.read_text(encoding="utf-8", errors="replace")
+                    where = job.log.relative_to(ROOT)
+                    print(f"{log}\nFAILED: {job.command[-1]} (its output is in {where})",
+                          file=sys.stderr)  # fmt: skip
+    return costs
 
 
 def report() -> str:
@@ -76,8 +136,11 @@ def report() -> str:
 def write_costs(rows: list[dict[str, Any]]) -> None:
     """The same as a page of the book, which book/costs.md includes."""
     lines = ["| chapter | seconds | peak memory [GB] |", "|---|---|---|"]
-    row = "| [{chapter}](../notebooks/{chapter}) | {seconds:.0f} | {peak_gb:.2f} |"
-    lines += [row.format(**r) for r in rows]
+    shared = {name: calls for name, calls, _ in CHAIN}
+    for r in rows:
+        name = r["chapter"]
+        said = f"shared: `{shared[name]}`" if name in shared else f"[{name}](../notebooks/{name})"
+        lines.append(f"| {said} | {r['seconds']:.0f} | {r['peak_gb']:.2f} |")
     profile = os.environ.get("SARTUTORIAL_PROFILE", "laptop")
     python = platform.python_version()
     lines += ["", f"Profile {profile}, {os.cpu_count()} CPU cores, Python {python}."]
@@ -90,28 +153,29 @@ def main() -> int:
         return 0
     copy_sources()
     (BUILD / "logs").mkdir(exist_ok=True)
-    names = chapters(ROOT / "book" / "_toc.yml")
-    results = []
-    for number, name in enumerate(names, 1):
-        notebook, chapter = SOURCE / f"{name}.ipynb", Path(name).name
-        if not notebook.exists():
-            print(f"{name}.ipynb is in book/_toc.yml and not on disk", file=sys.stderr)
+    jobs = []
+    for name, calls, before in CHAIN:
+        code = f"from sartutorial import tutorial; {calls}"
+        jobs.append(Job(name, [sys.executable, "-c", code], before))
+    for chapter in chapters(ROOT / "book" / "_toc.yml"):
+        if not (SOURCE / f"{chapter}.ipynb").exists():
+            print(f"{chapter}.ipynb is in book/_toc.yml and not on disk", file=sys.stderr)
             return 1
-        print(f"[{number:>2}/{len(names)}] {chapter} ... ", end="", flush=True)
-        log = BUILD / "logs" / f"{chapter}.txt"
-        status, seconds, peak = run(notebook, log)
-        print(f"{seconds:.1f} s, {peak:.2f} GB{'' if status == 0 else ', FAILED'}", flush=True)
-        if status:
-            print(log.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
-            print(
-                f"FAILED: {name}.ipynb (this output is in {log.relative_to(ROOT)})", file=sys.stderr
-            )
-            return 1
-        results.append(
-            {"chapter": chapter, "seconds": round(seconds, 1), "peak_gb": round(peak, 3)}
-        )
-    write_costs(results)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        name = Path(chapter).name
+        jobs.append(Job(name, [*NBMAKE, f"{chapter}.ipynb"], needs(name)))
+    costs = run_all(jobs)
+    if any(cost.status for cost in costs.values()):
+        return 1
+    rows = [
+        {
+            "chapter": job.name,
+            "seconds": round(costs[job.name].seconds, 1),
+            "peak_gb": round(costs[job.name].peak_gb, 3),
+        }
+        for job in jobs
+    ]
+    write_costs(rows)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
