@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,10 @@ class Legend:
         ids = [c.id for c in self.classes]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise InputError(f"{self.name}: id {twice[0]} stands twice; each class has its own")
-        if not ids or not all(0 <= i <= 255 for i in ids) or len(ids) > 255:
+        if not all(0 <= i <= 255 for i in ids) or len(ids) > 255:
             raise InputError(f"{self.name}: ids must lie in 0..255 and leave one for no label")
+        if not self.names:
+            raise InputError(f"{self.name}: holds no class of training (index 0 and up)")
         if {c.index for c in self.classes} - {IGNORE_INDEX} != set(range(len(self.names))):
             raise InputError(
                 f"{self.name}: training indices must be 0, 1, 2, ... without a gap, or -1 for none"
@@ -78,13 +80,9 @@ class Legend:
     @cached_property
     def for_maps(self) -> Legend:
         """The legend of a map: its ids are index + 1 of the training classes."""
-        classes = zip(self.names, self.colours, strict=True)
-        return Legend(
-            self.name,
-            tuple(LandCover(i + 1, name, rgb, i) for i, (name, rgb) in enumerate(classes)),
-            self.names,
-            self.colours,
-        )
+        named = enumerate(zip(self.names, self.colours, strict=True))
+        classes = tuple(LandCover(i + 1, name, rgb, i) for i, (name, rgb) in named)
+        return replace(self, classes=classes)
 
     @cached_property
     def _table(self) -> NDArray[np.int64]:
@@ -138,88 +136,93 @@ class Legend:
         )
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Legend:
-        """The legend that ``to_dict`` wrote."""
+    def from_dict(cls, said: Mapping[str, Any], source: str = "legend") -> Legend:
+        """The legend that ``to_dict`` wrote; what is none is refused, naming ``source``."""
         try:
-            return cls(
-                said["name"],
-                tuple(LandCover(**(c | dict(rgb=tuple(c["rgb"])))) for c in said["classes"]),
-                tuple(said["names"]),
-                tuple((r, g, b) for r, g, b in said["colours"]),
-            )
+            classes = (LandCover(**(c | dict(rgb=tuple(c["rgb"])))) for c in said["classes"])
+            colours = ((red, green, blue) for red, green, blue in said["colours"])
+            return cls(said["name"], tuple(classes), tuple(said["names"]), tuple(colours))
         except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{source}: not what Legend.to_dict writes ({error!r})") from error
+
+
+# The columns are those of a table of one's own: of the classes that train as one, the first gives it
+# its colour. Ids, names and the colours of 1..12 are JAXA's (v21 palette). The colours of 13..15 are
+# ours: JAXA's are not known to us. The merging into nine is the paper's (five forests, paddy and
+# cropland); the order of the nine follows from the authors' nine class weights (our reading). Leaving
+# 15, which v23.12 lacks, unlabelled is our choice; so are the colours of merged classes.
+_HR_LULC = """id,name,colour,index,training
+1,water bodies,#000064,0,water
+2,built-up,#ff0000,1,
+4,cropland,#ffc1bf,2,
+3,paddy field,#0080ff,2,cropland
+5,grassland,#ffff00,3,
+8,evergreen broad-leaved forest,#56ac00,4,forest
+6,deciduous broad-leaved forest,#80ff00,4,forest
+7,deciduous needle-leaved forest,#00ff80,4,forest
+9,evergreen needle-leaved forest,#00ac56,4,forest
+11,bamboo forest,#d9f005,4,forest
+10,bare,#806400,5,
+12,solar panel,#a12977,6,
+13,wetland,#78c8c8,7,
+14,greenhouse,#bebebe,8,
+15,rock reef / tidal flat,#5a5a82,-1,
+"""
+# Names and colours are ESA's (WorldCover product user manual, v200); each class trains as its own.
+_WORLDCOVER = """id,name,colour,index
+10,tree cover,#006400,0
+20,shrubland,#ffbb22,1
+30,grassland,#ffff4c,2
+40,cropland,#f096ff,3
+50,built-up,#fa0000,4
+60,bare / sparse vegetation,#b4b4b4,5
+70,snow and ice,#f0f0f0,6
+80,permanent water bodies,#0064c8,7
+90,herbaceous wetland,#0096a0,8
+95,mangroves,#00cf75,9
+100,moss and lichen,#fae6a0,10
+"""
+
+
+def _of_csv(name: str, text: str) -> Legend:
+    lines = text.splitlines() or [""]
+    mark = max(",;\t", key=lines[0].count)  # Excel's semicolons, its "Unicode text"
+    return _of_rows(name, csv.DictReader(lines, delimiter=mark))
+
+
+def _of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Legend:
+    classes, names, colours = [], dict[int, str](), dict[int, RGB]()
+    for said in rows:
+        try:
+            row = {
+                str(k).strip().lower(): "" if v is None else str(v).strip() for k, v in said.items()
+            }
+            red, green, blue = bytes.fromhex(row.get("colour", row.get("color", "")).lstrip("#"))
+            one = LandCover(int(row["id"]), row["name"], (red, green, blue), int(row["index"]))
+        except (AttributeError, KeyError, ValueError) as error:
             raise InputError(
-                f"not a legend that was written by Legend.to_dict ({error})"
+                f"{name}: the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
             ) from error
-
-
-def _of_rows(name: str, rows: Iterable[tuple[int, str, RGB, int, str]]) -> Legend:
-    """A legend of rows: id, name, colour, index, and what the training class is called.
-
-    A training class has the colour of the class of its name, else of its first.
-    """
-    rows = list(rows)
-    names: dict[int, str] = {}
-    for id_, _, _, index, training in rows:
-        if index != IGNORE_INDEX and names.setdefault(index, training) != training:
+        training = row.get("training") or one.name
+        classes.append(one)
+        colours.setdefault(one.index, one.rgb)
+        if names.setdefault(one.index, training) != training and one.index != IGNORE_INDEX:
             raise InputError(
-                f"{name}: training class {index} is called {names[index]} and, in the row of id "
-                f"{id_}, {training}; give its classes one name in the column 'training'"
+                f"{name}: training class {one.index} is called {names[one.index]} and, in the row "
+                f"of id {one.id}, {training}; give it one name in the column 'training'"
             )
-    colours = {}
-    for _, class_name, rgb, index, training in rows:
-        if index not in colours or class_name == training:
-            colours[index] = rgb
-    order = sorted(names)
-    classes = tuple(LandCover(id_, n, rgb, index) for id_, n, rgb, index, _ in rows)
-    return Legend(name, classes, tuple(names[i] for i in order), tuple(colours[i] for i in order))
+    order = sorted(set(names) - {IGNORE_INDEX})
+    return Legend(
+        name,
+        tuple(sorted(classes, key=lambda c: c.id)),
+        tuple(names[i] for i in order),
+        tuple(colours[i] for i in order),
+    )
 
 
-# Ids, names and the colours of 1..12 are JAXA's (v21 palette). The colours of 13..15 are ours:
-# JAXA's are not known to us. The merging into nine is the paper's (five forests, paddy and
-# cropland); the order of the nine follows from the authors' nine class weights (our reading).
-# Leaving 15, which v23.12 lacks, unlabelled is our choice; so are the colours of merged classes.
-HR_LULC = Legend(
-    "hr-lulc",
-    (
-        LandCover(1, "water bodies", (0, 0, 100), 0),
-        LandCover(2, "built-up", (255, 0, 0), 1),
-        LandCover(3, "paddy field", (0, 128, 255), 2),
-        LandCover(4, "cropland", (255, 193, 191), 2),
-        LandCover(5, "grassland", (255, 255, 0), 3),
-        LandCover(6, "deciduous broad-leaved forest", (128, 255, 0), 4),
-        LandCover(7, "deciduous needle-leaved forest", (0, 255, 128), 4),
-        LandCover(8, "evergreen broad-leaved forest", (86, 172, 0), 4),
-        LandCover(9, "evergreen needle-leaved forest", (0, 172, 86), 4),
-        LandCover(10, "bare", (128, 100, 0), 5),
-        LandCover(11, "bamboo forest", (217, 240, 5), 4),
-        LandCover(12, "solar panel", (161, 41, 119), 6),
-        LandCover(13, "wetland", (120, 200, 200), 7),
-        LandCover(14, "greenhouse", (190, 190, 190), 8),
-        LandCover(15, "rock reef / tidal flat", (90, 90, 130), IGNORE_INDEX),
-    ),
-    ("water", "built-up", "cropland", "grassland", "forest", "bare", "solar panel", "wetland",
-     "greenhouse"),
-    ((0, 0, 100), (255, 0, 0), (255, 193, 191), (255, 255, 0), (86, 172, 0), (128, 100, 0),
-     (161, 41, 119), (120, 200, 200), (190, 190, 190)),
-)  # fmt: skip
-
-# ESA's names and colours (WorldCover product user manual, v200); each class trains as its own.
-_WORLDCOVER = (
-    (10, "tree cover", (0, 100, 0)),
-    (20, "shrubland", (255, 187, 34)),
-    (30, "grassland", (255, 255, 76)),
-    (40, "cropland", (240, 150, 255)),
-    (50, "built-up", (250, 0, 0)),
-    (60, "bare / sparse vegetation", (180, 180, 180)),
-    (70, "snow and ice", (240, 240, 240)),
-    (80, "permanent water bodies", (0, 100, 200)),
-    (90, "herbaceous wetland", (0, 150, 160)),
-    (95, "mangroves", (0, 207, 117)),
-    (100, "moss and lichen", (250, 230, 160)),
-)
-WORLDCOVER = _of_rows("worldcover", ((*c, i, c[1]) for i, c in enumerate(_WORLDCOVER)))
-LEGENDS = {legend.name: legend for legend in (HR_LULC, WORLDCOVER)}
+HR_LULC = _of_csv("hr-lulc", _HR_LULC)
+WORLDCOVER = _of_csv("worldcover", _WORLDCOVER)
+LEGENDS = {known.name: known for known in (HR_LULC, WORLDCOVER)}
 
 
 def legend(of: str | Path | Legend) -> Legend:
@@ -246,39 +249,14 @@ def legend(of: str | Path | Legend) -> Legend:
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        if path.suffix.lower() == ".json":
-            rows = json.loads(text)
-        else:
-            lines = text.splitlines()
-            mark = max(",;\t", key=lines[0].count) if lines else ","
-            rows = list(csv.DictReader(lines, delimiter=mark))
+        said = json.loads(text) if path.suffix.lower() == ".json" else None
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such legend; check the path") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable table ({error}); save it as UTF-8") from error
-    if isinstance(rows, Mapping):
-        return Legend.from_dict(rows)
-    return _of_rows(path.stem, [_row(path, r) for r in rows])
-
-
-def _row(path: Path, said: Any) -> tuple[int, str, RGB, int, str]:
-    try:
-        row = {str(k).strip().lower(): str(v or "").strip() if isinstance(v, str) else v
-               for k, v in said.items()}  # fmt: skip
-        colour = str(row.get("colour", row.get("color")))
-        red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-        name = row["name"]
-        return (
-            int(row["id"]),
-            name,
-            (red, green, blue),
-            int(row["index"]),
-            row.get("training") or name,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: the row {said} does not hold id, name, colour (#rrggbb) and index ({error})"
-        ) from error
+    if isinstance(said, Mapping):
+        return Legend.from_dict(said, path.name)
+    return _of_rows(path.stem, said) if said else _of_csv(path.stem, text)
 
 
 def tile_name(lon: float, lat: float) -> str:

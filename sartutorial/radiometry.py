@@ -38,18 +38,17 @@ class Product(NamedTuple):
 # A name's grammar is JAXA's. That a mask's layover, shadow and ocean stay in is our choice: they
 # were measured, and only what holds no measurement (0; 5 in level 2.2) is left out. The mosaics of
 # PALSAR-1 are without the mode at the end, and those before 2019 (ENVI) without a suffix.
-_END = r"(?P<suffix>\.tiff?)?(?=$|\?)"
 _SCENE = re.compile(
-    r"(?:IMG-)?(?P<pol>[HV]{2})-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
+    r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
 )
-_SCANSAR = re.compile(
-    rf"(?P<stem>ALOS2\d{{9}}-\d{{6}}_[A-Z]{{3}}[LR]2\.2[GR_][UPML_][AD])_(?P<pol>[HV]{{2}})_SLP{_END}"
-)
-_MOSAIC = re.compile(
-    rf"(?P<stem>[NS]\d{{2}}[EW]\d{{3}}_\d{{2}})_sl_(?P<pol>[HV]{{2}})(?P<mode>_F\d\d[A-Z]{{3}})?{_END}"
-)
+_MASKED: list[tuple[str, tuple[int, ...], re.Pattern[str], str]] = [
+    ("2.2", (0, 5), re.compile(r"(ALOS2\d{9}-\d{6}_\w{4}2\.2\w{3})_[HV]{2}_SLP(\.tiff?)?$"), r"\1_MSK\2"),
+    ("mosaic", (0,), re.compile(r"([NS]\d\d[EW]\d{3}_\d\d)_sl_[HV]{2}((_F\d\d[A-Z]{3})?(\.tiff?)?)$"),
+     r"\1_mask\2"),
+]  # fmt: skip
 # AIRSAR's L band as data/README.md describes it: written as PALSAR-2 would have written it.
-_AIRSAR = re.compile(r"^AIRSAR-(?P<pol>[HV]{2})-\w+")
+_AIRSAR = re.compile(r"AIRSAR-[HV]{2}-\w+")
+_POLARISATION = re.compile(r"(?<![A-Z0-9])[HV]{2}(?![A-Z0-9])", re.IGNORECASE)
 _LEVELS: dict[str, Quantity] = {"1.5": "sigma0", "2.1": "sigma0", "2.2": "gamma0"}
 
 
@@ -131,8 +130,9 @@ def product(
     """
     tags = tags or {}
     named = _named(str(path))
-    known = named or Product("unknown", "sigma0", tags.get("POLARISATION", "unknown"))
-    known = known._replace(calibration_db=_calibration(path, tags))
+    known = (named or Product("unknown", "sigma0"))._replace(
+        polarisation=_polarisation(str(path), tags), calibration_db=_calibration(path, tags)
+    )
     if said := quantity or tags.get("QUANTITY"):
         if said not in get_args(Quantity):
             raise InputError(f"{path}: holds {said}, expected sigma0 or gamma0")
@@ -164,16 +164,17 @@ def _calibration(path: str | Path, tags: Mapping[str, str]) -> float:
     return factor
 
 
+def _polarisation(path: str, tags: Mapping[str, str]) -> str:
+    word = _POLARISATION.search(path.rpartition("/")[2])
+    return word[0].upper() if word else tags.get("POLARISATION", "unknown")
+
+
 def _named(path: str) -> Product | None:
-    folder, slash, name = path.rpartition("/")
-    if m := _SCENE.search(name):
-        return Product(m["level"], _LEVELS.get(m["level"], "sigma0"), m["pol"])
-    if m := _SCANSAR.search(name):
-        mask = f"{folder}{slash}{m['stem']}_MSK{m['suffix'] or ''}"
-        return Product("2.2", "gamma0", m["pol"], mask=mask, void=(0, 5))
-    if m := _MOSAIC.search(name):
-        mask = f"{folder}{slash}{m['stem']}_mask{m['mode'] or ''}{m['suffix'] or ''}"
-        return Product("mosaic", "gamma0", m["pol"], mask=mask, void=(0,))
-    if m := _AIRSAR.search(name):
-        return Product("AIRSAR", "sigma0", m["pol"])
-    return None
+    folder, slash, name = path.partition("?")[0].rpartition("/")
+    if match := _SCENE.search(name):
+        return Product(match["level"], _LEVELS.get(match["level"], "sigma0"))
+    for level, void, grammar, mask in _MASKED:
+        if grammar.search(name):
+            beside = f"{folder}{slash}{grammar.sub(mask, name)}"
+            return Product(level, "gamma0", mask=beside, void=void)
+    return Product("AIRSAR", "sigma0") if _AIRSAR.match(name) else None
