@@ -108,7 +108,8 @@ class Legend:
         """Raise InputError, naming ``source``, if ``ids`` (uint8, any shape) holds unknown ones."""
         if ids.dtype != np.uint8:
             raise InputError(f"{source}: ids of land cover are uint8, got {ids.dtype}")
-        if self._unknown[ids].any():
+        below = self._unknown[: int(ids.max(initial=0)) + 1]  # quicker than to look up every pixel
+        if below.any() and self._unknown[ids].any():
             unknown = [int(i) for i in np.unique(ids) if self._unknown[i]]
             raise InputError(
                 f"{source}: unknown class ids {unknown}; {self.name} has "

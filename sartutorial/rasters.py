@@ -244,7 +244,8 @@ def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
             f"{KINDS[dtype]}; write the values themselves (db_to_dn turns dB into DN)"
         )
     unit = dataset.units[0] or ""
-    if unit.strip().lower() not in ("", "1", "none", *UNITS[dtype]):
+    height = f'UNIT["{unit}"' in dataset.crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
+    if not height and unit.strip().lower() not in ("", "1", "none", *UNITS[dtype]):
         raise InputError(
             f"{path}: declares the unit '{unit}', expected {KINDS[dtype]}; convert it (db_to_dn "
             "turns dB into DN), or remove the unit if it is wrong (gdal_edit.py -units '')"
@@ -329,8 +330,8 @@ def read_ids(
     ids = _read(dataset, window=window, **how)
     _set_invalid(dataset, ids, legend.void, window=window, **how)
     for value in legend.void_ids:
-        if value != legend.void:
-            ids[ids == value] = legend.void
+        if value != legend.void and (void := ids == value).any():
+            ids[void] = legend.void
     legend.check(ids, dataset.name)
     return ids
 
