@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -145,14 +144,12 @@ def __getattr__(name: str) -> Callable[..., None]:
     return _command(getattr(sartutorial, name))
 
 
-def _docstring(name: str) -> str | None:
+def _docstring(name: str) -> str:
     """The docstring of a public function, read from its source: the list of commands imports none."""
-    spec = find_spec(f"sartutorial.{sartutorial._HOME[name]}")
-    assert spec and spec.origin
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_docstring(node)
-    return None
+    source = Path(__file__).parent / f"{sartutorial._HOME[name].replace('.', '/')}.py"
+    text = source.read_text(encoding="utf-8")
+    found = re.search(rf'^def {name}\(.*?^    """(.*?)"""', text, re.DOTALL | re.MULTILINE)
+    return inspect.cleandoc(found[1]) if found else ""
 
 
 def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -216,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(code)
     except CycloptsError as error:
-        message = " ".join(str(error).split())
+        message, token = " ".join(str(error).split()), getattr(error, "token", None)
+        if token and token.source != "cli" and token.source not in message:
+            message = f"{token.source}: {message}"
     except (InputError, OSError, ImportError) as error:
         if "--debug" in words:
             raise

@@ -1,12 +1,10 @@
-"""Dependencies: ranges, locks and environment.yml agree, and what is imported is declared."""
+"""Dependencies: ranges, locks and environment.yml agree. That imports are declared, deptry checks."""
 
-import ast
 import os
 import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
@@ -79,26 +77,6 @@ def test_oldest_versions_are_the_lower_ends_of_the_ranges():
         lower = next(s.version for s in requirement.specifier if s.operator == ">=")
         ends += version == Version(lower)
     assert ends >= 0.8 * len(PROJECT["dependencies"]), "tests/oldest.lock is not old: `make lock`"
-
-
-def test_what_the_package_imports_is_declared():
-    """With the book's extras, which workspace.show_source needs in a notebook."""
-    imported = set()
-    for module in (ROOT / "sartutorial").glob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {name.name.split(".")[0] for name in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                imported.add(node.module.split(".")[0])
-    # ipykernel brings IPython.
-    declared = {"sartutorial", "ipython"} | {
-        canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]
-    }
-    known = packages_distributions()
-    foreign = imported - sys.stdlib_module_names
-    assert "torch" in foreign
-    missing = {m for m in foreign if not {*map(canonicalize_name, known.get(m, []))} & declared}
-    assert not missing, "imported, and not in pyproject.toml's dependencies"
 
 
 @pytest.mark.slow
