@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from sartutorial import checkpoints
-from sartutorial.encoders import Encoder, EncoderConfig
-from sartutorial.pretraining import MixMAE, SimMIM, intensity_weight, patchify
-from sartutorial.segmentation import Segmenter
+from sartutorial.learn import checkpoints, published
+from sartutorial.learn.encoders import Encoder, EncoderConfig
+from sartutorial.learn.pretraining import MixMAE, SimMIM, intensity_weight, patchify
+from sartutorial.learn.segmentation import Decoder, Segmenter
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXED = ("absolute_pos_embed", "decoder_pos_embed")  # computed, not learnt, in MixMAE
@@ -33,7 +33,7 @@ def weights(name, fixed=()):
         if key.endswith(fixed or ("\0",)):
             continue
         state[key] = weight(key, shape)
-    return checkpoints.from_published(state)
+    return published.from_published(state)
 
 
 def weight(key, shape):
@@ -70,7 +70,7 @@ def test_simmim():
 
 def test_upernet():
     golden = expected("upernet")
-    model = Segmenter(encoder("upernet", "simmim"), width=256).eval()
+    model = Segmenter(encoder("upernet", "simmim"), Decoder(256)).eval()
     checkpoints.load_into(model, weights("upernet"), "golden")
     with torch.no_grad():
         taps, logits = model.encoder.taps(golden["x"]), model(golden["x"])
@@ -84,7 +84,7 @@ def test_upernet():
 
 def test_upernet_drops_out_where_the_authors_do():
     """Evaluation mode cannot see a missing dropout: 8 bottlenecks, none in the pyramid."""
-    model = Segmenter(encoder("upernet", "simmim"), width=32)
+    model = Segmenter(encoder("upernet", "simmim"), Decoder(32))
     rates = [m.p for m in model.decoder.modules() if isinstance(m, torch.nn.Dropout)]
     assert rates == [0.5] * 8
 

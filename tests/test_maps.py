@@ -1,146 +1,67 @@
-"""Sliding windows, maps that open elsewhere, and web maps."""
+"""Figures and web maps: any scene, any legend, whatever is invalid left out."""
 
 import json
-import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import rasterio
-import torch
 from affine import Affine
-from conftest import GRID, scene_array, write
-from hypothesis import given
-from hypothesis import strategies as st
-from rasterio.enums import ColorInterp
+from conftest import GRID, land_array, scene_array, write
 
-from sartutorial import InputError, checkpoints, datasets, inference, lulc, maps, rasters
-from sartutorial.encoders import Encoder, config_of
-from sartutorial.segmentation import Segmenter
-
-NORM = datasets.Normalization(-10.0, 5.0)
+import sartutorial as st
+from sartutorial import lulc, maps, rasters
 
 
-class Threshold(torch.nn.Module):
-    """Stands in for a model: water below the mean, forest above; knows no surroundings."""
-
-    class encoder:
-        class config:
-            image_size = 32
-
-    def __init__(self):
-        super().__init__()
-        self.any = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, image):
-        logits = torch.zeros(len(image), 9, *image.shape[2:])
-        logits[:, 0], logits[:, 4] = -image[:, 0], image[:, 0]
-        return logits
+@pytest.fixture(autouse=True)
+def closed():
+    """No test leaves a figure."""
+    yield
+    plt.close("all")
 
 
-@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 64))
-def test_windows_cover_everything(length, size, step):
-    starts = inference.offsets(length, size, min(step, size))
-    covered = np.zeros(max(length, size), bool)
-    for start in starts:
-        covered[start : start + size] = True
-    assert covered.all()
-    assert starts == sorted(set(starts))
-    assert starts[-1] + size == len(covered)
+def drawn(image):
+    """The colours of a picture as matplotlib draws them: (H, W, 4), 0 to 255."""
+    return image.to_rgba(image.get_array(), bytes=True)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (100, 77), (20, 90), (129, 31), (64, 64)])
-@pytest.mark.parametrize("step", [None, 32, 7])
-def test_a_model_without_context_maps_a_scene_pixel_by_pixel(tmp_path, shape, step):
-    dn = scene_array(np.random.default_rng(0), *shape, hole=0.1)
-    path = write(tmp_path / "IMG.tif", dn)
-    with rasters.opened(path) as scene:
-        bands = list(inference.classify(scene, Threshold(), NORM, step=step))
-    found = np.concatenate([band for _, band in bands])
-    assert [top for top, _ in bands] == np.cumsum([0, *(len(b) for _, b in bands[:-1])]).tolist()
-    db = 20 * np.log10(np.maximum(dn, 1)) - 83
-    truth = np.where(dn == 0, 0, np.where(db > -10, 5, 1))
-    np.testing.assert_array_equal(found, truth)
+def test_two_lines_show_a_scene(tmp_path):
+    dn = scene_array(np.random.default_rng(0), 60, 40)
+    dn[:3] = 0
+    scene = write(tmp_path / "IMG.tif", dn)
+    image = st.show_backscatter(st.read_db(scene))
+    assert image.get_clim() == maps.DB_RANGE
+    assert image.get_array().shape == (60, 40)
+    assert image.get_array().mask[:3].all()
+    assert not image.get_array().mask[3:].any()
+    _, ax = plt.subplots()
+    assert st.show_backscatter(st.read_db(scene).db, ax, "σ⁰").axes is ax
+    assert ax.get_title() == "σ⁰"
 
 
-@pytest.fixture
-def model(tmp_path, tiny):
-    """An untrained model on disk."""
-    torch.manual_seed(0)
-    config = config_of(tiny, 64, "simmim")
-    file = tmp_path / "model.safetensors"
-    description = {
-        "encoder": config._asdict(), "width": 16, "normalization": NORM._asdict(),
-        "spacing": 5.0, "quantity": "sigma0", "training": {"seed": 0},
-    }  # fmt: skip
-    checkpoints.save(Segmenter(Encoder(config), 16), file, description)
-    return file
+def test_classes_are_drawn_in_the_colours_of_their_legend(tmp_path):
+    ids = np.array([[0, 10, 50]], np.uint8)
+    tag = json.dumps(lulc.WORLDCOVER.to_dict())
+    labels = write(tmp_path / "l.tif", ids, LEGEND=tag)
+    expected = [[0, 0, 0, 0], [0, 100, 0, 255], [250, 0, 0, 255]]
+    assert drawn(st.show_classes(st.read_classes(labels)))[0].tolist() == expected
+    assert drawn(st.show_classes(ids, legend="worldcover"))[0].tolist() == expected
+    indices = np.array([[0, 1, 5]], np.uint8)  # as in a map: index + 1
+    found = drawn(st.show_classes(indices, legend="worldcover", training=True))
+    assert found[0].tolist() == expected
+    japan = drawn(st.show_classes(np.array([[8, 5]], np.uint8)))
+    assert japan[0].tolist() == [[86, 172, 0, 255], [255, 255, 0, 255]]
+    nine = drawn(st.show_classes(np.array([[5, 4]], np.uint8), training=True))
+    assert nine.tolist() == japan.tolist()
 
 
-def test_a_map_is_a_cloud_optimized_geotiff_with_colours(tmp_path, model):
-    dn = scene_array(np.random.default_rng(0), 700, 600, hole=0.05)
-    scene = write(tmp_path / "IMG.tif", dn, SIMULATED="yes")
-    (out,) = inference.predict([scene], model, tmp_path / "maps" / "map.tif")
-    with rasterio.open(out) as found, rasterio.open(scene) as sar:
-        assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert found.colorinterp == (ColorInterp.palette,)
-        assert {k: v for k, v in found.colormap(1).items() if 1 <= k <= 9} == {
-            i + 1: (*rgb, 255) for i, rgb in enumerate(lulc.RGB)
-        }
-        assert rasters.grid_of(found) == rasters.grid_of(sar)
-        assert found.nodata == 0
-        assert found.tags()["SIMULATED"] == "yes"
-        assert np.array_equal(found.read(1) == 0, dn == 0)
-        assert found.read(1).max() <= 9
-    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["map.tif"]  # nothing left over
-    before = out.stat().st_mtime_ns
-    assert inference.predict([scene], model, out)[0].stat().st_mtime_ns == before
-
-
-def test_a_map_that_fails_says_why_and_leaves_nothing(tmp_path, model):
-    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 70, 70))
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        inference.predict([scene], model, tmp_path / "file" / "map.tif")
-
-
-def test_several_scenes_give_a_folder(tmp_path, model):
-    rng = np.random.default_rng(0)
-    scenes = [write(tmp_path / f"{n}.tif", scene_array(rng, 70, 70)) for n in "ab"]
-    written = inference.predict(scenes, model, tmp_path / "maps")
-    assert [p.name for p in written] == ["a.tif", "b.tif"]
-
-
-def test_a_scene_of_another_spacing_or_unit_is_refused(tmp_path, model):
-    dn = scene_array(np.random.default_rng(0), 70, 70)
-    fine = write(tmp_path / "fine.tif", dn, transform=GRID * Affine.scale(0.5))
-    with pytest.raises(InputError, match="downsample --factor 2"):
-        inference.predict([fine], model, tmp_path / "map.tif")
-    for scale, words in ((0.485, "downsample --factor 2"), (0.55, "resolution")):  # 3 and 10 % off
-        near = write(tmp_path / "near.tif", dn, transform=GRID * Affine.scale(scale))
-        with pytest.raises(InputError, match=words):
-            inference.predict([near], model, tmp_path / "map.tif")
-    coarse = write(tmp_path / "coarse.tif", dn, transform=GRID * Affine.scale(1.06))
-    with pytest.raises(InputError, match="resolution"):
-        inference.predict([coarse], model, tmp_path / "map.tif")
-    near = write(tmp_path / "near.tif", dn, transform=GRID * Affine.scale(1.04))
-    assert inference.predict([near], model, tmp_path / "near-map.tif")[0].exists()
-    gamma = write(tmp_path / "gamma.tif", dn, QUANTITY="gamma0")
-    with pytest.raises(InputError, match="gamma0"):
-        inference.predict([gamma], model, tmp_path / "map.tif")
-    assert not (tmp_path / "map.tif").exists()
-
-
-def test_agreement_is_a_confusion_matrix(tmp_path):
-    ids = np.array([[1, 3, 4, 0], [6, 9, 10, 15]], np.uint8)
-    shown = np.array([[1, 3, 1, 1], [5, 5, 0, 6]], np.uint8)
-    labels, found = write(tmp_path / "l.tif", ids), write(tmp_path / "m.tif", shown)
-    confusion = inference.agreement(found, labels)
-    assert confusion[0, 0] == 1
-    assert confusion[2, 2] == 1
-    assert confusion[2, 0] == 1
-    assert confusion[4, 4] == 2
-    assert confusion.sum() == 5
+def test_a_legend_names_its_classes():
+    for legend, training in (("hr-lulc", False), ("hr-lulc", True), ("worldcover", False)):
+        _, ax = plt.subplots()
+        st.show_legend(legend, ax, training=training)
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        of = lulc.legend(legend)
+        assert names == (list(of.names) if training else [c.name for c in of.classes])
 
 
 def test_a_quicklook_is_calibrated_as_the_scene_says(tmp_path):
@@ -151,34 +72,76 @@ def test_a_quicklook_is_calibrated_as_the_scene_says(tmp_path):
     assert np.diff(grey) == pytest.approx(10 / np.ptp(maps.DB_RANGE), abs=1 / 255)
 
 
-def test_a_web_map_holds_its_layers(world):
-    scene = next((world / "half").iterdir())
-    html = (
-        maps.web_map({"radar": scene, "labels": world / "labels" / scene.name}).get_root().render()
-    )
+@pytest.mark.parametrize("declares", ["nodata", "mask"])
+def test_a_quicklook_is_transparent_where_a_raster_is_invalid(tmp_path, declares):
+    """A fifth of the columns, on the left, in a scene and in land cover."""
+    for name, value, array in (
+        ("s.tif", 777, np.full((100, 100), 3000, np.uint16)),
+        ("l.tif", 13, np.full((100, 100), 4, np.uint8)),
+    ):
+        array[:, :20] = value
+        path = write(tmp_path / name, array, nodata=value if declares == "nodata" else None)
+        if declares == "mask":
+            with rasterio.open(path, "r+") as raw:
+                raw.write_mask(array != value)
+        alpha = maps.quicklook(path)[0][50, :, 3] > 0
+        assert (alpha[2:].argmax() + 2) / len(alpha) == pytest.approx(0.2, abs=0.03)
+        assert alpha[30:-5].all()
+
+
+def test_a_quicklook_has_the_colours_of_its_file(tmp_path):
+    """A tag of ours, else the file's own colour table, else HR-LULC's colours."""
+    ids = np.full((30, 30), 10, np.uint8)
+    plain = write(tmp_path / "a.tif", ids)
+    tagged = write(tmp_path / "b.tif", ids, LEGEND=json.dumps(lulc.WORLDCOVER.to_dict()))
+    own = write(tmp_path / "c.tif", ids)
+    with rasterio.open(own, "r+") as raw:
+        raw.write_colormap(1, {10: (1, 2, 3, 255), 200: (9, 9, 9, 255)})
+    for path, colour in ((plain, (128, 100, 0)), (tagged, (0, 100, 0)), (own, (1, 2, 3))):
+        assert tuple(maps.quicklook(path)[0][15, 15]) == (*colour, 255)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_quicklook_lies_where_its_raster_does(tmp_path, flip):
+    ids = np.ones((100, 100), np.uint8)
+    ids[:20, :20] = 5  # the north-west
+    path = write(tmp_path / "l.tif", ids)
+    if flip:
+        at = GRID * Affine.translation(0, 100) * Affine.scale(1, -1)
+        path = write(tmp_path / "l.tif", ids[::-1], transform=at)
+    picture, box = maps.quicklook(path)
+    with rasters.opened(path, dtype="uint8") as source:
+        (expected,) = rasters.bounds_of(rasters.grid_of(source), "EPSG:4326")
+    assert box == pytest.approx(expected, abs=1e-4)
+    height, width = picture.shape[:2]
+    assert tuple(picture[height // 10, width // 10, :3]) == (255, 255, 0)
+    assert tuple(picture[-height // 10, width // 10, :3]) == (0, 0, 100)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32601"])
+def test_a_quicklook_across_180_degrees_lies_in_one_piece(tmp_path, crs):
+    at = {
+        "EPSG:4326": Affine(0.001, 0, 179.95, 0, -0.001, 0.05),
+        "EPSG:32601": Affine(111, 0, 160_500, 0, -111, 5_500),
+    }[crs]
+    path = write(tmp_path / "l.tif", np.ones((100, 100), np.uint8), transform=at, crs=crs)
+    picture, (west, south, east, north) = maps.quicklook(path)
+    assert 0.09 < east - west < 0.11
+    assert west < 180 < east or west < -180 < east
+    assert (picture[5:-5, 5:-5, 3] == 255).all()
+    assert (south, north) == pytest.approx((-0.05, 0.05), abs=2e-3)
+
+
+def test_a_web_map_holds_its_layers(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = write(tmp_path / "s.tif", scene_array(rng, 300, 200))
+    labels = write(tmp_path / "l.tif", land_array(rng, 300, 200))
+    html = st.web_map({"radar": scene, "labels": labels}).get_root().render()
     assert html.count("L.imageOverlay(") == 2
     assert '"radar"' in html
     assert "openstreetmap" not in html.lower()
     picture, (west, south, east, north) = maps.quicklook(scene, side=100)
-    assert max(picture.shape[:2]) == 100
+    assert 100 <= max(picture.shape[:2]) <= 120
     assert picture.dtype == np.uint8
-    assert west < 137 < east
-    assert south < 33 < north
-
-
-def test_slider_shows_the_middle_or_the_frame_asked_for():
-    pytest.importorskip("IPython", reason="IPython comes with the book, not with the package")
-
-    def frames():
-        return [(f"frame {i}", plt.figure(figsize=(0.1, 0.1 * (i + 1)))) for i in range(4)]
-
-    for start, shown in ((None, 2), (-1, 3), (0, 0)):
-        page = maps.slider(frames(), "k", "what it shows", start=start).data
-        assert f"<output>frame {shown}</output>" in page
-        assert f'max="3" value="{shown}"' in page
-        assert 'alt="what it shows"' in page
-        (first,) = re.findall(r'<img src="([^"]+)"', page)
-        known = json.loads(re.search(r"frames = (\[.*\]);", page)[1])
-        assert [label for label, _ in known] == [f"frame {i}" for i in range(4)]
-        assert first == known[shown][1]
-    assert not plt.get_fignums()
+    assert west < 135.005 < east
+    assert south < 33.0 < north

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import sys
 import types
@@ -21,9 +22,11 @@ from conftest import scene_array, write
 from safetensors.torch import save_file
 from test_golden import FIXED, GOLDEN, expected, weight
 
-from sartutorial import InputError, checkpoints, lulc, published, rasters, segmentation
-from sartutorial.encoders import Encoder, EncoderConfig, sincos_positions
-from sartutorial.pretraining import MixMAE, SimMIM
+import sartutorial as st
+from sartutorial import InputError, lulc, rasters
+from sartutorial.learn import checkpoints, published
+from sartutorial.learn.encoders import Encoder, EncoderConfig, sincos_positions
+from sartutorial.learn.pretraining import MixMAE
 
 KINDS = {"simmim": "encoder", "mixmim": "encoder", "upernet": "model"}
 
@@ -61,7 +64,7 @@ def test_every_number_arrives(tmp_path, name):
     given = state(name)
     assert len(learnt(given)) < len(given)
     torch.save({"model": given}, tmp_path / "theirs.pth")
-    file = published.load(tmp_path / "theirs.pth", tmp_path / "out")
+    file = st.import_weights(tmp_path / "theirs.pth", tmp_path / "out")
     assert file == tmp_path / "out" / f"{KINDS[name]}.safetensors"
     ours, description = checkpoints.load(file)
     assert contents(ours.values()) == contents(learnt(given).values())
@@ -81,31 +84,52 @@ def test_every_number_arrives(tmp_path, name):
     said = description.keys() - {"grounds", "published", "provenance"}
     assert said == description["grounds"].keys()  # each entry has its ground
     assert description["published"]["file"] == "theirs.pth"
+    assert description["polarisation"] == "HH"
     if name == "upernet":
-        assert description["classes"] == list(lulc.NAMES)
-        assert description["width"] == 256
+        assert description["legend"] == lulc.HR_LULC.to_dict()
+        assert description["decoder"]["width"] == 256
+        assert description["decoder"]["classes"] == 9
 
 
 def test_the_file_computes_what_the_authors_code_does(tmp_path):
+    """Imported, or as it was published: a module, ready in evaluation mode, and what is known of it."""
     torch.save(state("simmim"), tmp_path / "a.pth")
     torch.save(state("upernet"), tmp_path / "b.pth")
-    ours, description = checkpoints.load(published.load(tmp_path / "a.pth", tmp_path))
-    model, golden = SimMIM(Encoder(EncoderConfig(**description["encoder"]))), expected("simmim")
-    checkpoints.load_into(model, ours, "a")
-    with torch.no_grad():
-        loss, _ = model.eval()(golden["x"], golden["mask"])
-    torch.testing.assert_close(loss, golden["loss_l1"], atol=1e-4, rtol=0)
-    model, _ = segmentation.from_file(published.load(tmp_path / "b.pth", tmp_path))
+    golden = expected("simmim")
+    for file in (tmp_path / "a.pth", st.import_weights(tmp_path / "a.pth", tmp_path)):
+        model, description = published.load_pretraining(file)
+        with torch.no_grad():
+            loss, _ = model(golden["x"], golden["mask"])
+        torch.testing.assert_close(loss, golden["loss_l1"], atol=1e-4, rtol=0)
+        encoder, said = st.load_encoder(file)
+        assert said == description
+        torch.testing.assert_close(encoder.state_dict(), model.encoder.state_dict())
     golden = expected("upernet")
-    with torch.no_grad():
-        logits = model(golden["x"])
-    torch.testing.assert_close(logits[:, :, ::4, ::4], golden["logits_sub"], atol=1e-3, rtol=0)
+    for file in (tmp_path / "b.pth", st.import_weights(tmp_path / "b.pth", tmp_path)):
+        model, description = st.load_model(file)
+        with torch.no_grad():
+            logits = model(golden["x"])
+        torch.testing.assert_close(logits[:, :, ::4, ::4], golden["logits_sub"], atol=1e-3, rtol=0)
+        assert st.Legend.from_dict(description["legend"]) == st.HR_LULC
+        encoder, _ = st.load_encoder(file)
+        torch.testing.assert_close(encoder.state_dict(), model.encoder.state_dict())
+        assert not encoder.training
+
+
+def test_what_a_file_does_not_hold_is_said(tmp_path):
+    torch.save(state("simmim"), tmp_path / "a.pth")
+    torch.save(state("upernet"), tmp_path / "b.pth")
+    with pytest.raises(InputError, match=r"a\.pth: holds no segmentation model"):
+        st.load_model(tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"b\.pth: holds no pretrained model"):
+        published.load_pretraining(tmp_path / "b.pth")
 
 
 def test_mixmae_computes_it_too(tmp_path):
     torch.save({"model": state("mixmim")}, tmp_path / "c.pth")
-    ours, description = checkpoints.load(published.load(tmp_path / "c.pth", tmp_path))
+    ours, description = checkpoints.load(st.import_weights(tmp_path / "c.pth", tmp_path))
     golden = expected("mixmim")
+    assert description["decoder"] == {"width": 32, "blocks": 2, "heads": 16}  # theirs have sixteen
     model = MixMAE(Encoder(EncoderConfig(**description["encoder"])), 32, 2, 4)
     checkpoints.load_into(model, ours, "c")
     with torch.no_grad():
@@ -120,12 +144,15 @@ def test_an_encoder_alone_is_enough(tmp_path):
         if k.startswith("encoder.") and "mask_token" not in k
     }
     torch.save({"state_dict": alone}, tmp_path / "theirs.pth")
-    ours, description = checkpoints.load(published.load(tmp_path / "theirs.pth", tmp_path))
+    ours, description = checkpoints.load(st.import_weights(tmp_path / "theirs.pth", tmp_path))
     assert contents(ours.values()) == contents(learnt(alone).values())
     assert all(k.startswith("encoder.") for k in ours)
     assert description["method"] == "simmim"
     save_file({k: v.clone() for k, v in alone.items()}, tmp_path / "theirs.safetensors")
-    assert checkpoints.read_published(tmp_path / "theirs.safetensors").keys() == ours.keys()
+    bare = st.import_weights(tmp_path / "theirs.safetensors", tmp_path / "bare")
+    assert checkpoints.load(bare)[0].keys() == ours.keys()
+    encoder, _ = st.load_encoder(tmp_path / "theirs.pth")
+    assert contents(encoder.state_dict().values()) == contents(learnt(alone).values())
 
 
 def test_it_goes_on_into_the_chain(run, world, tmp_path):
@@ -153,7 +180,7 @@ def test_it_goes_on_into_the_chain(run, world, tmp_path):
 
 def test_a_published_model_is_scored(run, world, tmp_path):
     torch.save({"model": state("upernet", 64)}, tmp_path / "b.pth")
-    file = published.load(tmp_path / "b.pth", tmp_path)
+    file = st.import_weights(tmp_path / "b.pth", tmp_path)
     out = tmp_path / "val.json"
     code, _, err = run(
         "evaluate", world / "patches", "--model", file, "--split", "val", "--out", out
@@ -164,12 +191,12 @@ def test_a_published_model_is_scored(run, world, tmp_path):
 
 def test_it_is_done_once(tmp_path):
     torch.save(state("simmim"), tmp_path / "a.pth")
-    file = published.load(tmp_path / "a.pth", tmp_path / "out")
+    file = st.import_weights(tmp_path / "a.pth", tmp_path / "out")
     before = file.stat().st_mtime_ns
-    assert published.load(tmp_path / "a.pth", tmp_path / "out") == file
+    assert st.import_weights(tmp_path / "a.pth", tmp_path / "out") == file
     assert file.stat().st_mtime_ns == before
     torch.save({k: v + 1 for k, v in state("simmim").items()}, tmp_path / "a.pth")
-    published.load(tmp_path / "a.pth", tmp_path / "out")
+    st.import_weights(tmp_path / "a.pth", tmp_path / "out")
     assert file.stat().st_mtime_ns != before
 
 
@@ -210,19 +237,21 @@ def test_what_lies_beside_the_weights_is_left(tmp_path, config_node):
     with pytest.raises(pickle.UnpicklingError):  # not loaded without more ado
         torch.load(file, weights_only=True)
     allowed = set(torch.serialization.get_safe_globals())
-    ours = checkpoints.read_published(file)
-    assert contents(ours.values()) == contents(learnt(given).values())
+    ours, _ = published.load_pretraining(file)
+    assert contents(ours.state_dict().values()) == contents(learnt(given).values())
     assert set(torch.serialization.get_safe_globals()) == allowed  # no name stays allowed
 
 
 def test_the_format_before_torch_1_6(tmp_path):
     old = {"_use_new_zipfile_serialization": False}
     torch.save({"model": state("simmim")}, tmp_path / "old.pth", **old)
-    ours = checkpoints.read_published(tmp_path / "old.pth")
-    assert contents(ours.values()) == contents(learnt(state("simmim")).values())
-    torch.save({"model": ours, "args": argparse.Namespace(a=1)}, tmp_path / "older.pth", **old)
+    ours, _ = published.load_pretraining(tmp_path / "old.pth")
+    assert contents(ours.state_dict().values()) == contents(learnt(state("simmim")).values())
+    torch.save(
+        {"model": state("simmim"), "args": argparse.Namespace(a=1)}, tmp_path / "older.pth", **old
+    )
     with pytest.raises(InputError, match=r"older\.pth: weights cannot be read"):
-        checkpoints.read_published(tmp_path / "older.pth")
+        st.load_encoder(tmp_path / "older.pth")
 
 
 class Evil:
@@ -261,10 +290,10 @@ def test_nothing_pickled_is_executed(tmp_path, how, where):
         tmp_path / "theirs.pth",
     )
     if where == "beside" and how != "system":
-        published.load(tmp_path / "theirs.pth", tmp_path / "out")
+        st.import_weights(tmp_path / "theirs.pth", tmp_path / "out")
     else:  # torch refuses the name of os.system even to stand for something else
         with pytest.raises(InputError, match=r"theirs\.pth: "):
-            published.load(tmp_path / "theirs.pth", tmp_path / "out")
+            st.import_weights(tmp_path / "theirs.pth", tmp_path / "out")
         assert not (tmp_path / "out").exists()
     assert not trace.exists()
 
@@ -274,7 +303,7 @@ def test_a_torn_file_is_named(tmp_path, left):
     torch.save({"model": state("simmim")}, tmp_path / "a.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:left])
     with pytest.raises(InputError, match=r"torn\.pth: weights cannot be read .* fetch it again"):
-        published.load(tmp_path / "torn.pth", tmp_path / "out")
+        st.import_weights(tmp_path / "torn.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -294,9 +323,6 @@ def spoil(given, what):
         for k in [k for k in given if ".mlp." in k]:
             del given[k]
         return "32 missing (encoder.layers.0.blocks.0.mlp.fc1.bias, "
-    if what == "positions":
-        del given["encoder.absolute_pos_embed"]
-        return "lacks encoder.absolute_pos_embed"
     if what == "block":  # the second of a stage, though not the first
         for k in [k for k in given if k.startswith("encoder.layers.1.blocks.0.")]:
             del given[k]
@@ -305,8 +331,8 @@ def spoil(given, what):
         given["norm.weight"] = given["encoder.norm.weight"]
         return "two of the keys mean encoder.norm.weight"
     if what == "channels":
-        given["encoder.patch_embed.proj.weight"] = torch.zeros(16, 3, 4, 4)
-        return "1 of another shape (encoder.patch_embed.proj.weight)"
+        given["encoder.patch_embed.proj.weight"] = torch.zeros(16, 2, 4, 4)
+        return "reads images of 2 channels, ours have one"
     if what == "heads":
         key = "encoder.layers.2.blocks.0.attn.relative_position_bias_table"
         given[key] = torch.zeros(49, 3)
@@ -329,7 +355,7 @@ def spoil(given, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["missing", "left over", "shape", "many", "positions", "block", "twice", "channels", "heads",
+    ["missing", "left over", "shape", "many", "block", "twice", "channels", "heads",
      "scalar", "nothing", "number", "foreign"],
 )  # fmt: skip
 def test_keys_that_do_not_fit_are_named(tmp_path, what):
@@ -337,7 +363,7 @@ def test_keys_that_do_not_fit_are_named(tmp_path, what):
     words = spoil(given, what)
     torch.save({"model": given}, tmp_path / "theirs.pth")
     with pytest.raises(InputError) as caught:
-        published.load(tmp_path / "theirs.pth", tmp_path / "out")
+        st.import_weights(tmp_path / "theirs.pth", tmp_path / "out")
     assert str(caught.value).startswith(f"{tmp_path / 'theirs.pth'}: ")
     assert words in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -348,4 +374,130 @@ def test_another_number_of_classes_is_named(tmp_path):
     given["decoder.prog_head.cls_seg.weight"] = torch.zeros(10, 256, 3, 3)
     torch.save({"model": given}, tmp_path / "theirs.pth")
     with pytest.raises(InputError, match=r"of another shape \(decoder\.head\.2\.weight\)"):
-        published.load(tmp_path / "theirs.pth", tmp_path / "out")
+        st.import_weights(tmp_path / "theirs.pth", tmp_path / "out")
+
+
+# What stands around a model, or beside it, when its weights are saved.
+WRAPPED = {
+    "data parallel": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+    "compiled": lambda s: {"model": {f"_orig_mod.{k}": v for k, v in s.items()}},
+    "compiled, then parallel": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "parallel, then compiled": lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+    "encoder compiled": lambda s: {
+        "state_dict": {k.replace("encoder.", "encoder._orig_mod.", 1): v for k, v in s.items()}
+    },
+    "activations checkpointed": lambda s: {
+        k.replace(".norm1.", "._checkpoint_wrapped_module.norm1."): v for k, v in s.items()
+    },
+    "Lightning": lambda s: {
+        "state_dict": {f"model.{k}": v for k, v in s.items()} | {"criterion.w": torch.ones(9)},
+        "pytorch-lightning_version": "2.6",
+        "callbacks": {"best": {"best_model_score": torch.tensor(0.5), "best_model_path": "a"}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}],
+    },
+    "Lightning, compiled": lambda s: {
+        "state_dict": {f"model._orig_mod.net.{k}": v for k, v in s.items()}
+    },
+    "deep": lambda s: {"state": {"model": {"state_dict": s, "step": 3}}, "epoch": 3},
+    "by the encoder": lambda s: {"encoder": s, "epoch": 3},
+    "beside its average": lambda s: {
+        "model": s, "model_ema": {f"module.{k}": v * 0 for k, v in s.items()}
+    },
+    "averaged": lambda s: {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in s.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrappers_are_taken_off(how, name):
+    given = learnt(state(name))
+    if how == "by the encoder" and name == "mixmim":  # bare keys are those of the encoder then
+        given = {k: v for k, v in given.items() if "decoder" not in k and "mask" not in k}
+    plain, found = published.from_published(given), published.from_published(WRAPPED[how](given))
+    assert found.keys() == plain.keys()
+    assert all(found[k] is plain[k] for k in plain)
+
+
+def test_parts_saved_apart_are_joined():
+    given, parts = learnt(state("simmim")), {"encoder": {}, "decoder": {}}
+    for key, value in given.items():
+        part, rest = key.split(".", 1)
+        parts[part][rest] = value
+    found = published.from_published(parts | {"epoch": 3})
+    assert found.keys() == published.from_published(given).keys()
+
+
+def test_two_models_are_not_guessed_between(tmp_path):
+    torch.save({"student": state("simmim"), "teacher": state("simmim")}, tmp_path / "theirs.pth")
+    with pytest.raises(InputError, match=r"theirs\.pth: holds several models \(student, teacher\)"):
+        st.load_encoder(tmp_path / "theirs.pth")
+
+
+def test_an_encoder_without_positions(tmp_path):
+    """It computes what the same encoder does whose positions are all 0."""
+    given = {k: v for k, v in state("simmim").items() if "absolute_pos" not in k}
+    torch.save({"model": given}, tmp_path / "none.pth")
+    zero = {"encoder.absolute_pos_embed": torch.zeros(1, 32 * 32, 16)}
+    torch.save({"model": given | zero}, tmp_path / "zero.pth")
+    (none, said), (other, _) = (st.load_encoder(tmp_path / f"{n}.pth") for n in ("none", "zero"))
+    assert (said["encoder"]["positions"], said["encoder"]["image_size"]) == (False, 128)
+    assert said["normalization"] == {"mean": -10.4327, "std": 5.8041}
+    image = torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(none.encode(none.embed(image)), other.encode(other.embed(image)))
+    file = st.import_weights(tmp_path / "none.pth", tmp_path)
+    assert st.load_encoder(file).description["encoder"]["positions"] is False
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_three_channels_become_one(tmp_path, positions):
+    """What the same image in three channels gave, and the mean of the three that were made of it."""
+    given = {k: v for k, v in state("simmim").items() if positions or "absolute_pos" not in k}
+    stem, head = "encoder.patch_embed.proj", "decoder.0"  # as microsoft/SimMIM's own
+    given[f"{stem}.weight"] = weight(stem, (16, 3, 4, 4))
+    for part in ("weight", "bias"):
+        shape = given[f"{head}.{part}"].shape[1:]
+        given[f"{head}.{part}"] = weight(f"{head}.{part}", (3 * 1024, *shape))
+    torch.save({"model": given}, tmp_path / "theirs.pth")
+    file = st.import_weights(tmp_path / "theirs.pth", tmp_path)
+    model, said = published.load_pretraining(file)
+    image = torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    conv = torch.nn.Conv2d(3, 16, 4, stride=4)
+    conv.load_state_dict({k: given[f"{stem}.{k}"] for k in ("weight", "bias")})
+    three = torch.nn.Sequential(torch.nn.Conv2d(128, 3 * 1024, 1), torch.nn.PixelShuffle(32))
+    three[0].load_state_dict({k: given[f"{head}.{k}"] for k in ("weight", "bias")})
+    with torch.no_grad():
+        seen = conv(image.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(model.encoder.patch_embed.proj(image), seen, atol=1e-5, rtol=0)
+        features = model.encoder.encode(model.encoder.embed(image)).permute(0, 3, 1, 2)
+        mean = three(features).mean(1, keepdim=True)
+        torch.testing.assert_close(model.decoder(features), mean, atol=1e-5, rtol=0)
+    # They have seen photographs: nothing is known of radar.
+    assert not said.keys() & {"normalization", "spacing", "quantity", "polarisation"}
+    assert "photographs" in said["grounds"]["channels"]
+
+
+def test_weights_are_everybodys_to_read_as_the_umask_says(tmp_path):
+    torch.save(state("simmim"), tmp_path / "a.pth")
+    before = os.umask(0o022)
+    try:
+        file = st.import_weights(tmp_path / "a.pth", tmp_path)
+    finally:
+        os.umask(before)
+    modes = [f.stat().st_mode & 0o777 for f in (file, file.with_suffix(".json"))]
+    assert modes == [0o644, 0o644]
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "a.pth"])
+def test_what_may_not_be_read_is_not_called_missing(tmp_path, name):
+    torch.save(state("simmim"), tmp_path / "a.pth")
+    st.import_weights(tmp_path / "a.pth", tmp_path)
+    (tmp_path / name).chmod(0)
+    user = os.geteuid()
+    if user == 0:  # whom no mode keeps out
+        os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: cannot be read \(Permission"):
+            st.load_encoder(tmp_path / name)
+    finally:
+        os.seteuid(user)

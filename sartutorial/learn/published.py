@@ -1,6 +1,7 @@
-"""The authors' trained weights (Hugging Face gsvrg/ALOS-2_FM), as a file of ours.
+"""Weights as torch modules: files of ours, and the authors' checkpoints as they were published.
 
-The naming is that of microsoft/SimMIM, of their Swin and UPerNet, and of SAR-W-MixMAE.
+The authors' (Hugging Face gsvrg/ALOS-2_FM) have the naming of microsoft/SimMIM, of their Swin and
+UPerNet, and of SAR-W-MixMAE.
 """
 
 from __future__ import annotations
@@ -9,90 +10,187 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sartutorial import InputError, checkpoints, lulc
-from sartutorial.encoders import PATCH, Encoder, EncoderConfig, sincos_positions
-from sartutorial.pretraining import MixMAE, SimMIM
-from sartutorial.segmentation import Segmenter
+from sartutorial import InputError, files, lulc
+from sartutorial.learn import checkpoints
+from sartutorial.learn.encoders import PATCH, STRIDE, Encoder, EncoderConfig, sincos_positions
+from sartutorial.learn.pretraining import MixMAE, SimMIM
+from sartutorial.learn.segmentation import Decoder, Segmenter
 
-MIXMAE_HEADS = 16  # of the decoder (authors' code)
+MIXMAE_HEADS = 16  # of the decoder (authors' code); no shape tells
 # What no checkpoint holds, and on what ground we say it.
 STATED: dict[str, tuple[Any, str]] = {
     "normalization": (
         {"mean": -10.4327, "std": 5.8041},
         "the authors' code: dB statistics of their ALOS-2 pretraining set",
     ),
-    "spacing": (
-        5.0,
-        "the paper and the authors' code: ultra-fine scenes of 2.5 m, halved on each axis",
-    ),
+    "spacing": (5.0, "the paper and the authors' code: scenes of 2.5 m, halved on each axis"),
     "quantity": ("sigma0", "the authors' code: level 2.1 scenes, whose DN give sigma0 (JAXA)"),
+    "polarisation": ("HH", "the paper"),
 }
-CLASSES = "ours: the paper's nine, in the order that fits the authors' nine class weights"
+SHAPES = "keys and shapes of the checkpoint"
+PLACELESS = (
+    f"{SHAPES}; the image size, which no positions tell, is ours: a last stage of one window"
+)
+COLOUR = (
+    "ours: three channels have seen photographs; the input convolution is summed over them (a grey "
+    "image in each gives the same), the head averaged; normalisation, spacing and quantity are left "
+    "to the patches that fine-tune it"
+)
+LEGEND = "ours: the paper's nine, in the order that fits the authors' nine class weights"
+M = TypeVar("M", bound=nn.Module)
 
 
-def load(file: str | Path, out: str | Path) -> Path:
-    """Bring published weights into ``out``; returns ``encoder.safetensors`` or ``model.safetensors``.
+class Loaded(NamedTuple, Generic[M]):
+    """A torch module in evaluation mode, and its description: what the JSON of our files holds."""
+
+    model: M
+    description: dict[str, Any]  # encoder, decoder, legend, normalization, spacing, quantity, ...
+
+
+def load_encoder(file: str | Path) -> Loaded[Encoder]:
+    """The encoder of a pretrained or fine-tuned model, ready to compute features.
+
+    Args:
+        file: Weights that ``pretrain``, ``finetune`` or ``import_weights`` wrote (.safetensors beside
+            its .json), or an authors' checkpoint as it was published (.pth).
+
+    Returns:
+        The encoder and its description. For a normalised image (B, 1, H, W), ``taps(image)`` gives a
+        map a stage, ``encode(embed(image))`` the last features (B, H/32, W/32, 8C).
+
+    Raises:
+        InputError: The file is missing, damaged, or its weights do not fit.
+    """
+    model, description = _load(file)
+    return Loaded(model.encoder, description)
+
+
+def load_model(file: str | Path) -> Loaded[Segmenter]:
+    """A fine-tuned model, ready to segment: normalised image (B, 1, H, W) to logits (B, K, H, W).
+
+    Args:
+        file: As for ``load_encoder``.
+
+    Returns:
+        The model and its description.
+
+    Raises:
+        InputError: As for ``load_encoder``, or the file holds no segmentation model.
+    """
+    model, description = _load(file)
+    if not isinstance(model, Segmenter):
+        raise InputError(f"{file}: holds no segmentation model; give what 'finetune' wrote")
+    return Loaded(model, description)
+
+
+def load_pretraining(file: str | Path) -> Loaded[SimMIM | MixMAE]:
+    """A pretrained model with the head that reconstructs; else as ``load_encoder``."""
+    model, description = _load(file)
+    if not isinstance(model, SimMIM | MixMAE):
+        raise InputError(f"{file}: holds no pretrained model; give what 'pretrain' wrote")
+    return Loaded(model, description)
+
+
+def import_weights(file: str | Path, out: str | Path) -> Path:
+    """Bring an authors' checkpoint into the form of our own weights.
 
     A pretrained checkpoint (SimMIM, MixMAE or an encoder alone) gives what ``pretrain`` writes, one
-    with a decoder for segmentation what ``finetune`` writes. The architecture follows from the keys
-    and shapes. What a checkpoint does not hold is taken from the authors' code and paper; the JSON
-    beside the weights says so, entry by entry, under ``grounds``. Weights that are there already,
-    from this very file, are left alone.
+    with a decoder for segmentation what ``finetune`` writes. The source data of the authors' weights
+    are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement; say so where you use them.
 
-    Raises InputError if the file is missing, damaged or not to be read safely (see
-    ``checkpoints.read_published``), or a key is missing, left over or of an unfitting shape.
+    Args:
+        file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
+        out: Folder for the weights; those that are there already, from this very file, are left.
+
+    Returns:
+        ``out/encoder.safetensors`` or ``out/model.safetensors``, its description (.json) beside it.
+
+    Raises:
+        InputError: The file is missing, damaged or not to be read safely, or a key is missing, left
+            over or of an unfitting shape.
     """
-    state = checkpoints.read_published(file)
-    try:
-        model = _model(state)
-    except KeyError as error:
-        raise InputError(f"{file}: lacks {error.args[0]}; not weights of this naming") from error
-    except (LookupError, ValueError, AssertionError, RuntimeError, TypeError) as error:
-        raise InputError(f"{file}: its shapes make no encoder of ours ({error})") from error
-    checkpoints.load_into(model, state, file)
-    target = Path(out) / ("model" if isinstance(model, Segmenter) else "encoder")
-    target = target.with_suffix(".safetensors")
-    source = {"file": Path(file).name, "checksum": checkpoints.fingerprint(file)}
-    description = target.with_suffix(".json")
-    if not (target.exists() and description.exists()) or (
-        checkpoints.load(target)[1].get("published") != source
-    ):
-        checkpoints.save(model, target, _described(model) | {"published": source})
+    model, description = _load(file, ours=False)
+    target = Path(out) / f"{'model' if isinstance(model, Segmenter) else 'encoder'}.safetensors"
+    with files.locked(target):
+        there = target.exists() and target.with_suffix(".json").exists()
+        if not there or checkpoints.load(target)[1].get("published") != description["published"]:
+            checkpoints.save(model, target, description)
     return target
 
 
-def _described(model: Any) -> dict[str, Any]:
-    """The description of an imported model: what its shapes say, and what we state and why."""
-    shapes = "keys and shapes of the checkpoint"
-    grounds = {name: ground for name, (_, ground) in STATED.items()} | {"encoder": shapes}
-    known: dict[str, Any] = {name: value for name, (value, _) in STATED.items()}
-    known["encoder"] = model.encoder.config._asdict()
-    if isinstance(model, Segmenter):
-        known |= {"width": model.decoder.project.out_channels, "classes": list(lulc.NAMES)}
-        grounds |= {"width": shapes, "classes": CLASSES}
+def _load(file: str | Path, ours: bool | None = None) -> Loaded[Any]:
+    """The whole model in a file, which is of ours by its suffix unless that is said.
+
+    Of a checkpoint of others the architecture follows from keys and shapes. One without absolute
+    positions, as microsoft/SimMIM publishes, gives an encoder without them, one of three channels an
+    encoder of one (see ``COLOUR``). What it does not hold is taken from the authors' code and paper;
+    the description says so, entry by entry, under ``grounds``.
+    """
+    if Path(file).suffix == ".safetensors" if ours is None else ours:
+        state, known = checkpoints.load(file)
     else:
-        known["method"] = model.encoder.config.kind
-        grounds["method"] = f"{shapes}; a weighted loss would leave no trace in them"
-    return known | {"grounds": grounds}
+        content, known = checkpoints.read_foreign(file), {}
+    try:
+        if not known:
+            state = from_published(content)
+            source = {"file": Path(file).name, "checksum": checkpoints.fingerprint(file)}
+            known = _described(state) | {"published": source}
+        model = _model(state, known)
+    except KeyError as error:
+        raise InputError(f"{file}: lacks {error.args[0]}; not weights of this naming") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (LookupError, ValueError, AssertionError, RuntimeError, TypeError) as error:
+        raise InputError(f"{file}: its shapes make no encoder of ours ({error})") from error
+    checkpoints.load_into(model, state, file)
+    return Loaded(model.eval(), known)
 
 
-def _model(state: Mapping[str, Tensor]) -> nn.Module:
-    """The model, with random weights, that these keys and shapes are of."""
-    encoder = Encoder(_config(state))
-    if "decoder_embed.weight" in state:
-        width = state["decoder_embed.weight"].shape[0]
-        blocks = {k.split(".")[1] for k in state if k.startswith("decoder_blocks.")}
-        return MixMAE(encoder, width, len(blocks), MIXMAE_HEADS)
+def _model(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> nn.Module:
+    """The model, with random weights, that keys and a description are of."""
+    encoder = Encoder(EncoderConfig(**known["encoder"]))
     if "decoder.project.weight" in state:
-        return Segmenter(encoder, state["decoder.project.weight"].shape[0])
+        return Segmenter(encoder, Decoder(**known["decoder"]))
+    if "decoder_embed.weight" in state:
+        return MixMAE(encoder, **known["decoder"])
     if "decoder.0.weight" in state or "mask_token" in state:
         return SimMIM(encoder)
     return nn.ModuleDict({"encoder": encoder})
+
+
+def _described(state: dict[str, Tensor]) -> dict[str, Any]:
+    """What weights under our names are, with the grounds; those of three channels are made one's."""
+    said = dict(STATED)
+    stem, head = "encoder.patch_embed.proj.weight", ("decoder.0.weight", "decoder.0.bias")
+    segments, mixes = "decoder.project.weight" in state, "decoder_embed.weight" in state
+    channels = state[stem].shape[1]
+    if channels == 3 and not segments and not mixes:
+        state[stem] = state[stem].sum(1, keepdim=True)
+        for key in state.keys() & head:  # PixelShuffle's channels come one after the other
+            state[key] = state[key].reshape(3, STRIDE**2, *state[key].shape[1:]).mean(0)
+        said = {"channels": (3, COLOUR)}
+    elif channels != 1:
+        raise InputError(f"reads images of {channels} channels, ours have one; train it on one")
+    config = _config(state)
+    said["encoder"] = config._asdict(), SHAPES if config.positions else PLACELESS
+    if segments:
+        width = state["decoder.project.weight"].shape[0]
+        said["decoder"] = Decoder(width)._asdict(), SHAPES
+        said["legend"] = lulc.HR_LULC.to_dict(), LEGEND
+    else:
+        said["method"] = config.kind, f"{SHAPES}; a weighted loss would leave no trace in them"
+    if mixes:
+        width = state["decoder_embed.weight"].shape[0]
+        blocks = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
+        decoder = {"width": width, "blocks": blocks, "heads": MIXMAE_HEADS}
+        said["decoder"] = decoder, f"{SHAPES}; the heads are the authors' code's"
+    known = {name: value for name, (value, _) in said.items()}
+    return known | {"grounds": {name: ground for name, (_, ground) in said.items()}}
 
 
 def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
@@ -109,15 +207,87 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
     tables = [
         state[f"encoder.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in stages
     ]
-    positions = state["encoder.absolute_pos_embed"]
-    embed_dim, side = positions.shape[2], math.isqrt(positions.shape[1])
-    fixed = torch.allclose(positions.float(), sincos_positions(embed_dim, side), atol=1e-5)
-    kind: Literal["simmim", "mixmae"] = "mixmae" if fixed else "simmim"
+    windows = [(math.isqrt(table.shape[0]) + 1) // 2 for table in tables]  # it holds (2 w - 1)²
+    positions, fixed = state.get("encoder.absolute_pos_embed"), "decoder_embed.weight" in state
+    size = STRIDE * windows[-1]
+    if positions is not None:
+        side = math.isqrt(positions.shape[1])
+        size, sines = PATCH * side, sincos_positions(positions.shape[2], side)
+        fixed |= torch.allclose(positions.float(), sines, atol=1e-5)
     return EncoderConfig(
-        image_size=PATCH * side,
+        image_size=size,
         embed_dim=state["encoder.patch_embed.proj.weight"].shape[0],
         depths=tuple(sum(stage == i for stage, _ in found) for i in stages),
         num_heads=tuple(table.shape[1] for table in tables),
-        window_size=(math.isqrt(tables[0].shape[0]) + 1) // 2,  # the table holds (2 w - 1)²
-        kind="mixmae" if "decoder_embed.weight" in state else kind,
+        window_size=windows[0],
+        kind="mixmae" if fixed else "simmim",
+        positions=positions is not None,
     )
+
+
+# What data parallelism, torch.compile and checkpointing of activations put into keys.
+_WRAPPERS = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_USUAL = {"model", "state_dict", "model_state_dict", "net", "network", "encoder", ""}
+_DERIVED = ("relative_position_index", "attn_mask", "n_averaged")  # no weights
+# Theirs merge patches at the end of a stage, timm's at the start of the next.
+_NAMES = {
+    "encoder.mask_token": "mask_token",
+    **{f"encoder.layers.{i}.downsample": f"encoder.layers.{i + 1}.downsample" for i in range(3)},
+    "decoder.decoder.PPMHead.psp_modules.ppm_modules": "decoder.pyramid",
+    "decoder.decoder.PPMHead.final": "decoder.fuse_pyramid",
+    **{f"decoder.decoder.Conv_fuse{i}.": f"decoder.laterals.{3 - i}." for i in (1, 2, 3)},
+    **{f"decoder.decoder.Conv_fuse{i}_.": f"decoder.smooth.{3 - i}." for i in (1, 2, 3)},
+    "decoder.decoder.fuse_all": "decoder.fuse",
+    "decoder.decoder.conv_x1": "decoder.project",
+    "decoder.prog_head.up1": "decoder.head.0",
+    "decoder.prog_head.up2": "decoder.head.1",
+    "decoder.prog_head.cls_seg": "decoder.head.2",
+}
+
+
+def from_published(content: Any) -> dict[str, Tensor]:
+    """The weights in what a checkpoint holds, under our names.
+
+    They lie bare or in dicts of any depth (``model``, ``state_dict``, ``encoder``, ...), and keys may
+    begin with the names of modules around the model (``module.``, ``_orig_mod.``, ``model.``, ...), in
+    any order: the model is what ``patch_embed`` belongs to, and what lies outside it is left.
+
+    Raises InputError if there are no weights, several models, or two keys that mean one; KeyError if
+    there is no encoder.
+    """
+    weights = [(_WRAPPERS.sub("", path), tensor) for path, tensor in _tensors(content)]
+    if not weights:
+        raise InputError("holds no weights, neither bare nor as 'model' or 'state_dict'")
+    anchor = r"(?:|(.*\.))patch_embed\.proj\.weight"
+    encoders = {m[1] or "" for path, _ in weights if (m := re.fullmatch(anchor, path))}
+    roots = {re.sub(r"(^|\.)(encoder|backbone)\.$", r"\1", encoder) for encoder in encoders}
+    roots = {root for root in roots if set(root.split(".")) <= _USUAL} or roots
+    if not roots:
+        raise KeyError("encoder.patch_embed.proj.weight")
+    if len(roots) > 1:
+        names = ", ".join(sorted(root.rstrip(".") for root in roots))
+        raise InputError(f"holds several models ({names}); save one alone")
+    (root,) = roots
+    renamed: dict[str, Tensor] = {}
+    for path, tensor in weights:
+        if path.startswith(root) and not path.endswith(_DERIVED):
+            key = re.sub(r"^backbone\.", "encoder.", path.removeprefix(root))
+            if re.match(r"(absolute_pos_embed|patch_embed|layers|norm)\b", key):  # of MixMAE
+                key = f"encoder.{key}"
+            theirs = next((name for name in _NAMES if key.startswith(name)), "")
+            key = _NAMES.get(theirs, "") + key.removeprefix(theirs)
+            if key in renamed:
+                raise InputError(f"two of the keys mean {key}; keep one")
+            renamed[key] = tensor
+    return renamed
+
+
+def _tensors(content: Any, path: str = "") -> list[tuple[str, Tensor]]:
+    """Path and tensor in every dict, at any depth, that holds nothing but tensors by name."""
+    if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
+        return []
+    if all(torch.is_tensor(v) for v in content.values()):
+        return [(path + k, v) for k, v in content.items()]
+    return [found for k, v in content.items() for found in _tensors(v, f"{path}{k}.")]
