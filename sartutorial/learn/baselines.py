@@ -1,12 +1,18 @@
-"""Fill hidden pixels without learning: what a pretrained network must beat (chapter 06)."""
+"""What a trained network must beat: guesses without learning (chapter 06), and Table 1 (chapter 08)."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
+
+from sartutorial import InputError, profiles
+from sartutorial.learn import checkpoints, evaluation, finetuning, pretraining
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -85,3 +91,88 @@ def _nearest(z: Image, visible: Mask) -> Image:
 def _check(z: Image, visible: Mask) -> None:
     if z.shape != visible.shape or not visible.any():
         raise ValueError(f"shapes {z.shape} and {visible.shape}, or nothing is visible")
+
+
+class Strategy(NamedTuple):
+    """A row of Table 1: how the encoder starts, and the paper's figures (one run each)."""
+
+    name: str
+    kind: Literal["simmim", "mixmae"]
+    method: pretraining.Method | None
+    paper_macc: float
+    paper_miou: float
+
+
+STRATEGIES = (
+    Strategy("MixMAE baseline (no pretraining)", "mixmae", None, 0.4223, 0.3340),
+    Strategy("SAR-W-MixMAE (fine-tuned)", "mixmae", "sar-w-mixmae", 0.5806, 0.4734),
+    Strategy("SimMIM baseline (no pretraining)", "simmim", None, 0.5292, 0.4258),
+    Strategy("SimMIM (fine-tuned)", "simmim", "simmim", 0.6064, 0.4894),
+    Strategy("SAR-W-SimMIM (fine-tuned)", "simmim", "sar-w-simmim", 0.6073, 0.4898),
+)
+
+
+class Table(dict[str, Any]):
+    """The rows of Table 1 on our data, with every run; as text, a line a row."""
+
+    def __str__(self) -> str:
+        lines = [f"{'':<34} {'mIoU':>15} {'paper':>6} {'mAcc':>15} {'paper':>6}"]
+        for row in self["rows"]:
+            shown = [f"{row['name']:<34}"]
+            for metric in ("miou", "macc"):
+                spread = np.std(row[metric], ddof=1) if len(row[metric]) > 1 else np.nan
+                shown.append(
+                    f"{np.mean(row[metric]):.4f} ± {spread:.4f} {row[f'paper_{metric}']:.4f}"
+                )
+            lines.append(" ".join(shown))
+        return "\n".join(lines)
+
+
+def table1(
+    out: str | Path,
+    *,
+    patches: str | Path | None = None,
+    seeds: int = 5,
+    plan: bool = False,
+    profile: str | None = None,
+    progress: bool = False,
+) -> Table | list[str]:
+    """Repeat the paper's Table 1: pretrain, fine-tune and test five strategies for several seeds.
+
+    Args:
+        out: Folder for all runs and ``table1.json``; runs that are done are not run again.
+        patches: Folder that ``cut`` wrote and ``sample`` completed; default the simulated world's.
+        seeds: How many runs a strategy has.
+        plan: Whether to say only which runs are left, and to train nothing.
+        profile: Scale of the networks and runs: laptop, gpu or japan.
+        progress: Whether to draw progress bars.
+
+    Returns:
+        Test mIoU and mAcc of every seed, and the paper's figures beside them; or what is left.
+
+    Raises:
+        InputError: There are no sampled patches, or a run in ``out`` is of other ones.
+    """
+    patches = profiles.data_dir() / "patches" if patches is None else patches
+    if seeds < 1:
+        raise InputError(f"seeds={seeds}: must be at least 1")
+    runs = [(s, seed, Path(out) / (s.method or f"{s.kind}-scratch") / f"seed{seed}")
+            for s in STRATEGIES for seed in range(seeds)]  # fmt: skip
+    if plan:
+        return [f"{s.name}, seed {n}" for s, n, at in runs if not (at / "test.json").exists()]
+    rows = {s: s._asdict() | {"miou": [], "macc": []} for s in STRATEGIES}
+    for s, seed, at in runs:
+        encoder = s.method and pretraining.pretrain(
+            patches, at / "pretrain", method=s.method, seed=seed, profile=profile, progress=progress
+        )
+        model = finetuning.finetune(
+            patches, at / "finetune", encoder=encoder, kind=s.kind, seed=seed, profile=profile,
+            progress=progress,
+        )  # fmt: skip
+        scores = evaluation.evaluate(patches, model, out=at / "test.json")
+        for metric in ("miou", "macc"):
+            rows[s][metric].append(scores[metric])
+    result = Table(rows=list(rows.values()), seeds=seeds, profile=profiles.get(profile).name)
+    result["provenance"] = checkpoints.provenance()
+    checkpoints.write_json(result, Path(out) / "table1.json")
+    return result

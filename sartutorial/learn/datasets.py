@@ -1,14 +1,10 @@
-"""Feed a model: patches as tensors, shuffled and flipped as functions of (seed, epoch, index).
-
-Patches come from the folder that ``patches.cut`` wrote, or from the one file that ``packing.pack``
-made of it: that needs numpy and pandas alone, where the folder needs the raster libraries.
-"""
+"""Feed a model: patches as tensors, shuffled and flipped as functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sartutorial import InputError, lulc
+from sartutorial import InputError
+from sartutorial.lulc import Legend
+from sartutorial.patches import Store, read_index, read_legend
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a row of a packed file says of its patch, as the index does; its pixels come before.
-COLUMNS = ("patch", "split", "pretrain", "finetune", "size", "spacing", "quantity")
+SPACING_TOLERANCE = 0.05  # share by which pixel spacings of one model and its data may differ
 
 
 class Normalization(NamedTuple):
@@ -35,63 +32,69 @@ class Normalization(NamedTuple):
 
 
 class Patches(Dataset[dict[str, Tensor]]):
-    """Patch pairs as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
+    """Patches as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
 
-    Without ``labels``, as pretraining asks for them, label rasters are not read.
-    ``folder`` is that of the patches or a packed file, ``rows`` what ``selected`` found there.
     Items are asked for by ``(epoch, index)``, as ``Shuffled`` gives them, and then flipped at random
     in both axes, or by plain ``index``, and then left as they are. ``key`` is (seed, epoch, index):
     all randomness that concerns the item, masks included, starts from it.
-    An item raises InputError, naming the patch, if it cannot be read or holds NaN or infinite values.
+
+    Args:
+        folder: What ``cut`` or ``import_patches`` wrote.
+        rows: The rows of its index to use, such as ``selected`` finds; default all.
+        norm: Mean and deviation in dB that images are normalised with; default those of ``rows``.
+        seed: Any whole number.
+        labels: Whether items have a label; pretraining reads none.
+
+    Raises:
+        InputError: There is no patch, or (for an item) one cannot be read or holds NaN; it is named.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        rows: pd.DataFrame,
-        norm: Normalization,
+        rows: pd.DataFrame | None = None,
+        norm: Normalization | None = None,
         *,
         seed: int = 0,
         labels: bool = True,
     ) -> None:
+        rows = read_index(folder) if rows is None else rows
         if rows.empty:
             raise InputError(f"{folder}: no patch for this step; draw more --points or cut more")
-        self.pixels = Pixels(folder, rows)
-        self.norm = norm
-        self.seed = seed
-        self.labels = labels
+        self.norm = norm or statistics(folder, rows)
+        self.store, self.length = Store(folder, rows), len(rows)
+        self.legend = read_legend(folder) if labels else None
+        self.seed = seed % 2**63
 
     def __len__(self) -> int:
-        return len(self.pixels.names)
+        return self.length
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, i = item if isinstance(item, tuple) else (-1, item)
-        pair = [self.pixels.read(kind, i) for kind in ("sar", "label")[: 1 + self.labels]]
-        if epoch >= 0:
-            flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5
-            axes = tuple(np.flatnonzero(flips).tolist())
-            pair = [np.flip(array, axes) for array in pair]
-        image = (pair[0][None] - self.norm.mean) / self.norm.std
+        flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5 if epoch >= 0 else ()
+        axes = tuple(np.flatnonzero(flips).tolist())
+        image = (np.flip(self.store.sar(i), axes)[None] - self.norm.mean) / self.norm.std
         found = {
             "image": torch.from_numpy(image.astype(np.float32)),
             "key": torch.tensor([self.seed, epoch + 1, i]),
         }
-        if self.labels:
-            found["label"] = torch.from_numpy(lulc.to_index(pair[1]))
+        if self.legend:
+            label = np.flip(self.store.label(i), axes)
+            found["label"] = torch.from_numpy(self.legend.to_index(label))
         return found
 
 
 class Shuffled(Sampler[tuple[int, int]]):
     """Whole batches of all indices once an epoch, in an order that depends on (seed, epoch).
 
-    Lightning sets the epoch. Of ``world`` processes, each takes every ``world``-th index from its own
-    ``rank`` on: together they hold the batches that one process alone would.
+    Of ``world`` processes, each takes every ``world``-th index from its own ``rank`` on: together
+    they hold the batches that one process alone would.
     """
 
     def __init__(
-        self, length: int, seed: int, *, batch: int = 1, rank: int = 0, world: int = 1
+        self, length: int, seed: int, batch: int = 1, *, rank: int = 0, world: int = 1
     ) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+        self.length, self.seed, self.world, self.epoch = length, seed % 2**63, world, 0
         self.whole = slice(rank, length // batch * batch, world)
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,150 +109,113 @@ class Shuffled(Sampler[tuple[int, int]]):
         return ((self.epoch, int(i)) for i in order[self.whole])
 
 
-class Pixels:
-    """The arrays of the patches in ``rows``, by kind (``sar``, ``label``) and number."""
-
-    def __init__(self, folder: str | Path, rows: pd.DataFrame) -> None:
-        self.folder = Path(folder)
-        self.names: list[str] = rows["patch"].tolist()
-        self.places: list[int] = rows.index.tolist()
-        self.is_packed = self.folder.is_file()
-
-    def read(self, kind: str, i: int) -> NDArray[Any]:
-        """(H, W): float32 dB of ``sar``, HR-LULC ids (uint8) of ``label``.
-
-        Raises InputError, naming the patch, if it cannot be read or holds NaN or infinite values.
-        """
-        if self.is_packed:
-            array: NDArray[Any] = np.array(self.rows[kind][self.places[i]])
-        else:
-            array = read(self.folder / kind / self.names[i])
-        if kind == "sar" and not np.isfinite(array).all():
-            raise InputError(
-                f"{self.folder}: the patch {self.names[i]} holds NaN or infinite values; training "
-                "needs dB in every pixel: cut it again, or leave it out of the index"
-            )
-        return array
-
-    @cached_property
-    def rows(self) -> NDArray[Any]:
-        """The packed file, mapped once a process."""
-        return packed(self.folder)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a loader's worker is sent: without the mapping, which would go as a copy of all pixels."""
-        return {k: v for k, v in self.__dict__.items() if k != "rows"}
-
-
-def packed(file: str | Path) -> NDArray[Any]:
-    """The rows of a packed file, memory-mapped: one patch each, with its pixels and ``COLUMNS``.
-
-    Raises InputError if the file is no packed file, or a part of one.
-    """
-    try:
-        rows = np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{file}: not a readable packed file ({error}); name the folder of patches, or what "
-            "'sartutorial pack' wrote"
-        ) from error
-    if rows.dtype.names != ("sar", "label", *COLUMNS):
-        raise InputError(f"{file}: not a packed file of ours; run 'sartutorial pack'")
-    return rows
-
-
-def read(path: str | Path) -> NDArray[Any]:
-    """The single band of a patch; raises InputError, naming the file, if it cannot be read."""
-    import rasterio  # only here: a packed file needs no raster library
-    from rasterio.errors import RasterioIOError
-
-    from sartutorial import rasters
-
-    try:
-        with rasterio.open(path) as dataset:
-            return rasters.read(dataset)
-    except (RasterioIOError, InputError) as error:
-        raise InputError(
-            f"{error}; delete the folder of patches and run 'sartutorial patches' again"
-        ) from error
-
-
-def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
-    """Mean and standard deviation in dB over the given patches, in one streaming pass (float64).
-
-    Raises InputError if there is none, or one cannot be read or holds NaN or infinite values.
-    """
-    n, total, squares = 0, 0.0, 0.0
-    pixels = Pixels(folder, rows)
-    for i in range(len(rows)):
-        db = pixels.read("sar", i).astype(np.float64)
-        n, total, squares = n + db.size, total + db.sum(), squares + (db**2).sum()
-    if n == 0:
-        raise InputError(f"{folder}: no patch to take statistics of; run 'sartutorial sample'")
-    mean = total / n
-    return Normalization(mean, max(float(np.sqrt(max(squares / n - mean**2, 0))), 1e-6))
-
-
-def index_of(folder: str | Path) -> Path:
-    """The file that lists the patches: the folder's index, or the packed file itself."""
-    if Path(folder).is_file():
-        return Path(folder)
-    from sartutorial import patches
-
-    return Path(folder) / patches.INDEX
-
-
-def sampled(folder: str | Path) -> pd.DataFrame:
-    """What is known of the patches: the folder's index (a GeoDataFrame), or ``COLUMNS`` of a packed file.
-
-    Raises InputError if it cannot be read, or ``sample`` has not chosen and split the patches.
-    """
-    if Path(folder).is_file():
-        import pandas as pd
-
-        rows = packed(folder)
-        return pd.DataFrame({name: np.array(rows[name]) for name in COLUMNS})
-    from sartutorial import patches
-
-    index: pd.DataFrame = patches.read_index(folder)
-    if not set(COLUMNS) <= set(index):
-        raise InputError(f"{folder}: patches are not sampled yet; run 'sartutorial sample' first")
-    return index
-
-
-def selected(folder: str | Path, column: str, split: str | None = None) -> pd.DataFrame:
-    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all."""
-    index = sampled(folder)
-    rows = index[index[column]]
-    return rows if split is None else rows[rows["split"] == split]
-
-
-def loader(
-    dataset: Patches,
-    batch: int,
-    *,
-    shuffle: bool,
-    workers: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    parts: int = 1,
-) -> DataLoader[Any]:
-    """A loader that drops the last short batch in training (where the batch is a setting), not else.
-
-    In training, it is that of process ``rank`` of ``world``, and gives its share of a batch in
-    ``parts``; the batch must divide by both.
-    """
-    batch = min(batch, len(dataset))
-    share = Shuffled(len(dataset), dataset.seed, batch=batch, rank=rank, world=world)
+def loader(data: Patches, batch: int, order: Shuffled | None = None) -> DataLoader[Any]:
+    """Batches of patches in the order of the index, or shuffled; cores beyond two read ahead."""
+    cores = os.cpu_count() or 1
+    workers = min(8, max(cores // (order.world if order else 1) - 2, 0))
     return DataLoader(
-        dataset,
-        batch_size=batch // (world * parts),
-        sampler=share if shuffle else None,
+        data,
+        batch_size=batch,
+        sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
+def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
+    """Mean and standard deviation in dB over the given patches, in one streaming pass (float64)."""
+    store, n, total, squares = Store(folder, rows), 0, 0.0, 0.0
+    for i in range(len(rows)):
+        db = store.sar(i).astype(np.float64)
+        n, total, squares = n + db.size, total + db.sum(), squares + (db**2).sum()
+    mean = total / n
+    return Normalization(float(mean), max(float(np.sqrt(max(squares / n - mean**2, 0))), 1e-6))
+
+
+def selected(folder: str | Path, column: str, split: str | None = None) -> pd.DataFrame:
+    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all.
+
+    Raises:
+        InputError: The index cannot be read, ``sample`` has not chosen and split the patches, or
+            there is no such row.
+    """
+    index = read_index(folder)
+    if not {"split", "pretrain", "finetune"} <= set(index):
+        raise InputError(f"{folder}: patches are not sampled yet; run 'sartutorial sample' first")
+    rows: pd.DataFrame = index[index[column] & (index["split"].eq(split) if split else True)]
+    if rows.empty:
+        where = f" in the split {split}" if split else ""
+        raise InputError(f"{folder}: no patch to {column}{where}; sample with more --points")
+    return rows
+
+
+def class_counts(rows: pd.DataFrame, legend: Legend) -> NDArray[np.int64]:
+    """Labelled pixels of every patch by training class: (patches, classes)."""
+    counts = np.zeros((len(rows), 256), np.int64)
+    for id_ in legend.ids:
+        counts[:, id_] = rows[f"n_{id_}"]
+    return legend.merged(counts)
+
+
+def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.DataFrame:
+    """A share of labelled patches in which every class keeps its part, in the order of ``rows``.
+
+    A patch stands for the rarest class that it holds; of each class, in an order drawn from ``seed``,
+    the same share is taken, and one patch at least as long as there are enough. A smaller share lies
+    within a larger one of the same seed (nested, as label-efficiency curves need them).
+
+    Args:
+        rows: Rows of the index.
+        legend: Of their labels.
+        labels: The share, above 0 and at most 1.
+        seed: Any whole number.
+    """
+    if not 0 < labels <= 1:
+        raise InputError(f"labels={labels}: the share of labels must be above 0 and at most 1")
+    counts = class_counts(rows, legend)
+    rarity = counts.sum(0).argsort(kind="stable").argsort(kind="stable")  # 0: the rarest class
+    rank = np.where(counts > 0, rarity, len(rarity)).min(1)
+    order = np.random.default_rng([seed % 2**63, 1]).permutation(len(rows))
+    place = np.empty(len(rows))  # in the queue of its class, from 0 to 1
+    for k in np.unique(rank):
+        queue = order[rank[order] == k]
+        place[queue] = np.arange(len(queue)) / len(queue)
+    first = np.lexsort((rank, place))[: max(round(labels * len(rows)), 1)]
+    return rows.iloc[np.sort(first)]
+
+
+def common(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the patches of a set have in common, as a model's description keeps it."""
+    first = rows.iloc[0]
+    return {
+        "spacing": float(rows["spacing"].mean()),  # metres
+        "quantity": str(first["quantity"]),
+        "polarisation": str(first["polarisation"]),
+    }
+
+
+def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -> None:
+    """Raise InputError unless the patches are of the kind that the weights in ``file`` know.
+
+    ``given`` is their description: image size, quantity, polarisation (if known) and pixel spacing
+    to 5 %.
+    """
+    found = common(rows) | {"size": int(rows["size"].iloc[0])}
+    known = {"polarisation": "unknown"} | dict(given) | {"size": given["encoder"]["image_size"]}
+    unlike = [k for k in ("size", "quantity") if found[k] != known[k]]
+    if len({found["polarisation"], known["polarisation"]} - {"unknown"}) > 1:
+        unlike.append("polarisation")
+    if abs(found["spacing"] / known["spacing"] - 1) > SPACING_TOLERANCE:
+        unlike.append("spacing")
+    if unlike:
+        one, other = (", ".join(f"{k} {d[k]}" for k in unlike) for d in (known, found))
+        raise InputError(
+            f"{file}: was trained on patches of {one}, these have {other}; pretrain on these patches"
+        )
+
+
 def fingerprint(rows: pd.DataFrame) -> int:
-    """A checksum of which patches are used, part of what makes two runs the same."""
-    return zlib.crc32("".join(rows["patch"]).encode())
+    """A checksum of which patches are used and what they hold, part of what makes two runs the same."""
+    names = rows["patch"] + rows["checksum"].astype(str)
+    return zlib.crc32("\n".join(names).encode())

@@ -38,8 +38,9 @@ def config_of(
 ) -> EncoderConfig:
     """The encoder of a profile, for images of ``image_size`` pixels.
 
-    Raises InputError if the image is no multiple of the stride (32 px) or a stage's token grid is
-    larger than the window and no multiple of it.
+    Raises:
+        InputError: The image is no multiple of the stride (32 px), or a stage's token grid is larger
+            than the window and no multiple of it.
     """
     config = EncoderConfig(
         image_size, profile.embed_dim, profile.depths, profile.num_heads, profile.window_size, kind

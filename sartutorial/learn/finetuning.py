@@ -1,114 +1,126 @@
-"""Fine-tune (paper section 3.2): encoder and UPerNet trained on labels with Dice and Focal loss."""
+"""Fine-tune (paper section 3.2): encoder and UPerNet trained together on labels."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from sartutorial import (
-    InputError,
-    checkpoints,
-    datasets,
-    evaluation,
-    losses,
-    lulc,
-    segmentation,
-    training,
-)
-from sartutorial.encoders import Encoder, EncoderConfig, config_of
-from sartutorial.profiles import Profile, current
+from sartutorial import profiles
+from sartutorial.learn import checkpoints, datasets, evaluation, training
+from sartutorial.learn.encoders import Encoder, config_of
+from sartutorial.learn.published import Loaded, load_encoder
+from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
+from sartutorial.lulc import Legend
+from sartutorial.patches import read_legend
 
-LAYER_DECAY = 0.8  # authors' code
-DROP_PATH = 0.1  # authors' code
-
-
-class FinetuningTask(training.Task):
-    """One training step: logits, then 0.32 Dice + 0.57 Focal over the labelled pixels."""
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """0.32 Dice + 0.57 Focal (scalar) of ``image`` (B, 1, H, W) against ``label`` (B, H, W)."""
-        return losses.combined(self.model(batch["image"]), batch["label"])
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def finetune(
-    folder: str | Path,
+    patches: str | Path,
     out: str | Path,
     *,
     encoder: str | Path | None = None,
     kind: Literal["simmim", "mixmae"] = "simmim",
-    seed: int = 0,
     epochs: int | None = None,
-    profile: Profile | None = None,
-    machine: training.Machine = training.ALONE,
+    learning_rate: float | None = None,
+    batch: int | None = None,
+    labels: float = 1.0,
+    dropout: float | None = None,
+    layer_decay: float | None = None,
+    seed: int = 0,
+    hardware: training.Hardware = training.ALONE,
+    profile: str | None = None,
     progress: bool = False,
+    on_epoch: training.OnEpoch | None = None,
 ) -> Path:
-    """Fine-tune on the training patches marked ``finetune``; returns ``out/model.safetensors``.
+    """Fine-tune a segmentation model on the labelled training patches (paper section 3.2).
 
-    ``encoder`` is what ``pretrain`` wrote; without it the model of ``kind`` starts from random
-    weights (the paper's baseline). Layer-wise decay of the learning rate (0.8, the authors' code)
-    holds with a pretrained encoder only: it would starve random lower layers (ours).
-    ``out/metrics.json`` holds the scores on the validation split, if that holds patches. ``machine``
-    says how many processes share a batch; Dice is then a mean over their parts of it.
-    Raises InputError for patches in another unit than the encoder's, an encoder that does not fit, or
-    a batch that does not divide among the machine's processes.
+    A run that was stopped goes on from its last epoch; one that is done is left alone.
+    ``out/metrics.json`` holds the scores on the validation split, if that holds patches.
+
+    Args:
+        patches: Folder that ``cut`` wrote and ``sample`` completed.
+        out: Folder for the weights and ``metrics.json``.
+        encoder: What ``pretrain`` or ``import_weights`` wrote; default random weights.
+        kind: Of the encoder that starts from random weights.
+        epochs: Times that every patch is seen; default the profile's.
+        learning_rate: At its peak, of AdamW; default the profile's times batch / 512.
+        batch: Patches a step, of all processes together; default the profile's.
+        labels: Share of the labelled patches, drawn by class; a smaller lies within a larger.
+        dropout: In the decoder; default the profile's.
+        layer_decay: Factor of the rate a block downwards; default the profile's, 1 without encoder.
+        seed: Any whole number: of the first weights, the order, flips and dropout.
+        hardware: Processes, parts of a batch, precision.
+        profile: Scale of the network and the run: laptop, gpu or japan.
+        progress: Whether to draw a bar of the steps.
+        on_epoch: Called after every epoch with the model and the mean losses so far.
+
+    Returns:
+        ``out/model.safetensors``, with its description (.json) beside it.
+
+    Raises:
+        InputError: Patches and encoder do not fit, ``out`` holds another run, or a setting is off.
     """
-    profile = profile or current()
-    rows = datasets.selected(folder, "finetune", "train")
-    if rows.empty:
-        raise InputError(f"{folder}: no labelled training patch; sample with more --points")
-    size, quantity = int(rows["size"].iloc[0]), str(rows["quantity"].iloc[0])
-    state, given = checkpoints.load(encoder) if encoder else ({}, {})
-    if encoder and "method" not in given:
-        raise InputError(f"{encoder}: holds no pretrained encoder; give what 'pretrain' wrote")
-    config = EncoderConfig(**given["encoder"]) if given else config_of(profile, size, kind)
-    if config.image_size != size or given.get("quantity", quantity) != quantity:
-        raise InputError(
-            f"{encoder}: was trained on {given['quantity']} patches of {config.image_size} px, these "
-            f"are {quantity} of {size} px; pretrain on these patches"
-        )
-    settings = training.Settings(
-        epochs=epochs or profile.finetune_epochs,
-        warmup=profile.finetune_warmup,
-        batch=profile.finetune_batch,
-        base_lr=profile.finetune_base_lr,
-        decay="cosine",
-        layer_decay=LAYER_DECAY if encoder else 1.0,
-        seed=seed,
-    )
+    scale, legend = profiles.get(profile), read_legend(patches)
+    rows = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
+    if layer_decay is None:  # which would starve random lower layers (ours)
+        layer_decay = scale.layer_decay if encoder else 1.0
+    settings = training.settings(scale, "finetune", len(rows), epochs, batch, learning_rate,
+                                 decay="cosine", layer_decay=layer_decay, seed=seed)  # fmt: skip
+    job = _job(patches, rows, legend, encoder, kind, scale, dropout, settings)
+    file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
+    fresh = training.trained(file, job, settings, hardware, progress, on_epoch)
+    index = datasets.selected(patches, "finetune")
+    if (fresh or not metrics.exists()) and (index["split"] == "val").any():
+        evaluation.evaluate(patches, file, split="val", out=metrics)
+    return file
+
+
+def _job(
+    patches: str | Path,
+    rows: pd.DataFrame,
+    legend: Legend,
+    encoder: str | Path | None,
+    kind: Literal["simmim", "mixmae"],
+    scale: profiles.Profile,
+    dropout: float | None,
+    settings: training.Settings,
+) -> training.Job:
+    """What makes this run, and what it needs to be trained."""
+    start: Loaded[Encoder] | None = load_encoder(encoder) if encoder else None
+    given = start.description if start else {}
+    if encoder:
+        datasets.check_fits(rows, given, encoder)
+    config = start.model.config if start else config_of(scale, int(rows["size"].iloc[0]), kind)
+    rate = scale.dropout if dropout is None else dropout
+    decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps)
+    counts = torch.from_numpy(datasets.class_counts(rows, legend).sum(0))
+    weights = rarity_weights(counts, scale.class_weight) if scale.loss != "dice-focal" else None
     run: dict[str, Any] = {
         "encoder": config._asdict(),
-        "width": profile.decoder_width,
-        "training": settings._asdict(),
-        "pretrained": [given["method"], checkpoints.fingerprint(encoder)] if encoder else None,
+        "decoder": decoder._asdict(),
+        "drop_path": scale.drop_path,
+        "loss": scale.loss,
+        "class_weights": weights,
+        "pretrained": [given.get("method"), checkpoints.fingerprint(encoder)] if encoder else None,
+        "legend": legend.to_dict(),
         "data": datasets.fingerprint(rows),
-    }
-    file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
-    done = training.is_done(file, run, folder)
-    if not done:
+    } | datasets.common(rows)
+
+    def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         fixed = given.get("normalization")
-        norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(folder, rows)
-        torch.manual_seed(seed)
-        fresh = Encoder(config, drop_path_rate=DROP_PATH)
-        model = segmentation.Segmenter(fresh, profile.decoder_width)
-        if encoder:
-            own = {k[8:]: v for k, v in state.items() if k.startswith("encoder.")}
-            checkpoints.load_into(model.encoder, own, encoder)
-        task = FinetuningTask(model, settings, run)
-        data = datasets.Patches(folder, rows, norm, seed=seed)
-        training.fit(task, data, out, machine=machine, progress=progress)
-        description = run | {
-            "machine": machine._asdict(),
-            "normalization": norm._asdict(),
-            "spacing": float(rows["spacing"].mean()),
-            "quantity": quantity,
-            "classes": list(lulc.NAMES),
-        }
-        training.finish(task, file, description)
-        if not task.trainer.is_global_zero:  # one of several processes saves and scores
-            return file
-    if not (done and metrics.exists()) and len(datasets.selected(folder, "finetune", "val")):
-        evaluation.evaluate(folder, file, split="val", out=metrics)
-    return file
+        norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(patches, rows)
+        model = Segmenter(Encoder(config, drop_path_rate=scale.drop_path), decoder)
+        if start:
+            model.encoder.load_state_dict(start.model.state_dict())
+        loss = partial(segmentation_loss, loss=scale.loss, weights=weights)
+        data = datasets.Patches(patches, rows, norm, seed=settings.seed)
+        return model, loss, data
+
+    return training.Job(run, prepare)

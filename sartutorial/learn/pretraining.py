@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning import Callback
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from sartutorial import InputError, datasets, training
-from sartutorial.encoders import PATCH, STRIDE, Encoder, EncoderConfig, config_of, sincos_positions
-from sartutorial.profiles import Profile, current
+from sartutorial import profiles
+from sartutorial.learn import datasets, training
+from sartutorial.learn.encoders import (
+    PATCH,
+    STRIDE,
+    Encoder,
+    EncoderConfig,
+    config_of,
+    sincos_positions,
+)
+from sartutorial.profiles import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
 Domain = Literal["normalised", "linear"]
@@ -179,102 +189,114 @@ def build(method: Method, config: EncoderConfig, profile: Profile) -> SimMIM | M
     return MixMAE(encoder, *profile.mixmae_decoder) if "mixmae" in method else SimMIM(encoder)
 
 
-def draw_mask(model: SimMIM | MixMAE, keys: Tensor) -> Tensor:
+def draw_mask(model: Any, keys: Tensor) -> Tensor:
     """Masks for a batch of item keys (B, 3): (B, H/16, W/16), or one (1, 1, H/32, W/32) for MixMAE."""
-    size = model.encoder.config.image_size
-    if isinstance(model, MixMAE):
-        return mask_cells(size // STRIDE, MASK_RATIO["mixmae"], keys[:1])[:, None]
-    return mask_cells(size // CELL, MASK_RATIO["simmim"], keys)
+    config = model.encoder.config
+    if config.kind == "mixmae":
+        return mask_cells(config.image_size // STRIDE, MASK_RATIO["mixmae"], keys[:1])[:, None]
+    return mask_cells(config.image_size // CELL, MASK_RATIO["simmim"], keys)
 
 
-class PretrainingTask(training.Task):
-    """One training step: draw the masks, weigh the pixels if there is a ``weigh``, reconstruct.
+def reconstruction_loss(
+    model: Any,
+    batch: dict[str, Tensor],
+    *,
+    domain: Domain | None,
+    norm: datasets.Normalization,
+) -> Tensor:
+    """The loss of a batch: draw the masks, weigh the pixels, reconstruct what is hidden.
 
-    ``weigh`` makes the weights of a batch of normalised images (B, 1, H, W); None is the plain loss.
+    Args:
+        model: SimMIM or MixMAE.
+        batch: ``image`` (B, 1, H, W), normalised with ``norm``, and ``key`` (B, 3), int64.
+        domain: Where the weight measures intensity; None is the plain loss.
+        norm: Turns images back into decibels for the linear domain.
     """
-
-    def __init__(
-        self,
-        model: SimMIM | MixMAE,
-        settings: training.Settings,
-        run: dict[str, Any],
-        *,
-        weigh: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        super().__init__(model, settings, run)
-        self.weigh = weigh
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The reconstruction's loss (scalar) for ``image`` (B, 1, H, W), masked by ``key`` (B, 3)."""
-        image = batch["image"]
-        weight = self.weigh(image) if self.weigh else None
-        loss: Tensor = self.model(image, draw_mask(self.model, batch["key"]), weight)[0]
-        return loss
+    image, weight = batch["image"], None
+    if domain:
+        decibels = image * norm.std + norm.mean if domain == "linear" else image
+        weight = intensity_weight(decibels)
+    loss: Tensor = model(image, draw_mask(model, batch["key"]), weight)[0]
+    return loss
 
 
 def pretrain(
-    folder: str | Path,
+    patches: str | Path,
     out: str | Path,
     *,
     method: Method = "sar-w-simmim",
     domain: Domain = "normalised",
-    seed: int = 0,
     epochs: int | None = None,
-    profile: Profile | None = None,
-    machine: training.Machine = training.ALONE,
-    callbacks: Sequence[Callback] = (),
+    learning_rate: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    hardware: training.Hardware = training.ALONE,
+    profile: str | None = None,
     progress: bool = False,
+    on_epoch: training.OnEpoch | None = None,
 ) -> Path:
-    """Pretrain an encoder on the patches marked ``pretrain``; returns ``out/encoder.safetensors``.
+    """Pretrain an encoder on radar patches without labels (paper section 3.1).
 
-    ``domain`` is where the SAR-W methods measure intensity: in normalised decibels, as the authors'
-    loader does, or in linear power, as their README says. ``machine`` says how many processes share a
-    batch, and ``callbacks`` are Lightning's, which see the training. A run that was stopped goes on
-    from its last epoch; one that is done is left alone.
-    Raises InputError for a folder without sampled patches, an ``out`` that holds another run, or a
-    batch that does not divide among the machine's processes.
+    A run that was stopped goes on from its last epoch; one that is done is left alone.
+
+    Args:
+        patches: Folder that ``cut`` wrote and ``sample`` completed.
+        out: Folder for the weights.
+        method: SimMIM or MixMAE, with the SAR intensity weight or without.
+        domain: Where the weight measures intensity: in normalised decibels, as the authors' loader
+            does, or in linear power, as their README says.
+        epochs: Times that every patch is seen; default the profile's.
+        learning_rate: At its peak, of AdamW; default the profile's times batch / 512.
+        batch: Patches a step, of all processes together; default the profile's.
+        seed: Any whole number: of the first weights, the order, flips and masks.
+        hardware: Processes, parts of a batch, precision.
+        profile: Scale of the network and the run: laptop, gpu or japan.
+        progress: Whether to draw a bar of the steps.
+        on_epoch: Called after every epoch with the model and the mean losses so far.
+
+    Returns:
+        ``out/encoder.safetensors``, with its description (.json) beside it.
+
+    Raises:
+        InputError: No patch is marked for it, ``out`` holds another run, or a setting is off.
     """
-    profile = profile or current()
-    rows = datasets.selected(folder, "pretrain")
-    if rows.empty:
-        raise InputError(f"{folder}: no patch is marked for pretraining; sample with more --points")
+    scale, rows = profiles.get(profile), datasets.selected(patches, "pretrain")
+    mixes, weighing = "mixmae" in method, domain if method.startswith("sar-w") else None
+    settings = training.settings(
+        scale, "pretrain", len(rows), epochs, batch, learning_rate, seed=seed,
+        decay="cosine" if mixes else "step", betas=(0.9, 0.95) if mixes else (0.9, 0.999),
+    )  # fmt: skip
+    job = _job(patches, rows, method, weighing, scale, settings)
+    file = Path(out) / "encoder.safetensors"
+    training.trained(file, job, settings, hardware, progress, on_epoch)
+    return file
+
+
+def _job(
+    patches: str | Path,
+    rows: pd.DataFrame,
+    method: Method,
+    domain: Domain | None,
+    scale: Profile,
+    settings: training.Settings,
+) -> training.Job:
+    """What makes this run, and what it needs to be trained."""
     kind: Literal["simmim", "mixmae"] = "mixmae" if "mixmae" in method else "simmim"
-    weighted = method.startswith("sar-w")
-    config = config_of(profile, int(rows["size"].iloc[0]), kind)
-    settings = training.Settings(
-        epochs=epochs or profile.pretrain_epochs,
-        warmup=profile.pretrain_warmup,
-        batch=profile.pretrain_batch,
-        base_lr=profile.pretrain_base_lr,
-        decay="step" if kind == "simmim" else "cosine",
-        betas=(0.9, 0.999) if kind == "simmim" else (0.9, 0.95),
-        seed=seed,
-    )
+    config = config_of(scale, int(rows["size"].iloc[0]), kind)
+    decoder = dict(zip(("width", "blocks", "heads"), scale.mixmae_decoder, strict=True))
     run: dict[str, Any] = {
         "method": method,
-        "domain": domain if weighted else None,
+        "domain": domain,
         "encoder": config._asdict(),
-        "training": settings._asdict(),
+        "decoder": decoder if kind == "mixmae" else None,
         "data": datasets.fingerprint(rows),
-    }
-    file = Path(out) / "encoder.safetensors"
-    if training.is_done(file, run, folder):
-        return file
-    norm = datasets.statistics(folder, rows)
-    torch.manual_seed(seed)
-    model = build(method, config, profile)
-    mean, std = norm if domain == "linear" else (0.0, 1.0)
-    weigh = (lambda z: intensity_weight(z * std + mean)) if weighted else None
-    task = PretrainingTask(model, settings, run, weigh=weigh)
-    data = datasets.Patches(folder, rows, norm, seed=seed, labels=False)
-    training.fit(task, data, out, machine=machine, callbacks=callbacks, progress=progress)
-    description = run | {
-        "machine": machine._asdict(),
-        "normalization": norm._asdict(),
-        "spacing": float(rows["spacing"].mean()),
-        "quantity": str(rows["quantity"].iloc[0]),
-    }
-    # The whole model is kept, so that its reconstructions can be looked at; fine-tuning takes
-    # the keys that start with "encoder.".
-    training.finish(task, file, description)
-    return file
+    } | datasets.common(rows)
+
+    def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
+        norm = datasets.statistics(patches, rows)
+        loss = partial(reconstruction_loss, domain=domain, norm=norm)
+        data = datasets.Patches(patches, rows, norm, seed=settings.seed, labels=False)
+        # The whole model is kept, so that its reconstructions can be looked at.
+        return build(method, config, scale), loss, data
+
+    return training.Job(run, prepare)

@@ -1,47 +1,57 @@
-"""The segmentation model: the pretrained encoder and a UPerNet decoder (paper section 3.2)."""
+"""The segmentation model (paper section 3.2): pretrained encoder, UPerNet decoder, and its losses."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartutorial import InputError, checkpoints, lulc
-from sartutorial.encoders import Encoder, EncoderConfig
+from sartutorial.learn.encoders import Encoder
+from sartutorial.lulc import IGNORE_INDEX
 
 GROUPS = 16  # of every GroupNorm (authors' code)
+DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is lost in our copy
+GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
+
+LossName = Literal["dice-focal", "cross-entropy"]
+
+
+class Decoder(NamedTuple):
+    """What a UPerNet is built from; saved with its weights."""
+
+    width: int  # channels, the authors' 256
+    classes: int = 9
+    dropout: float = 0.5  # authors' code
+    merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
 
 
 def resized(x: Tensor, side: int) -> Tensor:
     """Bilinear, corners aligned, as everywhere in the authors' decoder."""
+    if x.shape[-1] == side:
+        return x
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=True)
 
 
-def twice(x: Tensor) -> Tensor:
-    """A map at twice its resolution."""
-    return resized(x, 2 * x.shape[-1])
-
-
-def bottleneck(channels: int, width: int) -> nn.Sequential:
-    """1x1 convolution, GroupNorm, GELU, dropout 0.5."""
+def bottleneck(channels: int, width: int, dropout: float) -> nn.Sequential:
+    """1x1 convolution, GroupNorm, GELU, dropout."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 1), nn.GroupNorm(GROUPS, width), nn.GELU(), nn.Dropout(0.5)
+        nn.Conv2d(channels, width, 1), nn.GroupNorm(GROUPS, width), nn.GELU(), nn.Dropout(dropout)
     )
 
 
 class UPerNet(nn.Module):
     """UPerNet (Xiao et al. 2018) as the authors wire it to Swin, from their code.
 
-    ``channels`` are those of the encoder's four taps; ``width`` is theirs 256. It differs from the
-    original: GELU and dropout, max pooling in the pyramid, laterals upsampled before the sum, and a
-    head that grows to full resolution in two steps.
+    ``channels`` are those of the encoder's four taps. It differs from the original: GELU and dropout,
+    max pooling in the pyramid, laterals upsampled before the sum (which taps from before merging need
+    not be), and a head that grows to full resolution in two steps.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, classes: int) -> None:
+    def __init__(self, channels: tuple[int, ...], config: Decoder) -> None:
         super().__init__()
+        width, classes, dropout, _ = config
         self.pyramid = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveMaxPool2d(bins),
@@ -51,11 +61,13 @@ class UPerNet(nn.Module):
             )
             for bins in (1, 2, 3, 6)
         )
-        self.fuse_pyramid = bottleneck(channels[3] + 4 * width, width)
+        self.fuse_pyramid = bottleneck(channels[3] + 4 * width, width, dropout)
         self.project = nn.Conv2d(width, width, 1)
-        self.laterals = nn.ModuleList(bottleneck(c, width) for c in channels[:3])  # f1, f2, f3
-        self.smooth = nn.ModuleList(bottleneck(width, width) for _ in range(3))
-        self.fuse = bottleneck(4 * width, width)
+        self.laterals = nn.ModuleList(
+            bottleneck(c, width, dropout) for c in channels[:3]
+        )  # f1, f2, f3
+        self.smooth = nn.ModuleList(bottleneck(width, width, dropout) for _ in range(3))
+        self.fuse = bottleneck(4 * width, width, dropout)
         self.head = nn.ModuleList(
             [
                 nn.Sequential(
@@ -70,44 +82,104 @@ class UPerNet(nn.Module):
         )
 
     def forward(self, taps: list[Tensor]) -> Tensor:
-        """Four maps, f1 at 1/8 to f4 at 1/32 of the image, to logits (B, classes, H, W)."""
+        """Four maps, from f1 at 1/8 (or 1/4) to f4 at 1/32 of the image, to logits (B, K, H, W)."""
         f1, f2, f3, f4 = taps
         pooled = [resized(level(f4), f4.shape[-1]) for level in self.pyramid]
         x1 = self.fuse_pyramid(torch.cat([*pooled, f4], 1))
-        x2 = self.smooth[2](self.project(twice(x1)) + twice(self.laterals[2](f3)))
-        x3 = self.smooth[1](twice(x2) + twice(self.laterals[1](f2)))
-        x4 = self.smooth[0](twice(x3) + twice(self.laterals[0](f1)))
-        side = x4.shape[-1]
-        x = self.fuse(torch.cat([*(resized(x, side) for x in (x1, x2, x3)), x4], 1))
+        side = 2 * x1.shape[-1]
+        x2 = self.project(resized(x1, side)) + resized(self.laterals[2](f3), side)
+        x2 = self.smooth[2](x2)
+        x3 = self.smooth[1](resized(x2, 2 * side) + resized(self.laterals[1](f2), 2 * side))
+        x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
+        x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
         first, second, classify = self.head
         logits: Tensor = classify(second(first(x)))
         return logits
 
 
 class Segmenter(nn.Module):
-    """Encoder and decoder: image (B, 1, H, W), normalised, to logits (B, 9, H, W)."""
+    """Encoder and decoder: image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
 
-    def __init__(self, encoder: Encoder, width: int, classes: int = len(lulc.NAMES)) -> None:
+    def __init__(self, encoder: Encoder, config: Decoder) -> None:
         super().__init__()
-        c = encoder.embed_dim
+        c, self.config = encoder.embed_dim, config
+        before, merged = (c, 2 * c, 4 * c, 8 * c), (2 * c, 4 * c, 8 * c, 8 * c)
         self.encoder = encoder
-        self.decoder = UPerNet((2 * c, 4 * c, 8 * c, 8 * c), width, classes)
+        self.decoder = UPerNet(merged if config.merged_taps else before, config)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 1, H, W), normalised, to logits (B, classes, H, W)."""
-        logits: Tensor = self.decoder(self.encoder.taps(image))
+        """Image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
+        taps = self.encoder.taps(image, merged=self.config.merged_taps)
+        logits: Tensor = self.decoder(taps)
         return logits
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers from the bottom for timm's layer-wise decay: what is not named here is the top."""
+        return {
+            "stem": r"^encoder\.(?:patch_embed|absolute_pos_embed)",
+            "blocks": [
+                (r"^encoder\.layers\.(\d+)\.downsample", (0,)),  # with the stage's first block
+                (r"^encoder\.layers\.(\d+)\.blocks\.(\d+)", None),
+            ],
+        }
 
-def from_file(file: str | Path) -> tuple[Segmenter, dict[str, Any]]:
-    """The fine-tuned model in ``file`` (safetensors), in evaluation mode, and its description.
 
-    Raises InputError if the file is missing, damaged or holds no segmentation model.
+def labelled(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and classes (N,) of the labelled pixels of (B, K, H, W) and (B, H, W)."""
+    keep = target != IGNORE_INDEX
+    return logits.permute(0, 2, 3, 1)[keep].float(), target[keep]
+
+
+def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Dice loss of logits (N, K) and classes (N,): 1 - (2I + eps) / (I + U + eps), mean over classes.
+
+    I = sum min(p, g) and U = sum max(p, g) are the paper's; the formula that joins them is lost
+    there, and this identity is our reading. Classes without truth in the batch are left out (ours).
     """
-    state, description = checkpoints.load(file)
-    if "width" not in description:
-        raise InputError(f"{file}: holds no segmentation model; give what 'finetune' wrote")
-    encoder = Encoder(EncoderConfig(**description["encoder"]))
-    model = Segmenter(encoder, description["width"])
-    checkpoints.load_into(model, state, file)
-    return model.eval(), description
+    p = logits.softmax(1)
+    g = F.one_hot(target, logits.shape[1]).to(p.dtype)
+    intersection, union = torch.minimum(p, g).sum(0), torch.maximum(p, g).sum(0)
+    loss = 1 - (2 * intersection + eps) / (intersection + union + eps)
+    return loss[g.sum(0) > 0].mean()
+
+
+def focal(logits: Tensor, target: Tensor, *, gamma: float = GAMMA, alpha: float = ALPHA) -> Tensor:
+    """Focal loss (Lin et al. 2017) of logits (N, K): mean of -alpha (1 - p_t)^gamma log p_t."""
+    log_p = logits.log_softmax(1).gather(1, target[:, None])[:, 0]
+    return (-alpha * (1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+def combined(logits: Tensor, target: Tensor) -> Tensor:
+    """The paper's loss, 0.32 Dice + 0.57 Focal, of logits (N, K) and classes (N,)."""
+    return DICE_WEIGHT * dice(logits, target) + FOCAL_WEIGHT * focal(logits, target)
+
+
+def segmentation_loss(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    loss: LossName = "dice-focal",
+    weights: tuple[float, ...] | None = None,
+) -> Tensor:
+    """The loss of a batch over its labelled pixels; 0, with a gradient of 0, where there are none.
+
+    Args:
+        model: Gives logits (B, K, H, W).
+        batch: ``image`` (B, 1, H, W), normalised, and ``label`` (B, H, W), int64, -1 = void.
+        loss: The paper's, or cross-entropy.
+        weights: Of the classes in the cross-entropy; default equal.
+    """
+    logits: Tensor = model(batch["image"])
+    flat, classes = labelled(logits, batch["label"])
+    if classes.numel() == 0:
+        return logits.sum() * 0
+    if loss == "dice-focal":
+        return combined(flat, classes)
+    return F.cross_entropy(flat, classes, flat.new_tensor(weights) if weights else None)
+
+
+def rarity_weights(counts: Tensor, exponent: float) -> tuple[float, ...]:
+    """Weights (K,) of classes of ``counts`` pixels: rarity to the ``exponent``, 1 for a mean pixel."""
+    counts = counts.double()
+    raw = (counts.sum() / counts.clamp(min=1)) ** exponent
+    return tuple((raw * counts.sum() / (raw * counts).sum()).tolist())

@@ -1,126 +1,271 @@
-"""The loop that pretraining and fine-tuning share: Lightning, AdamW, schedules, resuming."""
+"""The loop that pretraining and fine-tuning share, on one screen: AdamW, schedules, resuming."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import multiprocessing
 import os
 import pickle
-import warnings
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from tqdm import tqdm
 
-from sartutorial import InputError, checkpoints, datasets
+from sartutorial import InputError, files
+from sartutorial.learn import checkpoints, datasets
+from sartutorial.profiles import Profile
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 CLIP = 5.0  # gradient norm (authors' code)
 WEIGHT_DECAY = 0.05  # authors' code
+NO_DECAY = ("*mask_token", "*pos_embed", "*position_bias_table")  # nor biases and norms (theirs)
 WARMUP_FROM = 5e-3  # of the peak learning rate; the authors' 5e-7 to 1e-4
 STEP_AT, STEP_TO = 700 / 800, 0.1  # their multistep schedule: a tenth after epoch 700 of 800
 COSINE_TO = 2e-3  # of the peak; the authors' 1.25e-4 to 2.5e-7
+STATE = "last.ckpt"  # in a run's folder, until it is done
+# What SLURM's scripts, torchrun and Lightning leave in the environment.
+LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",
+             "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
+
+for _name in ("distributed", "rank_zero"):  # no announcement of every process
+    logging.getLogger(f"lightning.fabric.utilities.{_name}").setLevel(logging.WARNING)
+
+Precision = Literal["bf16-mixed", "32-true"]
+Batch = dict[str, Tensor]
+Loss = Callable[[Any, Batch], Tensor]
+OnEpoch = Callable[[nn.Module, list[float]], None]
 
 
-class Settings(NamedTuple):
+@dataclass(frozen=True)
+class Settings:
     """How a run is trained; saved with its weights, and part of what makes two runs the same."""
 
     epochs: int
-    warmup: int  # epochs
-    batch: int
-    base_lr: float  # times batch / 512 (the authors' scaling)
+    warmup: float  # epochs
+    batch: int  # patches a step, of all processes together
+    learning_rate: float  # at its peak
     decay: Literal["step", "cosine"]
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "learning_rate", "layer_decay"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)}: must be above 0")
 
-class Machine(NamedTuple):
+
+@dataclass(frozen=True)
+class Hardware:
     """How a run is carried out. What SimMIM computes depends on it by rounding alone.
 
     MixMAE mixes and masks the images of one process's part of a batch with each other, and Dice and
     dropout in fine-tuning see one such part at a time: these depend on how a batch is divided.
+
+    Args:
+        devices: Processes of this machine that share a batch, one a GPU where it has any.
+        accumulate: Parts of a process's share of a batch, one after the other, to save memory.
+        precision: bf16-mixed or 32-true; default bf16-mixed where the device multiplies it natively.
+        compile: Whether to compile the model with torch.compile.
     """
 
-    devices: int = 1  # processes of this machine, one a GPU where it has any
-    accumulate: int = 1  # parts of a process's share of a batch, one after the other
-    precision: Literal["bf16-mixed", "32-true"] | None = None  # None: see ``precision``
-    compile: bool = False  # with torch.compile
+    devices: int = 1
+    accumulate: int = 1
+    precision: Precision | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or self.accumulate < 1:
+            raise InputError(f"{self}: devices and accumulate must be at least 1")
 
 
-ALONE = Machine()
+ALONE = Hardware()
 
 
-class Task(lightning.LightningModule):
-    """A model, its loss on a batch, its optimiser; subclasses give ``loss``."""
+def settings(
+    scale: Profile,
+    step: Literal["pretrain", "finetune"],
+    patches: int,
+    epochs: int | None,
+    batch: int | None,
+    learning_rate: float | None,
+    **more: Any,
+) -> Settings:
+    """Settings of a step: what is None is the profile's, and warm-up at most half of the run (ours)."""
+    said = {k: getattr(scale, f"{step}_{k}") for k in ("epochs", "warmup", "batch", "base_lr")}
+    epochs = said["epochs"] if epochs is None else epochs
+    batch = min(said["batch"] if batch is None else batch, patches)
+    rate = said["base_lr"] * batch / 512 if learning_rate is None else learning_rate
+    return Settings(epochs, min(said["warmup"], epochs / 2), batch, rate, **more)
 
-    def __init__(self, model: nn.Module, settings: Settings, run: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.settings = settings
-        self.run = json.dumps(run)  # what makes two runs the same
-        self.history: list[float] = []  # mean training loss per epoch
-        self._losses: list[Tensor] = []
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The scalar loss of a batch (see ``datasets.Patches`` for its keys)."""
-        raise NotImplementedError
+class Job(NamedTuple):
+    """What makes two runs the same, for JSON, and what gives a model, its loss and its patches."""
 
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of a batch; raises InputError if it is not finite."""
-        loss = self.loss(batch)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}: look for NaN or infinite "
-                "values in the patches, or lower the learning rate"
-            )
-        self._losses.append(loss.detach())
-        return loss
+    run: dict[str, Any]
+    prepare: Callable[[], tuple[nn.Module, Loss, datasets.Patches]]
 
-    def on_train_epoch_start(self) -> None:
-        """Seed torch for the epoch."""
-        # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
-        torch.manual_seed(self.settings.seed * 100_003 + self.current_epoch)
 
-    def on_train_epoch_end(self) -> None:
-        """Note the epoch's mean loss."""
-        mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
-        self.history.append(float(mean))
-        self._losses.clear()
+def trained(
+    file: Path,
+    job: Job,
+    settings: Settings,
+    hardware: Hardware,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+) -> bool:
+    """Train what ``file`` is to hold, and save it with its description; False if it is there already.
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history and which run this is beside the weights."""
-        checkpoint |= {"history": self.history, "run": self.run}
+    A run that was stopped goes on from its last epoch, bit for bit: its state is kept in ``last.ckpt``.
+    A second process that asks for the same file waits for the first. For several devices, loss and
+    ``on_epoch`` must be picklable: functions of a module.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up again."""
-        self.history = checkpoint["history"]
-
-    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """Clip the gradients' norm at ``CLIP``."""
-        # Lightning's own clipping refuses a fused optimiser under autocast, for the sake of float16.
-        nn.utils.clip_grad_norm_(self.parameters(), CLIP)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW at ``base_lr`` times batch / 512, and its schedule, step by step."""
-        s = self.settings
-        peak = s.base_lr * s.batch / 512
-        optimiser = torch.optim.AdamW(
-            parameter_groups(self.model, s.layer_decay, peak), lr=peak, betas=s.betas, fused=True
+    Raises InputError if the state is damaged or another run's, the batch does not divide among
+    processes and parts, these do not start, or the loss is no longer finite.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(
+            "a script that uses several devices must do so under if __name__ == '__main__':"
         )
-        per_epoch = max(int(self.trainer.estimated_stepping_batches) // s.epochs, 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: lr_factor(step / per_epoch, s)
+    run = json.loads(json.dumps(job.run | {"training": asdict(settings)}))
+    whole, shares, state = (
+        settings.batch,
+        hardware.devices * hardware.accumulate,
+        file.with_name(STATE),
+    )
+    if whole % shares:
+        raise InputError(
+            f"a batch of {whole} patches does not divide into {hardware.devices} processes times "
+            f"{hardware.accumulate} parts; take other --devices and --accumulate"
         )
-        return {
-            "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+    with files.locked(file):
+        if is_done(file, run):
+            return False
+        torch.manual_seed(settings.seed % 2**63)
+        model, loss, data = job.prepare()
+        known = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
+        if state.exists():
+            read_state(state, run)
+        try:
+            with own_processes():
+                # Bound here, all but the model: Fabric gives each process its own copy of that.
+                loop = partial(fit, loss=loss, data=data, settings=settings, state=state, run=run,
+                               hardware=hardware, progress=progress, on_epoch=on_epoch)  # fmt: skip
+                history = fabric(hardware).launch(loop, model)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise InputError(f"{file}: one of the processes failed: {error}") from error
+        if hardware.devices > 1:
+            model.load_state_dict(read_state(state, run)["model"])
+        checkpoints.save(model, file, run | known | {"history": history})
+        state.unlink(missing_ok=True)
+    return True
+
+
+def fit(
+    fabric: Fabric,
+    model: Any,
+    loss: Loss,
+    data: datasets.Patches,
+    settings: Settings,
+    state: Path,
+    run: Mapping[str, Any],
+    hardware: Hardware,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+) -> list[float]:
+    """Train ``model`` in place, as one of the processes; returns the mean loss of every epoch."""
+    s, parts, first, world = settings, hardware.accumulate, fabric.is_global_zero, fabric.world_size
+    order = datasets.Shuffled(len(data), s.seed, s.batch, rank=fabric.global_rank, world=world)
+    batches = datasets.loader(data, s.batch // (world * parts), order)
+    adamw = torch.optim.AdamW(parameter_groups(model, s), betas=s.betas, fused=True)
+    if hardware.compile:
+        model.compile()
+    history: list[float] = []
+    wrapped, optimiser = fabric.setup(model, adamw)
+    if state.exists():
+        saved = read_state(state, run)
+        model.load_state_dict(saved["model"])
+        adamw.load_state_dict(saved["optimiser"])
+        history = saved["history"]
+    steps, silent = len(order) * world // s.batch, not (progress and first)
+    bar = tqdm(total=steps * s.epochs, initial=steps * len(history), unit="step", disable=silent)
+    with repeatable(), bar:
+        for epoch in range(len(history), s.epochs):
+            # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
+            torch.manual_seed((s.seed * 100_003 + epoch) % 2**63)
+            order.set_epoch(epoch)
+            losses = []
+            for i, batch in enumerate(batches):
+                last = (i + 1) % parts == 0
+                with fabric.no_backward_sync(wrapped.train(), enabled=not last):
+                    with fabric.autocast():
+                        value = loss(wrapped, fabric.to_device(batch))
+                    fabric.backward(value / parts)
+                losses.append(value.detach())
+                if last:
+                    rate = s.learning_rate * lr_factor(epoch + i // parts / steps, s)
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate * group["lr_scale"]
+                    fabric.clip_gradients(wrapped, adamw, max_norm=CLIP, error_if_nonfinite=False)
+                    optimiser.step()
+                    optimiser.zero_grad()
+                    bar.update()
+            mean: Any = fabric.all_reduce(torch.stack(losses).mean())
+            history.append(float(mean))
+            check_finite(history)
+            bar.set_description(f"epoch {epoch + 1}, loss {history[-1]:.4f}")
+            if first:
+                if on_epoch:
+                    on_epoch(model, history)
+                saved = {"model": model.state_dict(), "optimiser": adamw.state_dict()}
+                with files.atomic_write(state) as partial, partial.open("wb") as file:
+                    torch.save(saved | {"history": history, "run": json.dumps(run)}, file)
+    return history
+
+
+def fabric(hardware: Hardware) -> Any:
+    """Lightning's Fabric: it moves to devices, casts, and shares gradients among processes.
+
+    Processes beyond one are its own, whoever (SLURM, torchrun) started this one.
+    """
+    from lightning.fabric import Fabric  # takes seconds; whoever only loads a model needs none
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.strategies.ddp import DDPStrategy
+
+    several, cuda = hardware.devices > 1, torch.cuda.is_available()
+    if several and cuda and hardware.devices > torch.cuda.device_count():
+        raise InputError(f"devices={hardware.devices}: there are {torch.cuda.device_count()} GPUs")
+    if several and hasattr(sys, "ps1"):
+        raise InputError("several devices cannot be used from a notebook; use the command line")
+    return Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=hardware.devices,
+        strategy=DDPStrategy(start_method="spawn") if several else "auto",
+        precision=hardware.precision or precision(),
+        plugins=[LightningEnvironment()],
+    )
+
+
+def check_finite(history: list[float]) -> None:
+    """Raise InputError if the last epoch's loss is not finite."""
+    if not math.isfinite(history[-1]):
+        raise InputError(
+            f"the loss is {history[-1]} in epoch {len(history)}: look for extreme values in the "
+            "patches, or lower the learning rate"
+        )
 
 
 def lr_factor(epoch: float, settings: Settings) -> float:
@@ -129,48 +274,26 @@ def lr_factor(epoch: float, settings: Settings) -> float:
         return WARMUP_FROM + (1 - WARMUP_FROM) * epoch / settings.warmup
     if settings.decay == "step":
         return 1.0 if epoch < STEP_AT * settings.epochs else STEP_TO
-    done = (epoch - settings.warmup) / max(settings.epochs - settings.warmup, 1)
+    done = (epoch - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
     return COSINE_TO + (1 - COSINE_TO) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def parameter_groups(model: Any, layer_decay: float, peak: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, settings: Settings) -> list[dict[str, Any]]:
     """AdamW groups: no weight decay on biases, norms, tokens and position tables (authors' code).
 
-    With ``layer_decay`` below 1 the learning rate shrinks by that factor a Swin block from the top
-    of the encoder down to the patch embedding (layer-wise decay).
+    With ``layer_decay`` below 1 the learning rate shrinks by that factor (``lr_scale``) a Swin block
+    from the top of the encoder down to the patch embedding.
     """
-    depths: tuple[int, ...] = model.encoder.config.depths
-    total = sum(depths) + 1
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        depth = _layer(name, depths, total)
-        plain = parameter.ndim <= 1 or any(
-            s in name for s in ("mask_token", "pos_embed", "position_bias_table")
+    if settings.layer_decay == 1:
+        groups = param_groups_weight_decay(model, WEIGHT_DECAY, no_weight_decay_list=NO_DECAY)
+    else:
+        groups = param_groups_layer_decay(
+            model, WEIGHT_DECAY, NO_DECAY, layer_decay=settings.layer_decay
         )
-        group = groups.setdefault(
-            (depth, plain),
-            {
-                "params": [],
-                "weight_decay": 0.0 if plain else WEIGHT_DECAY,
-                "lr": peak * layer_decay ** (total - depth),
-            },
-        )
-        group["params"].append(parameter)
-    return list(groups.values())
+    return [{"lr_scale": 1.0, "lr": settings.learning_rate} | group for group in groups]
 
 
-def _layer(name: str, depths: tuple[int, ...], total: int) -> int:
-    """0 for the patch embedding, then one more a block; ``total`` for the final norm and beyond."""
-    if not name.startswith("encoder.") or name.startswith("encoder.norm"):
-        return total
-    if not name.startswith("encoder.layers."):
-        return 0
-    _, _, stage, part, *rest = name.split(".")
-    before = sum(depths[: int(stage)])
-    return before + 1 + (int(rest[0]) if part == "blocks" else 0)
-
-
-def precision() -> Literal["bf16-mixed", "32-true"]:
+def precision() -> Precision:
     """bfloat16 autocast where the device multiplies it natively (CPUs included), else float32."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
@@ -179,114 +302,47 @@ def precision() -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if fast else "32-true"
 
 
-def is_done(file: Path, run: dict[str, Any], folder: str | Path) -> bool:
-    """Whether ``file`` was made by this very run, from the patch index as it is now."""
-    description = file.with_suffix(".json")
-    if not (file.exists() and description.exists()):
-        return False
-    if datasets.index_of(folder).stat().st_mtime > file.stat().st_mtime:
-        return False
-    made = json.loads(description.read_text())
-    return all(made.get(k) == v for k, v in json.loads(json.dumps(run)).items())
-
-
-class Shares(lightning.LightningDataModule):
-    """Every process's share of each global batch; which process this is, the trainer knows."""
-
-    trainer: Any
-
-    def __init__(self, data: datasets.Patches, batch: int, machine: Machine) -> None:
-        super().__init__()
-        self.data, self.batch, self.machine = data, batch, machine
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The loader of this process."""
-        free = (os.cpu_count() or 1) // self.machine.devices - 2
-        return datasets.loader(
-            self.data,
-            self.batch,
-            shuffle=True,
-            workers=min(8, max(free, 0)),
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            parts=self.machine.accumulate,
-        )
-
-
-def fit(
-    task: Task,
-    data: datasets.Patches,
-    out: str | Path,
-    *,
-    machine: Machine = ALONE,
-    callbacks: Sequence[lightning.Callback] = (),
-    progress: bool,
-) -> None:
-    """Train ``task`` on ``data``; a run that was stopped goes on from its last epoch.
-
-    The state is kept in ``out/last.ckpt`` after every epoch; ``finish`` removes it.
-
-    Raises InputError if ``out/last.ckpt`` is damaged or belongs to another run, or if the batch does
-    not divide among the machine's processes and their parts, OSError if the state cannot be written.
-    """
-    state = Path(out) / "last.ckpt"
-    state.parent.mkdir(parents=True, exist_ok=True)  # fail before an epoch, not after it
-    if state.exists():
-        _check_state(state, task.run)
-    s = task.settings
-    batch, shares = min(s.batch, len(data)), machine.devices * machine.accumulate
-    if batch % shares:
-        raise InputError(
-            f"a batch of {batch} patches does not divide into {machine.devices} processes times "
-            f"{machine.accumulate} parts; take other --devices and --accumulate"
-        )
-    keep = ModelCheckpoint(out, state.stem, every_n_epochs=1, enable_version_counter=False)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advice in a chapter
-    warnings.filterwarnings("ignore", module="lightning")  # nor its own deprecations
-    # Or determinism fills every new tensor with NaN, in case something reads it too early.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if machine.compile:
-        task.model.compile()
-    trainer = lightning.Trainer(
-        max_epochs=s.epochs,
-        devices=machine.devices,
-        strategy="ddp" if machine.devices > 1 else "auto",
-        accumulate_grad_batches=machine.accumulate,
-        precision=machine.precision or precision(),
-        callbacks=[*callbacks, keep, *([TQDMProgressBar(leave=True)] if progress else [])],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        logger=False,
-        deterministic="warn",
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # datasets.Shuffled deals the patches out itself
-    )
+def is_done(file: Path, run: Mapping[str, Any]) -> bool:
+    """Whether ``file`` and the JSON beside it are there and of this very run."""
     try:
-        trainer.fit(
-            task,
-            datamodule=Shares(data, batch, machine),
-            ckpt_path=state if state.exists() else None,
-            weights_only=True,
-        )
-    except OSError as error:  # the patches' own are InputErrors
-        raise OSError(f"{state}: could not be written ({error})") from error
+        made = json.loads(file.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return False
+    return file.exists() and all(made.get(k) == v for k, v in run.items())
 
 
-def _check_state(state: Path, run: str) -> None:
+def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``fit`` kept; raises InputError if it is damaged or of another run."""
     try:
-        found = torch.load(state, map_location="cpu", weights_only=True)["run"]
+        found: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)
+        said = json.loads(found["run"])
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{state}: damaged; delete it to train anew") from error
-    if found != run:
+    if said != run:
         raise InputError(f"{state}: is from another run; delete it or take another --out")
+    return found
 
 
-def finish(task: Task, file: Path, description: Mapping[str, Any]) -> None:
-    """Save what was trained, with its history, and then remove the state of the run.
+@contextmanager
+def own_processes() -> Iterator[None]:
+    """Hide what another launcher said of its processes: ours are started here."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.pop("MASTER_PORT", None)  # that of our processes
+        os.environ.update(hidden)
 
-    Of several processes, the first does.
-    """
-    if not task.trainer.is_global_zero:
-        return
-    checkpoints.save(task.model, file, dict(description) | {"history": task.history})
-    file.with_name("last.ckpt").unlink(missing_ok=True)
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let torch compute the same again, where it can."""
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Or every new tensor is filled with NaN, in case something reads it too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
