@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import tarfile
+import time
 import zipfile
 import zlib
 from collections import deque
@@ -31,6 +32,9 @@ R = TypeVar("R")
 SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
+SETTLED = (
+    2e9  # nanoseconds without a change: two within one tick of a file system's clock look alike
+)
 ANSWER = 60  # seconds that a scheduler has to name a worker
 
 _TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
@@ -219,7 +223,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.chmod(partial, mode)
         os.replace(partial, path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         if not isinstance(error, OSError) or str(path) in str(error):
             raise
         raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
@@ -271,7 +276,7 @@ def up_to_date(
     if any(on_disk(i).resolve() == out.resolve() for i in inputs):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
     noted = _noted(out)
-    if not out.exists() or noted.get("version") != _VERSION:
+    if not out.exists() or noted["version"] != _VERSION:
         return False
     found = _fingerprints(inputs, noted["inputs"])
     same = [(f["name"], f["crc32"]) for f in found] == [
@@ -306,12 +311,13 @@ def made(
         if up_to_date(out, inputs, parameters):  # another process was quicker
             yield None
             return
+        states = [_state(file) for _, file in _parts(inputs)]
         fingerprints = beside.submit(_fingerprints, inputs)
         with atomic_write(out) as partial:
             yield partial
             found = fingerprints.result()
             _sidecar(out).unlink(missing_ok=True)  # it is not what this file is made from
-        if [f["state"] for f in found] == [_state(p) for _, p in _parts(inputs)]:
+        if states == [_state(file) for _, file in _parts(inputs)]:
             _note(out, found, parameters)
 
 
@@ -328,15 +334,15 @@ def _sidecar(out: Path) -> Path:
 
 def _noted(out: Path) -> dict[str, Any]:
     try:
-        noted: dict[str, Any] = json.loads(_sidecar(out).read_text())
+        noted = json.loads(_sidecar(out).read_text())
     except (OSError, ValueError):
-        return {}
-    return noted
+        noted = None
+    whole = isinstance(noted, dict) and noted.keys() == {"version", "parameters", "inputs"}
+    return noted if whole else {"version": None}
 
 
 def _note(out: Path, fingerprints: list[dict[str, Any]], parameters: Mapping[str, Any]) -> None:
-    note = dict(version=_VERSION, parameters=_plain(parameters), inputs=fingerprints,
-                size=out.stat().st_size)  # fmt: skip
+    note = dict(version=_VERSION, parameters=_plain(parameters), inputs=fingerprints)
     with atomic_write(_sidecar(out)) as partial:
         partial.write_text(json.dumps(note, indent=1))
 
@@ -387,13 +393,15 @@ def _fingerprints(
     inputs: Iterable[str | Path], known: Iterable[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
     """Name, state and content of every input; content is read only where the state is not known."""
-    seen = {(k["name"], *k["state"]): k["crc32"] for k in known}
+    seen = {(k["name"], *k["state"]): k["crc32"] for k in known if k["state"]}
     found = []
     for name, file in _parts(inputs):
-        state = _state(file)
-        content = seen.get((name, *state))
-        if content is None and file is not None:
-            content = _content(file.resolve(), *state)
+        state, content = _state(file), None
+        if file is not None:
+            settled = time.time_ns() - max(state[1:3]) > SETTLED
+            read = _content if settled else _content.__wrapped__
+            content = seen.get((name, *state)) or read(file.resolve(), *state)
+            state = state if settled else []
         found.append(dict(name=name, state=state, crc32=content))
     return found
 
