@@ -1,289 +1,772 @@
-"""Cut it (paper section 2.1): georeferenced patch pairs in dB, and one index that describes them."""
+"""Cut it (paper section 2.1): patches in arrays that numpy maps into memory, and one index of them.
+
+``OUT/arrays/<scene>.sar.npy`` holds a scene's patches as DN (uint16), ``<scene>.label.npy`` their class
+ids (uint8), both of shape (patches, size, size), and ``<scene>.parquet`` one row a patch.
+``OUT/patches.parquet`` joins those of all scenes that were cut into the folder, by whom and whenever.
+It is GeoParquet; for pandas alone, ``geometry`` is WKB. Reading needs no raster library.
+
+DN with their calibration factor and not dB, since that halves the disk and the bytes to read (32 KiB for
+64 a patch of 128 px), and a core still turns some ten thousand patches a second into dB; a training
+step on two cores eats some hundred (``formats`` in ``benchmarks/results/patches.json``). What is
+imported as dB stays float32.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
+from tqdm import tqdm
 
-from sartutorial import InputError, files, lulc, radiometry, rasters, scenes
-from sartutorial.stamps import Stamp
+from sartutorial import InputError, files, lulc, profiles, radiometry
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    import pandas as pd
+    from rasterio.io import DatasetReader
+    from rasterio.windows import Window
 
 INDEX = "patches.parquet"
-COUNTS = [f"n_{i}" for i in range(16)]  # label pixels per HR-LULC id; n_0 is void
-COLUMNS = ["patch", "scene", "row", "col", "size", "spacing", "quantity", "max_void", *COUNTS]
-# Spelt out: what pyproj makes of EPSG:4326 depends on what the process has looked up before, and the
-# index must not depend on who wrote it.
-WGS84 = CRS.from_epsg(4326).to_wkt()
-BLOCK = 512, 4096  # rows and columns read at a time: some of the tiles that we write
+WINDOW = 512, 4096  # rows and columns of a scene that are read at a time
+COMMON = ("scene", "size", "quantity", "polarisation", "calibration_db", "simulated")
+SPACING = 0.05  # how much pixel spacings in one set may differ
+_table = functools.cache(radiometry.lookup_table)
+
+
+class Store:
+    """The pixels of patches, mapped into memory: with numpy and pandas alone, and picklable.
+
+    Args:
+        folder: What ``cut`` or ``import_patches`` wrote.
+        rows: Rows of its index; patch ``i`` is that of row number ``i``.
+
+    Raises:
+        InputError: (of ``sar`` and ``label``) The patch's array is missing or damaged, or it holds NaN
+            or infinite values.
+    """
+
+    def __init__(self, folder: str | Path, rows: pd.DataFrame) -> None:
+        self.folder = Path(folder)
+        columns = ("patch", "scene", "array", "size", "calibration_db")
+        self.rows = list(zip(*(rows[c].tolist() for c in columns), strict=True))
+        self.maps: dict[Path, NDArray[Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"maps": {}}  # a mapping would be sent as a copy of all pixels
+
+    def sar(self, i: int) -> NDArray[np.float32]:
+        """Backscatter of patch ``i`` in dB: float32 of shape (size, size)."""
+        pixels = self._pixels("sar", i)
+        db = np.array(pixels) if pixels.dtype == np.float32 else _table(self.rows[i][-1])[pixels]
+        if not np.isfinite(db).all():
+            raise InputError(
+                f"{self.folder}: the patch {self.rows[i][0]} holds NaN or infinite values; cut it "
+                "again, or leave it out of the index"
+            )
+        return db
+
+    def label(self, i: int) -> NDArray[np.uint8]:
+        """Class ids of patch ``i``, by the set's legend: uint8 of shape (size, size)."""
+        return np.array(self._pixels("label", i))
+
+    def _pixels(self, kind: str, i: int) -> NDArray[Any]:
+        patch, scene, place, size, _ = self.rows[i]
+        file = _array(self.folder, scene, kind)
+        try:
+            if file not in self.maps:
+                self.maps[file] = np.lib.format.open_memmap(file, mode="r")
+            if self.maps[file].shape[1:] != (size, size):
+                raise ValueError(f"not of {size} px")
+            pixels: NDArray[Any] = self.maps[file][place]
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            raise InputError(
+                f"{file}: the patch {patch} cannot be read ({error}); delete the file if it is "
+                "there, and run 'sartutorial patches' again"
+            ) from error
+        return pixels
+
+
+def _array(folder: Path, scene: str, kind: str) -> Path:
+    return folder / "arrays" / f"{scene}.{kind}.npy"
+
+
+def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
+    """Read the patch index of a folder that ``cut`` or ``import_patches`` wrote.
+
+    Args:
+        folder: The folder of patches.
+        geometry: Return a GeoDataFrame with footprints in degrees, which needs geopandas; by default
+            ``geometry`` is WKB.
+
+    Returns:
+        One row a patch.
+
+    Raises:
+        InputError: There is none, or it cannot be read, is another table or is empty.
+    """
+    path = Path(folder) / INDEX
+    if not path.exists():
+        raise InputError(f"{path}: no such index; run 'sartutorial patches' first")
+    index = _read(path)
+    if index.empty:
+        raise InputError(f"{path}: holds no patch; cut again with another --size or --max-void")
+    if geometry:
+        import geopandas as gpd
+
+        attrs, ground = index.attrs, gpd.GeoSeries.from_wkb(index["geometry"], crs="EPSG:4326")
+        index = gpd.GeoDataFrame(index, geometry=ground)
+        index.attrs = attrs
+    return index
+
+
+def read_legend(folder: str | Path) -> lulc.Legend:
+    """The legend of the labels in a folder of patches."""
+    return lulc.Legend.from_dict(_read(Path(folder) / INDEX, columns=[]).attrs["legend"])
+
+
+def write_index(index: pd.DataFrame, folder: str | Path) -> None:
+    """Write the patch index of ``folder``, whole or not at all; ``index.attrs`` holds the legend."""
+    with files.atomic_write(Path(folder) / INDEX) as partial:
+        _write(index, partial)
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable patch index ({error})") from error
+    if "legend" not in frame.attrs:
+        raise InputError(f"{path}: not a patch index of ours; run 'sartutorial patches'")
+    if "transform" in frame:
+        frame["transform"] = [tuple(t) for t in frame["transform"]]  # which can be compared
+    return frame
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    """Write GeoParquet. It names no CRS: by its rules, that means longitude and latitude of WGS 84."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    plain: Any = frame
+    if hasattr(plain, "to_wkb"):  # a GeoDataFrame
+        plain = plain.to_wkb()
+    column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    table = pa.Table.from_pandas(plain, preserve_index=False)
+    known = {"geo": json.dumps(geo), "PANDAS_ATTRS": json.dumps(frame.attrs)}
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | known), path)
 
 
 def cut(
-    scene: Sequence[str | Path],
+    scene: files.Paths,
     labels: str | Path,
     out: str | Path,
     *,
-    size: int,
+    size: int | None = None,
     max_void: float = 0.0,
+    legend: str | Path | lulc.Legend | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     progress: bool = False,
 ) -> Path:
-    """Cut scenes and their label rasters into pairs of ``size`` x ``size`` pixels.
+    """Cut scenes and their label rasters into patches, and index all patches of the folder.
 
-    Writes ``out/sar/<scene>_<row>_<col>.tif`` (float32 dB), ``out/label/...`` (uint8 HR-LULC ids)
-    and ``out/patches.parquet`` (GeoParquet, one row a patch), and returns the index's path. Patches
-    do not overlap; one with any SAR no-data is left out, and so is one with a greater share of void
-    labels than ``max_void`` (the paper excludes no-data; the tolerance is ours). ``labels`` is a
-    folder whose rasters have their scenes' names. Scenes that are already cut, from these very files,
-    are left alone; ``workers`` and ``scheduler`` are those of ``scenes.each``. The index lists the
-    patches in the order of the scenes, whoever cut them.
+    Patches do not overlap; one with any SAR no-data is left out (the paper excludes no-data). A scene
+    that is already cut, from these very files, is left alone.
 
-    Raises InputError if there is no scene, ``max_void`` is no share or no patch is left; and, when the
-    other scenes are cut and indexed, for those whose label raster is missing or on another grid.
+    Args:
+        scene: Scenes, or folders of them.
+        labels: The folder of the label rasters, which have their scenes' names; or a single raster.
+        out: The folder to write to. It collects scenes: in any order, at any time, side by side.
+        size: Side of a patch in pixels; by default the profile's.
+        max_void: The share of a patch, 0 to 1, that may have no label (ours).
+        legend: The legend of the labels; by default what they say themselves, else hr-lulc.
+        workers: How many scenes at a time, in processes of this machine.
+        scheduler: The address of a dask scheduler, whose workers cut instead.
+        progress: Draw a progress bar.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        InputError: There is no scene; or scenes, of this call or of the folder, differ in quantity,
+            polarisation, spacing, patch size or legend; or no patch is left. And, when the other
+            scenes are cut and indexed, for those without a label raster on their grid.
     """
     if not 0 <= max_void <= 1:
         raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
-    if not scene:
-        raise InputError(f"{out}: no scene given to cut into it; name at least one")
-    labels, out = scenes.shared(labels, scheduler), scenes.shared(out, scheduler)
-    work = partial(_cut_scene, labels=Path(labels), out=Path(out), size=size, max_void=max_void)
-    parts, failed = scenes.each(
-        work, scene, name="patches", workers=workers, scheduler=scheduler, progress=progress
+    size = profiles.get().patch_size if size is None else size
+    if size < 1:
+        raise InputError(f"--size {size}: must be 1 pixel or more")
+    scenes, labels, out = files.find_scenes(scene), Path(labels), Path(out)
+    if scheduler:  # whose workers may have other working folders
+        labels, out = labels.absolute(), out.absolute()
+    known = None if legend is None else lulc.legend(legend)
+    kinds: list[dict[str, Any]] = []
+    for one in scenes:
+        with suppress(InputError):  # said below, when the other scenes are done
+            kinds.append(_describe(one, labels, size, known)[0])
+    others = [*_kinds(out), *kinds[:1]]
+    for kind in kinds:
+        _check_alike(kind, others)
+    work = functools.partial(
+        _cut_scene, labels=labels, out=out, size=size, max_void=max_void, legend=known
     )
-    if parts or not failed:
-        _join(list(parts.values()), Path(out), size, max_void)
-    scenes.check(failed)
-    return Path(out) / INDEX
-
-
-def _join(parts: Sequence[Path], out: Path, size: int, max_void: float) -> None:
-    """Write the index from those of the scenes, unless it holds them already."""
-    import geopandas as gpd
-    import pandas as pd
-
-    index = gpd.GeoDataFrame(pd.concat([gpd.read_parquet(p) for p in parts], ignore_index=True))
-    if index.empty:
-        raise InputError(
-            f"no patch of {size} px has full SAR data and at most {max_void:.0%} void labels; "
-            "take a smaller --size or a larger --max-void"
+    try:
+        files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
+                         progress=progress)  # fmt: skip
+    finally:
+        _join(out)
+    if not (out / INDEX).exists():
+        seen = _kinds(out)
+        who = seen[0]["source"] if len(seen) == 1 else f"{len(seen)} scenes"
+        faults = (
+            "no data in any pixel; nothing can be cut",
+            f"no patch of {size} px is free of no-data; take a smaller --size",
+            f"no patch of {size} px has at most {max_void:.0%} void labels; take a larger --max-void",
         )
-    path = out / INDEX
-    fresh = path.exists() and all(p.stat().st_mtime <= path.stat().st_mtime for p in parts)
-    if not (fresh and read_index(out)["patch"].tolist() == index["patch"].tolist()):
-        write_index(index, out)
+        raise InputError(f"{who}: {faults[max(kind['data'] for kind in seen)]}")
+    return out / INDEX
 
 
-def _cut_scene(scene: str, *, labels: Path, out: Path, size: int, max_void: float) -> Path:
-    """Cut one scene, unless that is done; the path of its own part of the index."""
-    # The file's name holds the parameters, so that a part made with others is not taken for it.
-    name = rasters.name_of(scene)
-    part = out / "index" / Path(name).stem / f"{size}px-{max_void:g}void.parquet"
-    label = labels / name
-    # Of this machine and this moment, so in a file of its own: an index made elsewhere has equal bytes.
-    note, made_from = part.with_name(f".{part.stem}.json"), _state([scene, label])
-    if _is_whole(part, out) and note.exists() and note.read_text("utf-8") == made_from:
-        return part
+def _describe(
+    scene: str, labels: Path, size: int, legend: lulc.Legend | None
+) -> tuple[dict[str, Any], Path]:
+    """What a scene's patches have in common, and its label raster; both rasters are checked."""
+    from sartutorial import rasters
+
+    label = labels if labels.is_file() else labels / files.product_name(scene)
     with rasters.opened(scene) as sar:
-        tags = {"QUANTITY": radiometry.quantity(scene, sar.tags()), "SCENE": Path(name).stem}
-        if "SIMULATED" in sar.tags():
-            tags["SIMULATED"] = sar.tags()["SIMULATED"]
         if size > min(sar.width, sar.height):
             raise InputError(
-                f"{scene}: {sar.width} x {sar.height} px is smaller than a patch of {size}"
+                f"{scene}: {sar.width} x {sar.height} px is smaller than --size {size}"
             )
         if not label.exists():
             raise InputError(f"{label}: no label raster for {scene}; run 'sartutorial label' first")
         with rasters.opened(label, dtype="uint8") as lab:
-            if rasters.grid_of(sar) != rasters.grid_of(lab):
+            if not rasters.same_grid(rasters.grid_of(sar), rasters.grid_of(lab)):
                 raise InputError(
                     f"{label}: not on the grid of {scene}; run 'sartutorial label' again"
                 )
-        _remove(out, part)
-        frame = _write_pairs(sar, str(label), out, tags, size, max_void)
-    with files.replacing(part) as partial_file:
-        frame.to_crs(WGS84).to_parquet(partial_file)
-    with files.replacing(note) as partial_file:
-        partial_file.write_text(made_from, "utf-8")
-    return part
+            legend = legend or rasters.legend_of(lab) or lulc.HR_LULC
+        about = _about(sar, legend) | {"scene": files.stem_of(scene), "size": size}
+    return about | {"source": files.name_of(scene)}, label
 
 
-def _state(sources: Sequence[str | Path]) -> str:
-    """Which files these are: path, size and time of those of this machine, the address of others.
+def _about(
+    sar: DatasetReader, legend: lulc.Legend, quantity: radiometry.Quantity | None = None
+) -> dict[str, Any]:
+    from sartutorial import rasters
 
-    A folder of other labels may well be older than what was cut with the first one.
+    product = radiometry.product(sar.name, sar.tags(), quantity)
+    said = {k: getattr(product, k) for k in ("quantity", "polarisation", "calibration_db")}
+    about = {"simulated": "SIMULATED" in sar.tags(), "dtype": sar.dtypes[0]} | said
+    return about | {"spacing": rasters.pixel_size(sar), "legend": legend.to_dict()}
+
+
+def _kinds(out: Path) -> list[Mapping[Any, Any]]:
+    """What the patches of each scene of a folder have in common."""
+    return [_read(part, columns=[]).attrs for part in (out / "arrays").glob("[!.]*.parquet")]
+
+
+def _check_alike(about: Mapping[str, Any], others: Iterable[Mapping[Any, Any]]) -> None:
+    """Raise InputError, naming both, if a scene and one of the others cannot be in one set."""
+    for other in others:
+        same = other["scene"] == about["scene"]
+        keys = ["source"] if same else ["quantity", "polarisation", "size", "legend"]
+        unlike = [k for k in keys if about[k] != other[k]]
+        if not same and abs(math.log(about["spacing"] / other["spacing"])) > math.log1p(SPACING):
+            unlike.append("spacing")
+        if unlike == ["source"]:
+            what = "would give patches of the same names; rename one"
+        elif unlike:
+            values = [
+                a[unlike[0]]["name"] if unlike[0] == "legend" else a[unlike[0]]
+                for a in (about, other)
+            ]
+            what = f"differ in {unlike[0]} ({values[0]}, {values[1]}); a set is of one kind"
+        if unlike:
+            raise InputError(
+                f"{about['source']} and {other['source']}: {what}, or take another --out"
+            )
+
+
+def _cut_scene(
+    scene: str, *, labels: Path, out: Path, size: int, max_void: float, legend: lulc.Legend | None
+) -> None:
+    from sartutorial import rasters
+
+    about, label = _describe(scene, labels, size, legend)
+    parameters = {"size": size, "max_void": max_void, "legend": about["legend"]}
+    mask = rasters.mask_of(scene)
+    inputs = [scene, str(label), *([mask] if mask else [])]
+    _write_scene(out, about, _cut_out(scene, label, about, max_void), inputs, parameters)
+
+
+class Batch(NamedTuple):
+    """Some patches of a scene: their columns of the index and pixels (n, size, size)."""
+
+    rows: Mapping[str, Sequence[Any]]
+    sar: NDArray[Any]
+    label: NDArray[np.uint8]
+    data: int = 2  # of what was read: 0 no data, 1 some, 2 a patch of data alone, kept or not
+
+
+def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float) -> Iterator[Batch]:
+    """The patches of a scene, a window at a time: what is in memory does not grow with it."""
+    from affine import Affine
+
+    from sartutorial import rasters
+
+    size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
+
+    def squares(pixels: NDArray[Any]) -> NDArray[Any]:  # the rest of a window is no whole patch
+        down, across = (n // size for n in pixels.shape)
+        return pixels[: down * size, : across * size].reshape(down, size, across, size)
+
+    with rasters.opened(scene) as sar, rasters.opened(label, dtype="uint8") as lab:
+        crs, at = sar.crs.to_string(), sar.transform
+
+        def read(window: Window) -> Batch:
+            dn = rasters.read_dn(sar, window)
+            ids, data = squares(rasters.read_ids(lab, legend, window)), int(dn.any())
+            dn = squares(dn)
+            down, across = np.nonzero(dn.all(axis=(1, 3)))
+            ids, data = ids[down, :, across], data + bool(len(down))
+            keep = np.count_nonzero(ids == legend.void, axis=(1, 2)) <= max_void * size**2
+            down, across = down[keep], across[keep]
+            rows = (window.row_off + down * size).tolist()
+            cols = (window.col_off + across * size).tolist()
+            places = list(zip(rows, cols, strict=True))
+            columns = {
+                "patch": [f"{about['scene']}_{row}_{col}" for row, col in places],
+                "row": rows,
+                "col": cols,
+                "transform": [tuple(at * Affine.translation(col, row))[:6] for row, col in places],
+                "crs": [crs] * len(rows),
+                "spacing": [about["spacing"]] * len(rows),
+            }
+            return Batch(columns, dn[down, :, across], ids[keep], data)
+
+        rows, columns = (size * math.ceil(n / size) for n in WINDOW)
+        yield from files.prefetch(read, rasters.row_windows(sar, rows, columns))
+
+
+def _write_scene(
+    out: Path,
+    about: dict[Any, Any],
+    batches: Iterable[Batch],
+    inputs: Sequence[str | Path],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Write a scene's arrays and then its rows, unless they are up to date.
+
+    An index that lists patches of arrays that are replaced goes first.
     """
-    states: list[list[str | int]] = []
-    for source in sources:
-        file = rasters.on_disk(source)
-        if file.exists():
-            of = file.stat()
-            states.append([str(file.resolve()), of.st_size, of.st_mtime_ns])
-        else:
-            states.append([str(source)])
-    return json.dumps(states)
+    part = out / "arrays" / f"{about['scene']}.parquet"
+    arrays = [_array(out, about["scene"], kind) for kind in ("sar", "label")]
+    if not all(file.exists() for file in arrays):
+        part.unlink(missing_ok=True)
+    with ExitStack() as last, files.made(part, inputs, parameters) as partial:
+        if partial is None:
+            return
+        with ExitStack() as stack:
+            partials = [stack.enter_context(files.atomic_write(file)) for file in arrays]
+            _write(_write_arrays(about, batches, *partials), partial)
+            last.enter_context(files.locked(out / INDEX))  # until the rows are in their place
+            _check_alike(about, _kinds(out))  # another process may have been quicker
+            if part.exists():
+                (out / INDEX).unlink(missing_ok=True)
+                part.unlink()
 
 
-def _is_whole(part: Path, out: Path) -> bool:
-    """Whether a scene's part of the index is there, and so are all its patches."""
+def _write_arrays(
+    about: dict[Any, Any], batches: Iterable[Batch], sar: Path, label: Path
+) -> pd.DataFrame:
+    """Write patches as they come; their rows of the index, in the order of rows and columns."""
     import pandas as pd
 
-    if not part.exists():
-        return False
-    names = pd.read_parquet(part, columns=["patch"])["patch"]
-    return all((out / kind / name).exists() for kind in ("sar", "label") for name in names)
+    size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
+    found: dict[str, list[Any]] = {}
+    checksums: list[int] = []
+    counts = [np.empty((0, 256), np.int64)]
+    about["data"] = 0
+    with open(sar, "wb") as pixels, open(label, "wb") as ids:
 
+        def header(patches: int) -> None:  # numpy leaves room in it for this number
+            for file, dtype in ((pixels, about["dtype"]), (ids, "uint8")):
+                kind = {"descr": np.dtype(dtype).str, "fortran_order": False}
+                file.seek(0)
+                np.lib.format.write_array_header_1_0(file, kind | {"shape": (patches, size, size)})
 
-def _remove(out: Path, part: Path) -> None:
-    """Remove what an earlier cut of this scene has left, and nothing of another scene."""
-    if not part.parent.exists():  # it is made before the first patch
-        part.parent.mkdir(parents=True)
-        return
-    for old in part.parent.iterdir():
-        old.unlink()
-    mine = re.compile(re.escape(part.parent.name) + r"_\d+_\d+\.tif")
-    for file in out.glob("*/*.tif"):
-        if mine.fullmatch(file.name):
-            file.unlink()
-
-
-def _write_pairs(
-    sar: DatasetReader, label: str, out: Path, tags: dict[str, str], size: int, void: float
-) -> gpd.GeoDataFrame:
-    """Write the pairs of a scene with at most a share ``void`` unlabelled; their rows of the index.
-
-    Blocks of the scene are cut side by side in threads: GDAL and numpy leave Python's lock.
-    """
-    import geopandas as gpd
-    from shapely.geometry import Polygon
-
-    kind = (size, sar.crs, sar.transform)
-    stamps = (
-        Stamp(*kind, tags | {"UNIT": "dB"}, dtype="float32", nodata=np.nan),
-        Stamp(*kind, tags, dtype="uint8", nodata=lulc.VOID, colormap=lulc.colormap()),
-    )
-    rows: list[list[Any]] = []
-    footprints = []
-    calibration_db = radiometry.product(sar.name, sar.tags()).calibration_db
-    table = radiometry.lookup_table(calibration_db, rasters.nodata_of(sar))
-    cut_block = partial(_cut_block, sar.name, label, out, tags["SCENE"], stamps, table, void)
-    with ThreadPoolExecutor(rasters.threads()) as pool:
-        try:
-            for found in pool.map(cut_block, _blocks(sar, size)):
-                for name, top, left, counts in found:
-                    square = [
-                        (left + i, top + j) for i, j in ((0, 0), (0, size), (size, size), (size, 0))
-                    ]
-                    footprints.append(Polygon([sar.transform * corner for corner in square]))
-                    rows.append([name, tags["SCENE"], top, left, size, rasters.spacing(sar),
-                                 tags["QUANTITY"], void, *counts])  # fmt: skip
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    frame = gpd.GeoDataFrame(rows, columns=COLUMNS, geometry=footprints, crs=sar.crs)
+        header(0)
+        for batch in batches:
+            for column, values in batch.rows.items():
+                found.setdefault(column, []).extend(values)
+            both = list(zip(batch.sar, batch.label, strict=True))
+            checksums += [zlib.crc32(two, zlib.crc32(one)) for one, two in both]
+            counts += [np.bincount(two.ravel(), minlength=256)[None] for _, two in both]
+            pixels.write(batch.sar.data)
+            ids.write(batch.label.data)
+            about["data"] = max(about["data"], batch.data)
+        header(len(checksums))
+    number = np.concatenate(counts)
+    columns: dict[str, Any] = found | {column: about[column] for column in COMMON}
+    columns["array"] = np.arange(len(checksums))
+    columns["checksum"] = np.array(checksums, np.uint32)
+    columns |= {"n_void": number[:, legend.void]} | {f"n_{i}": number[:, i] for i in legend.ids}
+    columns["geometry"] = _footprints(_on_the_ground(found["transform"], found["crs"], size))
+    frame = pd.DataFrame(columns)
+    frame.attrs = about
     return frame.sort_values(["row", "col"], ignore_index=True)
 
 
-def _blocks(sar: DatasetReader, size: int) -> Iterator[Window]:
-    """Windows of whole patches, about BLOCK large: what is in memory does not grow with the scene.
+def _on_the_ground(
+    transforms: Sequence[Sequence[float]], crs: Sequence[str], size: int
+) -> NDArray[np.float64]:
+    """The corners of patches in degrees, (n, 4, 2): longitudes beyond 180 where a patch crosses it."""
+    from rasterio.warp import transform
 
-    A raster in strips is read in full width, since each strip is decoded whole.
+    a, b, c, d, e, f = np.reshape(transforms, (-1, 6)).T[..., None]
+    col, row = np.array([(0, 0), (0, size), (size, size), (size, 0)]).T
+    x, y = a * col + b * row + c, d * col + e * row + f
+    degrees = np.empty((*x.shape, 2))
+    for name in set(crs):
+        here = np.array(crs) == name
+        lon_lat = transform(name, "EPSG:4326", x[here].ravel(), y[here].ravel())
+        degrees[here] = np.transpose(lon_lat).reshape(-1, 4, 2)
+    lon = degrees[..., 0]
+    lon -= 360 * np.round((lon - lon[:, :1]) / 360)
+    lon -= 360 * np.floor((lon.min(axis=1, keepdims=True) + 180) / 360)
+    return degrees
+
+
+def _footprints(degrees: NDArray[np.float64]) -> NDArray[Any]:
+    """WKB of polygons with these corners, in two parts where one crosses 180 degrees."""
+    import shapely
+
+    ground = shapely.polygons(degrees)
+    for i in np.flatnonzero(degrees[..., 0].max(axis=1) > 180):
+        beyond = shapely.intersection(ground[i], shapely.box(180, -90, 540, 90))
+        beyond = shapely.transform(beyond, lambda at: at - [360, 0])
+        ground[i] = beyond | shapely.intersection(ground[i], shapely.box(-180, -90, 180, 90))
+    wkb: NDArray[Any] = shapely.to_wkb(ground)
+    return wkb
+
+
+def _join(out: Path) -> None:
+    """Write the index of all scenes of a folder; if it is there, with what `sample` added, it stays."""
+    import pandas as pd
+
+    if not list((out / "arrays").glob("[!.]*.parquet")):
+        return
+    with files.locked(out / INDEX):
+        parts = [_read(part) for part in (out / "arrays").glob("[!.]*.parquet")]
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return
+        index = pd.concat(parts).sort_values(["scene", "row", "col"], ignore_index=True)
+        index.attrs = {"legend": parts[0].attrs["legend"]}
+        with suppress(InputError):
+            old = read_index(out)
+            if {*index} <= {*old} and old[[*index]].equals(index):
+                return
+        write_index(index, out)
+
+
+# Exchange ----------------------------------------------------------------------------------------
+# From the authors' code: the table's columns, and that a patch lies at root/year/month/day/FileName,
+# with one root for SAR patches and one for labels. Ours: days without leading zeros, FolderPath is the
+# folder below the root, Latitude and Longitude the patch's centre, Category its most frequent class.
+
+BOX = ["MinLon", "MinLat", "MaxLon", "MaxLat"]
+NUMBERS = ["Year", "Month", "Day", *BOX]
+NAME = re.compile(r"([^/\\]+)_(\d+)_(\d+)\.tif")  # of a file: it must not lead elsewhere
+AGREE = 0.1  # of a patch side: how far a patch may lie from the table's box
+SAVE = "save it as 'CSV UTF-8 (comma delimited)', with the columns as the authors call them"
+
+
+def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> Path:
+    """Write patches as the authors' code reads them: GeoTIFF pairs and a table.
+
+    ``OUT/sar`` (float32 dB) and ``OUT/label`` (uint8 ids with the legend's colours) each hold
+    ``year/month/day/<scene>_<row>_<col>.tif``, by the date in the scene's name.
+    Files that hold these pixels already are left alone.
+
+    Args:
+        patches: The folder of patches.
+        out: The folder to write to.
+        progress: Draw a progress bar.
+
+    Returns:
+        The path of the table, ``OUT/locations.csv``: one row a patch, in the order of the index.
+
+    Raises:
+        InputError: There is no index, a scene's name holds no date or a patch cannot be read.
     """
-    rows, cols = (size * math.ceil(n / size) for n in BLOCK)
-    if sar.block_shapes[0][1] == sar.width:
-        cols = sar.width
-    for top in range(0, sar.height - size + 1, rows):
-        for left in range(0, sar.width - size + 1, cols):
-            yield Window(left, top, min(cols, sar.width - left), min(rows, sar.height - top))
+    from sartutorial import rasters
+
+    out, index, legend = Path(out), read_index(patches), read_legend(patches)
+    days = {scene: _day(scene) for scene in index["scene"].unique()}
+    table = index["scene"].map(days).str.split("/", expand=True).set_axis(NUMBERS[:3], axis=1)
+    table["FolderPath"], table["FileName"] = index["scene"].map(days), index["patch"] + ".tif"
+    store, rows = Store(patches, index), index.to_dict("records")
+
+    def write(i: int) -> None:
+        for kind, pixels in (("sar", store.sar(i)), ("label", store.label(i))):
+            file = out / kind / days[rows[i]["scene"]] / f"{rows[i]['patch']}.tif"
+            _write_patch(file, pixels, rows[i], legend)
+
+    jobs = files.prefetch(write, range(len(rows)), threads=rasters.threads())
+    for _ in tqdm(jobs, "export", len(rows), unit="patch", disable=not progress):
+        pass
+    ground = _on_the_ground(index["transform"].tolist(), index["crs"].tolist(), rows[0]["size"])
+    table[BOX] = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
+    table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
+    table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
+    counts = index[[f"n_{i}" for i in legend.ids]].to_numpy()
+    most = np.array(legend.ids)[counts.argmax(axis=1)]
+    table["Category"] = np.where(counts.any(axis=1), most, legend.void)
+    with files.atomic_write(out / "locations.csv") as partial:
+        table.to_csv(partial, index=False, lineterminator="\n")
+    return out / "locations.csv"
 
 
-def _cut_block(
-    scene: str,
-    label: str,
-    out: Path,
-    stem: str,
-    stamps: tuple[Stamp, Stamp],
-    table: NDArray[np.float32],
-    void: float,
-    block: Window,
-) -> list[tuple[str, int, int, list[int]]]:
-    """Write the pairs of a block: name, row, column and class counts of each."""
-    size = stamps[0].size
-    # A GDAL dataset belongs to one thread: each block opens its own, and takes no further threads.
-    with (
-        rasters.opened(scene, decoders=1) as sar,
-        rasters.opened(label, dtype="uint8", decoders=1) as lab,
-    ):
-        dn, ids = _patches(rasters.read(sar, block), size), _patches(rasters.read(lab, block), size)
-        transform = sar.transform
-    full = np.ones((len(dn), dn.shape[2]), dtype=bool)
-    for nodata in np.flatnonzero(np.isnan(table)):  # one or two values: quicker than the table
-        full &= (dn != nodata).all(axis=(1, 3))
-    down, across = np.nonzero(full)
-    ids = ids[down, :, across]
-    counts = np.array([_counts(i, label) for i in ids]).reshape(-1, 16)
-    keep = counts[:, lulc.VOID] <= void * size**2
-    down, across, ids, counts = down[keep], across[keep], ids[keep], counts[keep]
-    rows = (int(block.row_off) + down * size).tolist()
-    cols = (int(block.col_off) + across * size).tolist()
-    names = [f"{stem}_{row}_{col}.tif" for row, col in zip(rows, cols, strict=True)]
-    corners = [transform * corner for corner in zip(cols, rows, strict=True)]
-    stamps[0].write([out / "sar" / n for n in names], corners, table[dn[down, :, across]])
-    stamps[1].write([out / "label" / n for n in names], corners, ids)
-    return list(zip(names, rows, cols, counts.tolist(), strict=True))
-
-
-def _counts(ids: NDArray[np.uint8], source: str) -> list[int]:
-    """Pixels per HR-LULC id, 255 counted as void; sixteen comparisons are quicker than a bincount."""
-    counts = [int(np.count_nonzero(ids == c)) for c in range(16)]
-    if sum(counts) < ids.size:
-        lulc.check_ids(ids, source)
-        counts[lulc.VOID] += int(ids.size) - sum(counts)
-    return counts
-
-
-def _patches(block: NDArray[Any], size: int) -> NDArray[Any]:
-    """A view of (rows, columns) as (patches down, size, patches across, size), the rest left out."""
-    down, across = (n // size for n in block.shape)
-    return block[: down * size, : across * size].reshape(down, size, across, size)
-
-
-def read_index(folder: str | Path) -> gpd.GeoDataFrame:
-    """The patch index of a folder that ``cut`` wrote.
-
-    Raises InputError if there is none, or it cannot be read, is another table or is empty.
-    """
-    import geopandas as gpd
-
-    path = Path(folder) / INDEX
-    if not path.exists():
-        raise InputError(f"{path}: no such index; run 'sartutorial patches' first")
+def _day(scene: str) -> str:
+    """The folder of the day in a scene's name (YYMMDD, JAXA's grammar): year/month/day."""
+    match = re.search(r"-(\d{6})[-_]", scene)
     try:
-        index = gpd.read_parquet(path)
+        day = datetime.strptime(match[1] if match else "", "%y%m%d")
+    except ValueError as error:
+        raise InputError(
+            f"{scene}: its name holds no date after a dash (-YYMMDD); the authors' folders need one"
+        ) from error
+    return f"{day.year}/{day.month}/{day.day}"
+
+
+def _write_patch(
+    path: Path, pixels: NDArray[Any], row: Mapping[Any, Any], legend: lulc.Legend
+) -> None:
+    import rasterio
+    from affine import Affine
+
+    from sartutorial import rasters
+
+    crs, size = rasterio.CRS.from_user_input(row["crs"]), len(pixels)
+    grid = rasters.Grid(crs, Affine(*row["transform"]), size, size)
+    with suppress(rasterio.errors.RasterioIOError), rasterio.open(path) as old:
+        if rasters.same_grid(rasters.grid_of(old), grid) and np.array_equal(old.read(1), pixels):
+            return
+    tags = {k.upper(): row[k] for k in ("scene", "quantity", "polarisation")}
+    if row["simulated"]:
+        tags["SIMULATED"] = "yes"
+    kind: dict[str, Any] = {"dtype": "float32", "nodata": np.nan}
+    if pixels.dtype == np.uint8:
+        kind = {"dtype": "uint8", "nodata": legend.void}
+        tags["LEGEND"] = json.dumps(legend.to_dict())
+    kind |= {"tiled": False, "blockxsize": size, "blockysize": size, "zlevel": 1, "num_threads": 1}
+    with files.atomic_write(path) as partial, rasters.create(partial, grid, tags, **kind) as file:
+        file.write(pixels, 1)
+        if pixels.dtype == np.uint8:
+            file.write_colormap(1, legend.colormap())
+
+
+class Pair(NamedTuple):
+    """A patch to import."""
+
+    scene: str
+    row: int
+    col: int
+    patch: str
+    sar: Path
+    label: Path | None
+    box: tuple[float, ...] | None = None  # of a table: west, south, east, north
+
+
+def import_patches(
+    table: str | Path,
+    out: str | Path,
+    *,
+    sar: str | Path | None = None,
+    labels: str | Path | None = None,
+    legend: str | Path | lulc.Legend | None = None,
+    quantity: radiometry.Quantity | None = None,
+    progress: bool = False,
+) -> Path:
+    """Bring GeoTIFF pairs (float32 dB and uint8 ids) into a folder of patches.
+
+    A label patch has the name of its SAR patch (ours). Without labels every pixel is void, and
+    ``sample`` will choose none of the patches; with them each patch must have its own, since a missing
+    one is more often a wrong path than a decision.
+
+    Args:
+        table: The authors' table (CSV, as they or a spreadsheet wrote it), or a folder of pairs.
+        out: The folder to write to.
+        sar: The folder in which the table finds ``year/month/day/FileName``. Of a folder of pairs by
+            default its folder ``sar``, or itself.
+        labels: The same for labels; of a folder of pairs by default its folder ``label``.
+        legend: The legend of the labels; by default what they say themselves, else hr-lulc.
+        quantity: sigma0 or gamma0, where neither names nor tags say it.
+        progress: Draw a progress bar.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        InputError: The table cannot be read or lacks columns; or a file is missing, badly named, not
+            square, without georeference, unlike the rest, holds no-data or unknown ids, or lies
+            elsewhere than the table says.
+    """
+    from sartutorial import rasters
+
+    table, out = Path(table), Path(out)
+    find = _in_folder if table.is_dir() else _in_table
+    pairs = sorted(find(table, sar, labels), key=lambda pair: pair[:4])
+    known = None if legend is None else lulc.legend(legend)
+    if pairs[0].label and not known:
+        with rasters.opened(pairs[0].label, dtype="uint8") as file:
+            known = rasters.legend_of(file)
+    read = functools.partial(_read_pair, legend=known or lulc.HR_LULC, quantity=quantity)
+    first = read(pairs[0])[0]
+    with tqdm(desc="import", total=len(pairs), unit="patch", disable=not progress) as bar:
+
+        def batches(some: list[Pair]) -> Iterator[Batch]:
+            for about, batch in files.prefetch(read, some, threads=rasters.threads()):
+                _check_alike(about, [first])
+                yield batch
+                bar.update()
+
+        for scene, group in groupby(pairs, lambda pair: pair.scene):
+            some = list(group)
+            about = first | {"scene": scene, "source": table.name}
+            parameters = {"legend": first["legend"], "quantity": quantity,
+                          "patches": [pair.patch for pair in some]}  # fmt: skip
+            inputs = [file for pair in some for file in (pair.sar, pair.label) if file]
+            _write_scene(out, about, batches(some), inputs, parameters)
+    _join(out)
+    return out / INDEX
+
+
+def _in_folder(folder: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
+    """The pairs of a folder; those that are not named as ours are patches of one scene, numbered."""
+    root = Path(sar) if sar else folder / "sar" if (folder / "sar").is_dir() else folder
+    if labels is None and (folder / "label").is_dir():
+        labels = folder / "label"
+    for number, path in enumerate(map(Path, files.find_scenes(root, "SAR patch"))):
+        label = None if labels is None else Path(labels) / path.relative_to(root)
+        if label and not label.is_file():
+            raise InputError(f"{label}: no such file; a label patch has its SAR patch's name")
+        named = NAME.fullmatch(path.name)
+        place = (named[1], int(named[2]), int(named[3])) if named else (folder.name, number, 0)
+        yield Pair(*place, path.stem, path, label)
+
+
+def _in_table(table: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
+    """The pairs that the authors' table lists."""
+    if sar is None:
+        raise InputError(f"{table}: lists patches; name the folder in which they lie with --sar")
+    rows = _read_csv(table)
+    if twice := rows["FileName"][rows["FileName"].duplicated()].tolist():
+        raise InputError(f"{table}: lists {twice[0]} more than once; a patch is known by its name")
+
+    def find(root: str | Path, name: str, *day: float) -> Path:
+        days = [[f"{int(n):{how}}" for n in day] for how in ("d", "02d")]
+        ways = [Path(root, *day, name) for day in days]
+        if found := [way for way in ways if way.is_file()]:
+            return found[0]
+        raise InputError(f"{ways[0]}: no such file, but the table lists it; check the folder")
+
+    for year, month, day, *box, name in rows.itertuples(index=False):
+        named = NAME.fullmatch(name)
+        if not named:
+            raise InputError(f"{table}: {name}: not named <scene>_<offset>_<offset>.tif")
+        what = name, year, month, day
+        label = None if labels is None else find(labels, *what)
+        place = named[1], int(named[2]), int(named[3]), Path(name).stem
+        yield Pair(*place, find(sar, *what), label, tuple(box))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The columns of the table that are needed, whatever program wrote it."""
+    import pandas as pd
+
+    try:
+        data = path.read_bytes()
+        try:
+            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp932")  # Shift_JIS
+        text = re.sub(r"\Asep=.\s*\n", "", text)
+        mark = max(",;\t", key=text.partition("\n")[0].count)
+        table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, index_col=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such table; check the path") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable patch index ({error})") from error
-    if not {*COLUMNS, "geometry"} <= {*index.columns}:
-        raise InputError(f"{path}: not a patch index of ours; run 'sartutorial patches'")
-    if index.empty:
-        raise InputError(f"{path}: holds no patch; cut again with another --size or --max-void")
-    return index
+        raise InputError(f"{path}: not a readable CSV table ({error}); {SAVE}") from error
+    table = table.rename(columns=str.strip).dropna(how="all")
+    if missing := [c for c in (*NUMBERS, "FileName") if c not in table]:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {SAVE}")
+    if table.empty:
+        raise InputError(f"{path}: lists no patch")
+    table = table[[*NUMBERS, "FileName"]].apply(lambda column: column.str.strip())
+    for c in NUMBERS:  # a comma can only be that of decimals: there are no thousands here
+        number = pd.to_numeric(table[c].str.replace(",", "."), errors="coerce")
+        table[c] = number.where(number.abs() <= 540 if c in BOX else number % 1 == 0)
+    if len(bad := np.flatnonzero(table.isna().any(axis=1))):
+        line = int(table.index.to_numpy()[bad[0]]) + 2
+        raise InputError(f"{path}: line {line} has an empty field or text where a number belongs")
+    return table
 
 
-def write_index(index: gpd.GeoDataFrame, folder: str | Path) -> None:
-    """Write the patch index of ``folder``, whole or not at all."""
-    with files.replacing(Path(folder) / INDEX) as partial:
-        index.to_parquet(partial)
+def _read_pair(
+    pair: Pair, legend: lulc.Legend, quantity: radiometry.Quantity | None
+) -> tuple[dict[str, Any], Batch]:
+    """A pair, and what it has in common with the rest."""
+    from rasterio.errors import RasterioIOError
+
+    from sartutorial import rasters
+
+    with rasters.opened(pair.sar, dtype="float32", decoders=1) as file:
+        grid = rasters.grid_of(file)
+        if grid.width != grid.height:
+            raise InputError(f"{pair.sar}: {grid.width} x {grid.height} px; patches are square")
+        about = _about(file, legend, quantity) | {"size": grid.width, "calibration_db": math.nan}
+        try:
+            db, valid = file.read(1), file.read_masks(1)
+        except RasterioIOError as error:
+            raise InputError(f"{pair.sar}: cannot be read ({error.__cause__ or error})") from error
+        if not (valid.all() and np.isfinite(db).all()):
+            raise InputError(f"{pair.sar}: holds no-data; only whole patches can be used")
+    ids = np.full(db.shape, legend.void, np.uint8)
+    if pair.label:
+        with rasters.opened(pair.label, dtype="uint8", decoders=1) as file:
+            if not rasters.same_grid(rasters.grid_of(file), grid):
+                raise InputError(f"{pair.label}: not on the grid of its SAR patch")
+            ids = rasters.read_ids(file, legend)
+    rows: dict[str, list[Any]]
+    rows = {"patch": [pair.patch], "row": [pair.row], "col": [pair.col],
+            "transform": [tuple(grid.transform)[:6]], "crs": [grid.crs.to_string()],
+            "spacing": [about["spacing"]]}  # fmt: skip
+    if pair.box:
+        ground = _on_the_ground(rows["transform"], rows["crs"], grid.width)[0]
+        off = np.concatenate([ground.min(axis=0), ground.max(axis=0)]) - pair.box
+        off[::2] -= 360 * np.round(off[::2] / 360)
+        if np.abs(off).max() > AGREE * np.ptp(ground, axis=0).min():
+            raise InputError(
+                f"{pair.sar}: lies elsewhere than the table says; is it another patch?"
+            )
+    about |= {"scene": pair.patch, "source": str(pair.sar)}
+    return about, Batch(rows, db[None], ids[None])
