@@ -28,16 +28,14 @@ Ids = NDArray[np.uint8]  # HR-LULC ids
 Ints = NDArray[np.integer]
 Rng = np.random.Generator
 
-UTM = CRS.from_epsg(32653)
+UTM = "EPSG:32653"
 MIDDLE = (686850, 3653060)  # 33N 137E to 10 m, open Pacific, where four label tiles meet
 CELL = 5.0  # m
 LEAN = math.radians(10)  # of the southward track to the west
 RIVER, ROAD, RUNWAY = 0, 1, 2
 NOISE_BLOCK = 512  # cells or pixels that share a random stream
-# Japan's land by class, percent (book/results/japan_counts.json). Ours differs where a class would be
-# too rare to meet in a small world: solar panels and greenhouses.
-JAPAN = {2: 8.03, 3: 4.65, 4: 4.17, 5: 7.41, 6: 38.52, 7: 3.18, 8: 5.33, 9: 20.56, 10: 1.6, 11: 3.42,
-         12: 0.17, 13: 2.64, 14: 0.32}  # fmt: skip
+# The shares follow Japan's (book/results/japan_counts.json), but for solar panels and greenhouses,
+# which a small world would hardly hold.
 WOODS = 0.725  # of the land is forest and what lies above it
 BELTS = np.cumsum((0.075, 0.845, 0.045, 0.021))  # of it: evergreen, mixed, larch, meadow; then rock
 DISTRICTS = {  # what a hundred parcels hold, and the district's share of the plains
@@ -77,6 +75,12 @@ class Land(NamedTuple):
     tone: Floats  # dB by which a place differs from its class: crops, soil, wind, streets
 
 
+def padded(window: Window, pad: int) -> Window:
+    """The window with ``pad`` more cells on all sides."""
+    left, top = window.col_off - pad, window.row_off - pad
+    return Window(left, top, window.width + 2 * pad, window.height + 2 * pad)
+
+
 def white(key: tuple[int, ...], window: Window) -> Floats:
     """Standard normal noise, (H, W) float32: the same place always has the same value.
 
@@ -103,8 +107,7 @@ def smooth(key: tuple[int, ...], window: Window, sigma: float) -> Floats:
     if sigma == 0:
         return white(key, window)
     pad = math.ceil(4 * sigma)
-    noise = white(key, Window(window.col_off - pad, window.row_off - pad,
-                              window.width + 2 * pad, window.height + 2 * pad))  # fmt: skip
+    noise = white(key, padded(window, pad))
     ndimage.gaussian_filter(noise, sigma, output=noise, radius=pad)
     kernel = ndimage.gaussian_filter(np.eye(1, 2 * pad + 1, pad)[0], sigma, radius=pad)
     # Two axes leave the square of this of the variance.
@@ -124,11 +127,10 @@ def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
 def _graph(cost: Floats) -> sparse.csr_array:
     """Neighbouring cells (eight each), as far apart as walking from one to the other costs."""
     at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
-    pairs = [(at[:, 1:], at[:, :-1]), (at[1:], at[:-1]), (at[1:, 1:], at[:-1, :-1]),
-             (at[1:, :-1], at[:-1, 1:])]  # fmt: skip
-    a = np.concatenate([p[0].ravel() for p in pairs])
-    b = np.concatenate([p[1].ravel() for p in pairs])
-    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [p[0].size for p in pairs])
+    ends = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
+    starts = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
+    a, b = (np.concatenate([cells.ravel() for cells in side]) for side in (ends, starts))
+    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in ends])
     flat = cost.ravel()
     weights = step * (flat[a] + flat[b]) / 2
     return sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
@@ -276,22 +278,20 @@ def _settle(
     roads = _roads(cost, np.unique(row[towns] * n + col[towns])) if len(towns) > 1 else []
     angle = rng.uniform(0, np.pi / 2, k * k)
     if roads:  # a town's streets follow the road that passes
-        steps = np.concatenate([np.stack(np.divmod(r, n), 1)[::4] for r in roads])
-        ahead = np.concatenate([np.gradient(np.stack(np.divmod(r, n), 1).astype(float), axis=0)[::4]
-                                for r in roads])  # fmt: skip
+        cells = [np.stack(np.divmod(road, n), 1) for road in roads]
+        steps = np.concatenate([c[::4] for c in cells])
+        ahead = np.concatenate([np.gradient(c.astype(float), axis=0)[::4] for c in cells])
         down, right = ahead[spatial.cKDTree(steps).query(points[town])[1]].T
         angle[town] = np.arctan2(-down, right) % (np.pi / 2)
     return roads, np.column_stack([points, kind, angle])[on]
 
 
-def plan(cells: int, seed: int) -> Plan:
-    """An island in a square of sea, ``cells`` x ``cells`` cells of land."""
-    rng, side = np.random.default_rng([seed, 0]), cells * CELL
-    unit = min(1000.0, side / 10)
-    step = max(round(unit / 25 / CELL), math.ceil(cells / 1200), 1) * CELL
-    n, u = math.ceil(side / step), unit / step
-    grid = Grid(UTM, Affine(step, 0, MIDDLE[0] - side / 2, 0, -step, MIDDLE[1] + side / 2), n, n)
+def _terrain(n: int, u: float, step: float, rng: Rng) -> tuple[NDArray[Any], ...]:
+    """An island of ``n`` x ``n`` cells of ``step`` metres, ``u`` of which are a kilometre.
 
+    Returns fields (N, N) as in ``Plan``: height, rough, low, stand, detail; where water is; and the
+    way of the water as in ``drainage``, with the km2 that drain through each of its cells.
+    """
     detail, stand = fractal(n, 1.2 * u, 1.2, rng), fractal(n, 2 * u, 0.6, rng)
     rise = np.exp(0.8 * fractal(n, 8 * u, 0.7, rng)) * (1 + 0.12 * detail)
     axis = np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 3
@@ -310,30 +310,39 @@ def plan(cells: int, seed: int) -> Plan:
     rough = np.hypot(*np.gradient(np.maximum(height, 0), step))
     low += 0.3 * rough + 0.03 * stand
     low -= np.quantile(low[~water], 1 - WOODS)
+    return height, rough, low, stand, detail, water, up, to, area.ravel()[up]
+
+
+def plan(cells: int, seed: int) -> Plan:
+    """An island in a square of sea, ``cells`` x ``cells`` cells of land."""
+    rng, side = np.random.default_rng([seed, 0]), cells * CELL
+    unit = min(1000.0, side / 10)
+    step = max(round(unit / 25 / CELL), math.ceil(cells / 1200), 1) * CELL
+    n, u = math.ceil(side / step), unit / step
+    corner = Affine(step, 0, MIDDLE[0] - side / 2, 0, -step, MIDDLE[1] + side / 2)
+    grid = Grid(CRS.from_string(UTM), corner, n, n)
+    height, rough, low, stand, detail, water, up, to, km2 = _terrain(n, u, step, rng)
     plain = ~water & (low < 0)
     cold = _ranks(height / height.max() + 0.1 * detail + 0.03 * stand, ~water & (low > 0))
     wind = special.ndtri(_ranks(fractal(n, 4 * u, 0.8, rng), water).clip(1e-3, 1 - 1e-3))
 
-    def xy(cell: Ints) -> Floats:
-        return _xy(grid, cell // n, cell % n)
-
-    km2 = area.ravel()[up]
     streams = _paths(up, to, km2 > 0.6 * (unit / 1000) ** 2)
-    lines, bed = [], xy(up)
+    lines, bed = [], _xy(grid, *np.divmod(up, n))
     for path in streams:  # a main stream before its tributaries, which end where it really runs
         bed[path] = _rounded(bed[path])
         mouth = 2 * bed[path[-1]] - bed[path[-2]]  # into the sea, or on to the middle of a river
         width = np.clip(9 * np.sqrt(km2[path]), 8, 120)
         lines.append(_line(np.vstack([bed[path], mouth]), np.append(width, width[-1]), RIVER))
     dry = np.ones((n, n), bool)
-    dry.flat[np.concatenate([up[p] for p in streams])] = False
+    dry.flat[np.concatenate([up[path] for path in streams])] = False
     river = ndimage.distance_transform_edt(dry)
     cost = 1 + 100 * rough**2 + 3 * ~dry + np.where(water, 1e4, 0)
     roads, district = _settle(plain, height, river, cost, u, rng)
-    lines += [_line(_rounded(xy(road)), 16, ROAD) for road in roads]
+    lines += [_line(_rounded(_xy(grid, *np.divmod(road, n))), 16, ROAD) for road in roads]
     if unit == 1000:  # in the middle of the widest plain
-        middle = xy(np.array([ndimage.distance_transform_edt(plain).argmax()]))
-        lines.append(_line(middle + np.linspace(-1, 1, 9)[:, None] * (900, 250), 60, RUNWAY))
+        middle = np.divmod([ndimage.distance_transform_edt(plain).argmax()], n)
+        along = np.linspace(-1, 1, 9)[:, None] * (900, 250)
+        lines.append(_line(_xy(grid, *middle) + along, 60, RUNWAY))
     district[:, :2] = _xy(grid, district[:, 0], district[:, 1])
     coast = ndimage.distance_transform_edt(~water)
     fields = (height, rough, low, cold, stand, detail, river * step, coast * step, wind)
@@ -345,7 +354,9 @@ def survey(island: Plan, window: Window) -> Land:
     """The land of a ``window`` in cells of 5 m, counted from the island's upper left corner."""
     seed, pad, shape = island.seed, 8, (int(window.height), int(window.width))
     corner = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
-    grid = Grid(UTM, corner * Affine.translation(window.col_off, window.row_off), *shape[::-1])
+    grid = Grid(
+        island.grid.crs, corner * Affine.translation(window.col_off, window.row_off), *shape[::-1]
+    )
     rows, cols = (np.arange(-pad, m + pad, dtype=np.float32) + 0.5 for m in shape)
     k = island.grid.transform.a / CELL
     rows, cols = (rows + window.row_off) / k - 0.5, (cols + window.col_off) / k - 0.5
@@ -359,7 +370,7 @@ def survey(island: Plan, window: Window) -> Land:
         values: Floats = spline(rows[inner] - top, cols[inner] - left).astype(np.float32)
         return values
 
-    wide = Window(window.col_off - pad, window.row_off - pad, len(cols), len(rows))
+    wide = padded(window, pad)
     dem = near(island.height, 3, 0)
     # Crags and gullies: the rougher the land the larger, and none below the sea.
     crag = smooth((seed, 1), wide, 3) * (0.3 + 9 * near(island.rough, rim=0) ** 1.5)
@@ -427,8 +438,8 @@ def _with_lines(island: Plan, land: Land) -> Land:
     lines, reach = island.lines, island.lines[:, 4].max() + CELL
     left, bottom, right, top = array_bounds(land.grid.height, land.grid.width, land.grid.transform)
     x, y = lines[:, :4:2], lines[:, 1:4:2]
-    lines = lines[(x.max(1) > left - reach) & (x.min(1) < right + reach)
-                  & (y.max(1) > bottom - reach) & (y.min(1) < top + reach)]  # fmt: skip
+    across = (x.max(1) > left - reach) & (x.min(1) < right + reach)
+    lines = lines[across & (y.max(1) > bottom - reach) & (y.min(1) < top + reach)]
     shapes = shapely.buffer(shapely.linestrings(lines[:, :4].reshape(-1, 2, 2)), lines[:, 4] / 2)
     for kind, (id_, tone) in {RIVER: (1, -3), ROAD: (2, -8), RUNWAY: (2, -14)}.items():
         chosen = [s for s, line in zip(shapes, lines, strict=True) if line[5] == kind]

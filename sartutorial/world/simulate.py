@@ -7,15 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
-import operator
-import os
-import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -33,16 +26,16 @@ from rasterio.windows import Window, from_bounds
 from scipy import ndimage, special
 from tqdm import tqdm
 
-from sartutorial import InputError, landscape, lulc, profiles, radiometry, rasters
-from sartutorial.landscape import CELL, LEAN, MIDDLE, UTM, Floats, Ids, smooth, white
-from sartutorial.profiles import Profile
+from sartutorial import InputError, files, lulc, profiles, radiometry, rasters
+from sartutorial.world import landscape
+from sartutorial.world.landscape import CELL, LEAN, MIDDLE, UTM, Floats, Ids, padded, smooth, white
 
-WGS84 = CRS.from_epsg(4326)
+TILE_PIXELS = 12000  # per degree, JAXA HR-LULC v23.12
 CLASSES, TONE, DEM = Path("truth/classes.tif"), Path("truth/tone.tif"), Path("dem/DEM.tif")
-TRUTH: dict[Path, tuple[dict[str, str], dict[str, Any]]] = {
+TRUTH: dict[Path, tuple[dict[str, str], dict[str, Any]]] = {  # its tags and its form
     CLASSES: ({}, {"dtype": "uint8", "nodata": 0}),
-    TONE: ({"UNIT": "0.01 dB"}, {"dtype": "int16", "predictor": 2}),
-    DEM: ({"UNIT": "m"}, {"dtype": "float32", "predictor": 3}),
+    TONE: ({"UNIT": "0.01 dB"}, {"dtype": "int16", "nodata": None, "predictor": 2}),
+    DEM: ({"UNIT": "m"}, {"dtype": "float32", "nodata": None, "predictor": 3}),
 }
 THETA = math.radians(36)  # incidence angle on flat ground
 SWATH, PITCH = 0.92, 0.90  # a swath's side, and how far scenes lie apart, over a scene's side
@@ -50,7 +43,8 @@ LOOKS, CORRELATION, NOISE_DB = 2, 0.6, -28.0  # point response's sigma in pixels
 CORNERS, CORNER_POWER = 0.004, 60.0  # share of a town's pixels with a corner reflector; its peak
 SHIPS = 0.06  # a square kilometre of sea
 REACH = 64  # cells within which a ridge can cast its shadow
-BLOCK, AHEAD = 1024, 16  # cells surveyed at a time, a side, and how many such blocks are under way
+SCENE_TAGS = {"QUANTITY": "sigma0", "CALIBRATION_DB": "-83.0", "POLARISATION": "HH"}
+BLOCK = 1024  # cells surveyed at a time, a side
 
 
 class Backscatter(NamedTuple):
@@ -177,12 +171,10 @@ def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Float
     return ndimage.gaussian_filter(peak, CORRELATION) / np.float32(response.max() ** 2), rest
 
 
-def _read(path: Path, window: Window, pad: int = 0) -> NDArray[Any]:
-    """A window of a raster with ``pad`` more cells on all sides; 0 beyond its rim."""
-    wide = Window(window.col_off - pad, window.row_off - pad,
-                  window.width + 2 * pad, window.height + 2 * pad)  # fmt: skip
+def _read(path: Path, window: Window) -> NDArray[Any]:
+    """A window of a raster of the truth; 0 beyond its rim."""
     with rasterio.open(path) as file:
-        band: NDArray[Any] = file.read(1, window=wide, boundless=True, fill_value=0)
+        band: NDArray[Any] = file.read(1, window=window, boundless=True, fill_value=0)
     return band
 
 
@@ -205,17 +197,22 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[An
 
 
 def observe(
-    out: Path, bias: NDArray[np.floating], ships: list[tuple[Any, float]], seed: int,
-    row: int, col: int, window: Window,
-) -> NDArray[np.uint16]:  # fmt: skip
+    out: Path,
+    bias: NDArray[np.floating],
+    ships: list[tuple[Any, float]],
+    seed: int,
+    row: int,
+    col: int,
+    window: Window,
+) -> NDArray[np.uint16]:
     """DN of the ``window`` of a scene whose first cell is (row, col) of the world of ``out``."""
     top, height = int(window.row_off) // 2, int(window.height) // 2
     cells, rim = Window(col, row + top, window.width // 2, height), 4
-    classes, tone, dem = (_read(out / p, cells, REACH) for p in (CLASSES, TONE, DEM))
+    classes, tone, dem = (_read(out / p, padded(cells, REACH)) for p in (CLASSES, TONE, DEM))
     classes, tone = classes.clip(1), tone.astype(np.float32) / 100  # beyond the world is sea
     power = mean_sigma0(classes, tone, dem, bias)
     crop = (slice(REACH - rim, rim - REACH),) * 2  # a little more, for the point response
-    wide = Window(cells.col_off - rim, cells.row_off - rim, cells.width + 2 * rim, height + 2 * rim)
+    wide = padded(cells, rim)
     classes, power = classes[crop], power[crop] * texture(classes[crop], (seed, 5), wide)
     houses = np.where((classes == 2) & (tone[crop] > -4), power, 0).repeat(2, 0).repeat(2, 1)
     fine = Window(*(2 * k for k in wide.flatten()))
@@ -249,91 +246,73 @@ def _layout(n: int, size: int) -> tuple[int, dict[str, tuple[int, int]]]:
     return cells, first
 
 
-@contextmanager
-def _workers(n: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """``map`` over ``n`` processes, or the builtin one."""
-    if n == 1:
-        yield map
-        return
-    fresh = multiprocessing.get_context("spawn")  # a fork would inherit locked threads
-    try:
-        with ProcessPoolExecutor(n, fresh, _end_with_parent) as pool:
-            yield pool.map
-    except BrokenProcessPool as error:
-        raise InputError(
-            "simulate: a worker process ended; is memory short, or does a script lack "
-            "'if __name__ == \"__main__\":'? take workers=1"
-        ) from error
-
-
-def _end_with_parent() -> None:
-    """Have this process end when the one that started it is killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _land(out: Path, cells: int, seed: int, tags: dict[str, str], over: Any, bar: Any) -> None:
-    """Survey the island block by block into rasters of the truth."""
+def _survey(out: Path, seed: int, cells: int, made: dict[str, int], threads: int) -> Iterator[None]:
+    """Survey the island into those rasters of the truth that are not up to date, block by block."""
     island = landscape.plan(cells, seed)
     place = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
-    grid = rasters.Grid(UTM, place, cells, cells)
+    grid, starts = rasters.Grid(island.grid.crs, place, cells, cells), range(0, cells, BLOCK)
+    windows = [
+        Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
+        for top in starts
+        for left in starts
+    ]
     power, count = np.zeros(16), np.zeros(16)
     with ExitStack() as stack:
-        files = [stack.enter_context(rasters.created(out / path, grid, tags | unit, **profile))
-                 for path, (unit, profile) in TRUTH.items()]  # fmt: skip
-        files[0].write_colormap(1, lulc.colormap())
-        windows = [
-            Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
-            for top in range(0, cells, BLOCK)
-            for left in range(0, cells, BLOCK)
-        ]
-        for i in range(0, len(windows), AHEAD):  # what is under way does not grow with the world
-            some = windows[i : i + AHEAD]
-            surveyed = over(partial(landscape.survey, island), some)
-            for window, land in zip(some, surveyed, strict=True):
-                tone = np.rint(100 * land.tone).astype(np.int16)
-                for file, band in zip(files, (land.classes, tone, land.dem), strict=True):
-                    file.write(band, 1, window=window)
-                flat = land.classes.ravel()
-                count += np.bincount(flat, minlength=16)
-                power += np.bincount(flat, radiometry.to_power(land.tone.ravel()), 16)
-                bar.update()
+        written = {}
+        for path, (unit, form) in TRUTH.items():
+            if new := stack.enter_context(files.made(out / path, [], made)):
+                file = rasters.create(new, grid, _tags(made) | unit, **form)
+                written[path] = stack.enter_context(file)
+        if CLASSES in written:
+            written[CLASSES].write_colormap(1, lulc.HR_LULC.colormap())
+        surveyed = files.prefetch(partial(landscape.survey, island), windows, threads)
+        for window, land in zip(windows, surveyed, strict=True):
+            tone = np.rint(100 * land.tone).astype(np.int16)
+            for path, band in {CLASSES: land.classes, TONE: tone, DEM: land.dem}.items():
+                if path in written:
+                    written[path].write(band, 1, window=window)
+            flat = land.classes.ravel()
+            count += np.bincount(flat, minlength=16)
+            power += np.bincount(flat, radiometry.to_power(land.tone.ravel()), 16)
+            yield
         bias = radiometry.to_db(power / np.maximum(count, 1)).clip(-99)
-        for file in files:
+        for file in written.values():
             file.update_tags(BIAS=" ".join(f"{b:.4f}" for b in bias))
 
 
-def _scene(
-    out: Path, path: Path, tags: dict[str, str], seed: int, row: int, col: int, n: int
-) -> None:
+def _tags(made: dict[str, int]) -> dict[str, str]:
+    return {"SIMULATED": "yes"} | {name.upper(): str(value) for name, value in made.items()}
+
+
+def _scene(out: Path, made: dict[str, int], row: int, col: int, threads: int, new: Path) -> None:
+    """Write the scene whose first cell is (row, col) of the world."""
+    seed, size = made["seed"], made["size"]
     with rasterio.open(out / CLASSES) as truth:
         bias = np.array([float(b) for b in truth.tags()["BIAS"].split()])
         place = truth.transform * Affine.translation(col, row) * Affine.scale(0.5)
-    grid, ships = rasters.Grid(UTM, place, 2 * n, 2 * n), _ships(out, seed, row, col, n)
-    with rasters.created(path, grid, tags, dtype="uint16", nodata=0, predictor=2) as file:
-        for window in rasters.strips(file):
-            file.write(observe(out, bias, ships, seed, row, col, window), 1, window=window)
+        grid = rasters.Grid(truth.crs, place, 2 * size, 2 * size)
+    look = partial(observe, out, bias, _ships(out, seed, row, col, size), seed, row, col)
+    form = dict(dtype="uint16", nodata=0, predictor=2)
+    with rasters.create(new, grid, _tags(made) | SCENE_TAGS, **form) as file:
+        windows = list(rasters.row_windows(file))
+        for window, dn in zip(windows, files.prefetch(look, windows, threads), strict=True):
+            file.write(dn, 1, window=window)
 
 
-def _tile(out: Path, path: Path, tags: dict[str, str], west: int, south: int, n: int) -> None:
-    """HR-LULC ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
-    grid = rasters.Grid(WGS84, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
+def _tile(out: Path, made: dict[str, int], west: int, south: int, new: Path) -> None:
+    """Write the ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
+    n, degrees = TILE_PIXELS, CRS.from_string(rasters.DEGREES)
+    grid = rasters.Grid(degrees, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
     # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
     with (
         rasterio.open(out / CLASSES) as truth,
         WarpedVRT(truth, **grid._asdict(), tolerance=1e-9) as vrt,
-        rasters.created(path, grid, tags, dtype="uint8", nodata=0) as file,
+        rasters.create(new, grid, _tags(made), dtype="uint8", nodata=0) as file,
     ):
-        file.write_colormap(1, lulc.colormap())
-        box = from_bounds(*transform_bounds(UTM, WGS84, *truth.bounds), grid.transform)
+        file.write_colormap(1, lulc.HR_LULC.colormap())
+        box = from_bounds(*transform_bounds(UTM, degrees, *truth.bounds), grid.transform)
         box = box.round_offsets().round_lengths()
-        for window in rasters.strips(file):
+        for window in rasters.row_windows(file):
             ids = np.ones((int(window.height), n), np.uint8)
             here = Window(0, window.row_off, n, window.height)
             if rasterio.windows.intersect(box, here):
@@ -343,61 +322,79 @@ def _tile(out: Path, path: Path, tags: dict[str, str], west: int, south: int, n:
             file.write(ids, 1, window=window)
 
 
+def _products(out: Path, made: dict[str, int], threads: int) -> dict[Path, Callable[[Path], None]]:
+    """The scenes and tiles of a world, and how each is made."""
+    cells, first = _layout(made["side"], made["size"])
+    products: dict[Path, Callable[[Path], None]] = {}
+    for name, corner in first.items():
+        products[out / "scenes" / name] = partial(_scene, out, made, *corner, threads)
+    (x, y), reach = MIDDLE, cells / 2 * CELL
+    box = transform_bounds(UTM, rasters.DEGREES, x - reach, y - reach, x + reach, y + reach)
+    left, bottom, right, top = map(math.floor, box)
+    for place in itertools.product(range(left, right + 1), range(bottom, top + 1)):
+        products[out / "lulc" / lulc.tile_name(*place)] = partial(_tile, out, made, *place)
+    return products
+
+
+def _clear(folder: Path, keep: Collection[Path]) -> None:
+    """Remove another world's scenes, which would be taken for this one's; real ones stay."""
+    for old in set(folder.glob("*.tif")) - set(keep):
+        with rasters.opened(old) as file:
+            simulated = "SIMULATED" in file.tags()
+        if simulated:
+            old.unlink()
+
+
 def simulate(
     out: str | Path,
     *,
-    profile: Profile | None = None,
+    profile: str | None = None,
     seed: int = 0,
-    workers: int = 1,
+    side: int | None = None,
+    workers: int | None = None,
     progress: bool = False,
-) -> None:
-    """Write a world in the form of the real products, in folders of ``out``.
+) -> Path:
+    """Simulate a world in the form of the real products; the same seed gives the same bytes.
 
-    ``scenes``: uint16 amplitude DN of sigma0 at 2.5 m, nodata 0. ``lulc``: one-degree tiles of
-    HR-LULC ids, uint8, nodata 0, with the palette. ``dem``: float32 metres at 5 m. ``truth``: the
-    classes (uint8) and their tones (int16, 0.01 dB) on the DEM's grid, from which the others come.
-    ``profile`` (default: the current one) says how many scenes of what size; ``workers`` processes
-    share the work, and memory does not grow with the world. The same seed gives the same bytes
-    however many they are, and files made with the same parameters stay. A script that asks for
-    several must guard its own start with ``if __name__ == "__main__":``.
-    Raises InputError if seed < 0, or a worker process ends.
+    ``out/scenes`` gets uint16 amplitude DN of sigma0 at 2.5 m; ``out/lulc`` HR-LULC ids in tiles of
+    one degree; ``out/dem`` heights, float32 m; ``out/truth`` what the others come from: classes, and
+    their tones, int16 in 0.01 dB. A stopped run goes on where it was.
+
+    Args:
+        out: The world's folder.
+        profile: How large: laptop, gpu or japan. By default what SARTUTORIAL_PROFILE says, or laptop.
+        seed: Which world: any whole number from 0 up.
+        side: Scenes along each axis; the profile's by default.
+        workers: Threads that share the work, by default one a core. Memory grows with them, not
+            with the world.
+        progress: Show a bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: ``seed`` is negative or ``side`` below 1, or ``scenes`` holds a damaged raster.
     """
-    if seed < 0:
-        raise InputError(f"seed {seed}: must be 0 or larger")
-    out, profile = Path(out), profile or profiles.current()
-    size = profile.scene_size // 2
-    cells, first = _layout(profile.world, size)
-    recipe = Path(landscape.__file__).read_text() + Path(__file__).read_text()
-    made = {"SIMULATED": "yes", "SEED": str(seed), "WORLD": f"{profile.world} x {size} cells",
-            "RECIPE": str(zlib.crc32(recipe.encode()))}  # fmt: skip
-    tasks: dict[Path, Callable[[], None]] = {}
-    for name, (row, col) in first.items():
-        path, tags = out / "scenes" / name, made | {"QUANTITY": "sigma0"}
-        tasks[path] = partial(_scene, out, path, tags, seed, row, col, size)
-    reach = cells / 2 * CELL
-    box = (MIDDLE[0] - reach, MIDDLE[1] - reach, MIDDLE[0] + reach, MIDDLE[1] + reach)
-    left, bottom, right, top = (math.floor(v) for v in transform_bounds(UTM, WGS84, *box))
-    for west, south in itertools.product(range(left, right + 1), range(bottom, top + 1)):
-        path = out / "lulc" / lulc.tile_name(west, south)
-        tasks[path] = partial(_tile, out, path, made, west, south, lulc.TILE_PIXELS)
-    land = [out / p for p in TRUTH]
-    stale = not all(rasters.is_current(p, [], made) for p in land)
-    todo = [run for path, run in tasks.items() if stale or not rasters.is_current(path, land, made)]
-    if stale:  # another world's scenes would be taken for this one's
-        for old in set((out / "scenes").glob("*.tif")) - tasks.keys():
-            with rasters.opened(old) as file:
-                simulated = "SIMULATED" in file.tags()
-            if simulated:
-                old.unlink()
-    if not todo:
-        return
-    blocks = math.ceil(cells / BLOCK) ** 2 * stale
-    total = blocks + len(todo)
-    with (
-        tqdm(total=total, desc="simulate", disable=not progress) as bar,
-        _workers(min(workers, total)) as over,
-    ):
-        if stale:
-            _land(out, cells, seed, made, over, bar)
-        for _ in over(operator.call, todo):
+    out, scale = Path(out), profiles.get(profile)
+    side, size = scale.world if side is None else side, scale.scene_size // 2
+    threads = rasters.threads() if workers is None else workers
+    if seed < 0 or side < 1 or threads < 1:
+        raise InputError(f"seed {seed}, side {side}, workers {threads}: must be at least 0, 1 and 1")
+    rasters.check_proj()
+    made, cells = dict(seed=int(seed), side=side, size=size), _layout(side, size)[0]
+    products = _products(out, made, threads)
+    truth = [out / path for path in TRUTH]
+    surveyed = all(files.up_to_date(path, [], made) for path in truth)
+    todo = [p for p in products if not surveyed or not files.up_to_date(p, truth, made)]
+    total = len(todo) + (not surveyed) * math.ceil(cells / BLOCK) ** 2
+    with tqdm(total=total, desc="simulate", disable=not (progress and total)) as bar:
+        if not surveyed:
+            _clear(out / "scenes", keep=products)
+            for _ in _survey(out, seed, cells, made, threads):
+                bar.update()
+        for path in todo:
+            with files.made(path, truth, made) as new:
+                if new:  # else another run was quicker
+                    products[path](new)
             bar.update()
+    return out
