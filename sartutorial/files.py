@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
+import signal
 import socket
+import sys
 import tarfile
 import time
 import zipfile
@@ -16,7 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
+from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -507,14 +512,9 @@ def _on_dask(
     scheduler: str | None,
 ) -> Iterator[tuple[str, T | Exception]]:
     """Scenes and their results, in the order in which dask's workers are done with them."""
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, as_completed
 
-    if scheduler:
-        address: str | LocalCluster = scheduler
-    else:
-        address = stack.enter_context(
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        )
+    address = scheduler or stack.enter_context(_own_workers(workers))
     try:
         client = stack.enter_context(Client(address, timeout=10))
         client.wait_for_workers(1, timeout=ANSWER)
@@ -527,6 +527,29 @@ def _on_dask(
     for task in as_completed(tasks):
         fault = task.exception()  # of dask itself, such as a worker that died; ours is a result
         yield tasks[task], fault or task.result()
+
+
+@contextmanager
+def _own_workers(number: int) -> Iterator[Any]:
+    """Processes of this machine, which end with this one.
+
+    They do not read the caller's script again, so it needs no ``if __name__ == "__main__"``, and
+    leave an interruption to this process.
+    """
+    from distributed import LocalCluster
+
+    main, mask = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: ())
+    resource_tracker.ensure_running()  # which would unblock the signal if started meanwhile
+    before = mask(signal.SIG_BLOCK, [signal.SIGINT])
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        cluster = LocalCluster(n_workers=number, threads_per_worker=1, dashboard_address=None,
+                               silence_logs=logging.CRITICAL)  # fmt: skip
+    finally:
+        sys.modules["__main__"] = main
+        mask(signal.SIG_SETMASK, before)
+    with cluster:
+        yield cluster
 
 
 def _task(work: Callable[[str], T], scene: str) -> T | Exception:

@@ -18,7 +18,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from conftest import scene_array, write
+from conftest import land_array, scene_array, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -677,3 +677,95 @@ def test_an_interruption_ends_the_workers_without_a_word(endless):
     os.killpg(endless.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
     assert endless.stdout.read() == "stopped\n"
     assert endless.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory):
+    """Five scenes with a tile under them, and a torn one."""
+    at, rng = tmp_path_factory.mktemp("land"), np.random.default_rng(1)
+    for i in range(6):
+        write(at / "scenes" / f"{i}.tif", scene_array(rng, 300, 260, hole=1e-4))
+    write(at / "tiles" / "t.tif", land_array(rng, 300, 260))
+    (at / "scenes" / "2.tif").write_text("torn")
+    return at
+
+
+def contents(folder):
+    """Every product by its name: notes, locks and partial files are none."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file() and files.NOTES not in path.parts}  # fmt: skip
+
+
+def command(*words):
+    return [Path(sys.executable).with_name("sartutorial"), *map(str, words)]
+
+
+def chain(land, out, *how):
+    """The three raster commands in processes of their own; what they leave, and what they say."""
+    errors = []
+    for words in (
+        ["downsample", land / "scenes", "--out", out / "half"],
+        ["label", out / "half", "--tiles", land / "tiles", "--out", out / "labels"],
+        ["patches", out / "half", "--labels", out / "labels", "--out", out / "p", "--size", 32,
+         "--max-void", 1],
+    ):  # fmt: skip
+        done = subprocess.run(command(*words, *how), capture_output=True, text=True)
+        errors += [e for e in done.stderr.splitlines() if e.startswith("sartutorial:")]
+        assert done.returncode == ("downsample" in words), done.stderr
+    return contents(out), errors
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_files(land, tmp_path):
+    alone, said = chain(land, tmp_path / "alone")
+    assert {name.split("/")[0] for name in alone} == {"half", "labels", "p"}
+    assert len(said) == 1
+    assert "2.tif: not a readable raster" in said[0]
+    assert chain(land, tmp_path / "two", "--workers", 2) == (
+        alone,
+        [said[0].replace("/alone/", "/two/")],
+    )
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler and two workers in processes and a folder of their own, on the loopback address."""
+    dask = Path(sys.executable).with_name("dask")
+    log = (tmp_path / "dask.log").open("w")
+    kept = dict(stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+    address = f"tcp://127.0.0.1:{18786 + os.getpid() % 1000}"
+    common = ["--no-dashboard", "--host", "127.0.0.1"]
+    started = [
+        subprocess.Popen([dask, "scheduler", "--port", address[-5:], "--no-show", *common], **kept),
+        *(subprocess.Popen([dask, "worker", address, "--nthreads", "1", *common], **kept)
+          for _ in range(2)),
+    ]  # fmt: skip
+    yield address
+    for process in started:
+        os.killpg(process.pid, signal.SIGTERM)
+    for process in started:
+        process.wait()
+    log.close()
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_the_same_files_even_from_a_run_that_was_killed(
+    land, tmp_path, cluster, monkeypatch
+):
+    alone, _ = chain(land, tmp_path / "alone")
+    monkeypatch.chdir(tmp_path)  # its workers are told what a relative path means here
+    found, said = chain(land, Path("far"), "--scheduler", cluster)
+    assert found == alone
+    assert len(said) == 1
+    # Another run is killed; its tasks may go on. The next one waits for them, and ends the same.
+    again = Path("again")
+    line = command("patches", "alone/half", "--labels", "alone/labels", "--out", again, "--size", 32,
+                   "--max-void", 1, "--scheduler", cluster)  # fmt: skip
+    child = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(again.rglob("*.npy")) and child.poll() is None:
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(again) == {k[2:]: v for k, v in alone.items() if k.startswith("p/")}
