@@ -1,79 +1,74 @@
-"""Halve the scene (paper section 2.1): block means of power, georeferencing and tags kept."""
+"""Halve the scene (paper section 2.1): block means of power, georeference and tags kept."""
 
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, radiometry, rasters
+from sartutorial import InputError, files, radiometry, rasters
 
 Average = Literal["power", "amplitude"]
 
-
-COLUMNS = 4096  # of the result, at most, that are read and written at a time
+ROWS, COLUMNS = 512, 4096  # of the result, at most, that are read and written at a time
 # Speckle is noise to deflate: higher levels take longer and save nothing.
 DEFLATE = dict(predictor=2, zlevel=1)
-PIECE = 32, 512  # of the result, made at a time: what it needs fits a processor's cache
+PIECE = 8  # rows of the result, made at a time: what they need fits a processor's cache
 
 
 def block_mean(
-    dn: NDArray[np.uint16], factor: int = 2, *, nodata: float = 0, average: Average = "power"
+    dn: NDArray[np.uint16], factor: int = 2, *, average: Average = "power"
 ) -> NDArray[np.uint16]:
-    """Amplitude DN averaged over blocks of ``factor`` x ``factor`` pixels.
+    """Average amplitude DN over blocks of pixels.
 
-    ``dn`` is uint16 of shape (H, W); the result is uint16 of shape (ceil(H/f), ceil(W/f)).
-    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule);
-    DN 0 is never valid, whatever ``nodata`` is.
-    ``average="power"`` gives the DN whose power is the mean power, sqrt(<DN^2>): backscatter is
-    power, so this one is unbiased. The paper says "average resampling" without saying of what.
+    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule).
+    The power mean is the DN whose power is the mean power, sqrt(<DN^2>): backscatter is power, so
+    this one is unbiased. The paper says "average resampling" without saying of what.
+
+    >>> block_mean(np.array([[300, 0, 0], [400, 0, 0]], np.uint16)).tolist()
+    [[354, 0]]
+
+    Args:
+        dn: uint16 of shape (H, W), 0 = no data.
+        factor: Pixels per block and axis.
+        average: Of power, or of amplitude (which reads low).
+
+    Returns:
+        uint16 of shape (ceil(H / factor), ceil(W / factor)), 0 = no data.
     """
-    height, width = (-(-n // factor) for n in dn.shape)
-    out = np.empty((height, width), np.uint16)
-    for top in range(0, height, PIECE[0]):
-        for left in range(0, width, PIECE[1]):
-            bottom, right = top + PIECE[0], left + PIECE[1]
-            piece = dn[top * factor : bottom * factor, left * factor : right * factor]
-            out[top:bottom, left:right] = _mean_of_blocks(piece, factor, int(nodata), average)
-    return out
+    _check(factor, average)
+    tops = range(0, len(dn), PIECE * factor)
+    return np.concatenate(
+        [_mean_of_blocks(dn[t : t + PIECE * factor], factor, average) for t in tops]
+    )
 
 
-def _mean_of_blocks(
-    dn: NDArray[np.uint16], factor: int, nodata: int, average: Average
-) -> NDArray[np.uint16]:
+def _mean_of_blocks(dn: NDArray[np.uint16], factor: int, average: Average) -> NDArray[np.uint16]:
     height, width = dn.shape
     if height % factor or width % factor:
-        dn = np.pad(dn, ((0, -height % factor), (0, -width % factor)), constant_values=nodata)
+        dn = np.pad(dn, ((0, -height % factor), (0, -width % factor)))
     # Rounding in single precision stays below 0.04 DN for small blocks.
     values: NDArray[Any] = dn.astype(np.float32 if factor <= 8 else np.float64)
-    void = radiometry.no_data(dn, nodata)
-    holes = void.any()
-    if holes:
-        values[void] = 0
     if average == "power":
         values *= values
     mean = _sum_of_blocks(values, factor)
-    if holes:
-        count = _sum_of_blocks((~void).astype(np.min_scalar_type(factor**2)), factor)
-        mean /= np.maximum(count, 1)
-    else:
+    valid = dn != 0
+    if valid.all():
         mean /= factor**2
+    else:
+        count = _sum_of_blocks(valid.astype(np.min_scalar_type(factor**2)), factor)
+        mean /= np.maximum(count, 1)
     if average == "power":
-        np.sqrt(mean, out=mean)
+        np.sqrt(mean, out=mean)  # at least 1 where a pixel is valid: it never becomes no data
     out: NDArray[np.uint16] = np.rint(mean, out=mean).astype(np.uint16)
-    # A valid pixel must not round to no data.
-    out[out == nodata] = nodata + 1 if nodata < radiometry.MAX_DN else nodata - 1
-    if holes:
-        out[count == 0] = nodata
     return out
 
 
@@ -83,74 +78,89 @@ def _sum_of_blocks(values: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def downsample(
-    scene: str | Path,
+    scene: files.Paths,
     out: str | Path,
     *,
     factor: int = 2,
     average: Average = "power",
     quantity: radiometry.Quantity | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
-) -> Path:
-    """Write ``scene`` (uint16 DN) averaged over ``factor`` x ``factor`` pixels to ``out``.
+) -> Path | list[Path]:
+    """Average scenes over blocks of pixels; georeference and tags are kept (paper section 2.1).
 
-    CRS, upper-left corner, tags and declared nodata are kept; the pixel grows by ``factor``. Pixels
-    without data in the product's own mask become no data. ``quantity`` says what an unknown product
-    holds. Memory does not grow with the scene. A file that is already current is left alone.
-    Raises InputError for a scene that cannot be read or calibrated, or a factor below 1.
+    The upper-left corner stays and the pixel grows by ``factor``. What is invalid, by the file or by
+    the mask that the product comes with, becomes DN 0, the declared nodata. The tags ``QUANTITY``,
+    ``CALIBRATION_DB`` and ``POLARISATION`` say what the pixels are to whatever reads them next.
+    Memory does not grow with the scene. What is up to date is left alone.
+
+    Args:
+        scene: Scenes of amplitude DN (uint16): files, URLs, folders, or archives of JAXA's mosaics.
+        out: A folder, whose files are named as the scenes are, or for a single scene a .tif file.
+        factor: Pixels per block and axis.
+        average: Of power (unbiased) or of amplitude (for comparison).
+        quantity: What the pixels hold; default what their tags or JAXA's file names say.
+        workers: How many scenes at a time, each in a process of its own.
+        scheduler: The address of a dask scheduler whose workers take the scenes.
+        progress: Show a bar.
+
+    Returns:
+        The file written for a scene, or a list of them if a folder or several were given.
+
+    Raises:
+        InputError: A scene cannot be read or calibrated, or ``factor`` is below 1.
     """
+    _check(factor, average)
+    work = partial(_downsample, how=dict(factor=factor, average=average), quantity=quantity)
+    return files.products(work, scene, out, name="downsample", workers=workers,
+                          scheduler=scheduler, progress=progress)  # fmt: skip
+
+
+def _check(factor: int, average: str) -> None:
     if factor < 1:
-        raise InputError(f"--factor {factor}: must be 1 or more")
-    with rasters.opened(scene) as source, ExitStack() as stack:
-        product = radiometry.product(str(scene), source.tags(), quantity)
-        mask = _mask(product, source, stack)
-        nodata = rasters.nodata_of(source)
-        tags = source.tags() | {
-            "QUANTITY": product.quantity,
-            "CALIBRATION_DB": str(product.calibration_db),
-            "DOWNSAMPLED": f"{factor} {average}",
-        }
-        if mask:
-            tags["MASK"] = rasters.name_of(mask.name)
-        for ours in (
-            "AREA_OR_POINT",
-            "SOFTWARE",
-        ):  # what we write ourselves, whatever the scene's says
-            tags.pop(ours, None)
-        if rasters.is_current(out, [scene, *([mask.name] if mask else [])], tags):
-            return Path(out)
-        grid = rasters.Grid(
-            source.crs,
-            source.transform * Affine.scale(factor),
-            math.ceil(source.width / factor),
-            math.ceil(source.height / factor),
-        )
-
-        def read(window: Window) -> NDArray[np.uint16]:
-            dn: NDArray[np.uint16] = rasters.read(source, window)
-            if mask:
-                dn[np.isin(rasters.read(mask, window), product.void)] = int(nodata)
-            return dn
-
-        # Three windows are under way at a time: one is read, one averaged, one written.
-        windows = list(rasters.strips(source, factor * rasters.STRIP_ROWS, factor * COLUMNS))
-        mean = partial(block_mean, factor=factor, nodata=nodata, average=average)
-        blocks = rasters.ahead(mean, rasters.ahead(read, windows))
-        with rasters.created(out, grid, tags, dtype="uint16", nodata=nodata, **DEFLATE) as target:
-            name = f"downsample {rasters.name_of(scene)}"
-            bar = tqdm(blocks, name, len(windows), disable=not progress)
-            for w, dn in zip(windows, bar, strict=True):
-                top, left = w.row_off // factor, w.col_off // factor
-                target.write(dn, 1, window=Window(left, top, dn.shape[1], dn.shape[0]))
-    return Path(out)
+        raise InputError(f"factor {factor}: must be 1 or more")
+    if average not in get_args(Average):
+        raise InputError(f"average {average}: must be one of {', '.join(get_args(Average))}")
 
 
-def _mask(
-    product: radiometry.Product, scene: DatasetReader, stack: ExitStack
-) -> DatasetReader | None:
-    """The product's own mask, open, where it comes with one and it lies beside the scene."""
-    if product.mask is None or not rasters.exists(product.mask):
-        return None
-    mask = stack.enter_context(rasters.opened(product.mask, dtype="uint8"))
-    if rasters.grid_of(mask) != rasters.grid_of(scene):
-        raise InputError(f"{product.mask}: not on the grid of {scene.name}; fetch both anew")
-    return mask
+def _downsample(
+    scene: str,
+    *,
+    out: Path,
+    how: Mapping[str, Any],
+    quantity: radiometry.Quantity | None,
+    progress: bool,
+) -> Path:
+    mask, factor = rasters.mask_of(scene), how["factor"]
+    inputs = [scene, *([mask] if mask else [])]
+    with rasters.opened(scene) as source:
+        product = radiometry.product(scene, source.tags(), quantity)
+        with files.made(out, inputs, {**how, "quantity": quantity}) as made:
+            if made is None:
+                return out
+            tags = source.tags() | {
+                "QUANTITY": product.quantity,
+                "CALIBRATION_DB": str(product.calibration_db),
+                "POLARISATION": product.polarisation,
+                "DOWNSAMPLED": "{factor} {average}".format(**how),
+            }
+            if mask:  # which read_dn honours
+                tags["MASK"] = files.name_of(mask)
+            tags.pop("AREA_OR_POINT", None)  # what we write are areas
+            grid = rasters.Grid(
+                source.crs,
+                source.transform * Affine.scale(factor),
+                math.ceil(source.width / factor),
+                math.ceil(source.height / factor),
+            )
+            # Three windows are under way at a time: one is read, one averaged, one written.
+            windows = list(rasters.row_windows(source, factor * ROWS, factor * COLUMNS))
+            read = files.prefetch(partial(rasters.read_dn, source), windows)
+            blocks = files.prefetch(partial(block_mean, **how), read)
+            bar = tqdm(blocks, f"downsample {out.name}", len(windows), disable=not progress)
+            with rasters.create(made, grid, tags, dtype="uint16", **DEFLATE) as target:
+                for w, dn in zip(windows, bar, strict=True):
+                    top, left = w.row_off // factor, w.col_off // factor
+                    target.write(dn, 1, window=Window(left, top, dn.shape[1], dn.shape[0]))
+    return out
