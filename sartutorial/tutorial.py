@@ -1,115 +1,122 @@
-"""The chain on simulated data, step by step: any chapter builds what earlier ones have not."""
+"""What only chapters use: the chain on simulated data, so that any can be opened first; and shows.
+
+Each step makes what it needs, once, in ``profiles.data_dir()``; the chapters show the same calls.
+"""
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
-
-from sartutorial import (
-    checkpoints,
-    downsample,
-    finetuning,
-    labels,
-    patches,
-    pretraining,
-    rasters,
-    sampling,
-)
-from sartutorial import simulate as simulation
-from sartutorial.profiles import current, data_dir
+from sartutorial import files, profiles
+from sartutorial.downsampling import downsample
+from sartutorial.labels import label
+from sartutorial.patches import cut as cut_patches
+from sartutorial.profiles import data_dir
+from sartutorial.sampling import sample
+from sartutorial.world.simulate import simulate
 
 if TYPE_CHECKING:
-    from IPython.display import Markdown
+    from IPython.display import HTML, Markdown
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from sartutorial.learn.pretraining import Method
 
 
 def world() -> Path:
     """The folder of the simulated world: scenes, lulc, dem, truth (chapter 01)."""
-    simulation.simulate(data_dir(), workers=os.cpu_count() or 1)
-    return data_dir()
+    _announce(data_dir() / "lulc", "making the simulated world (the laptop's takes two minutes)")
+    return simulate(data_dir())
 
 
 def scenes() -> list[Path]:
     """The simulated scenes at full resolution (chapter 01)."""
-    return [Path(p) for p in rasters.find([world() / "scenes"])]
+    return [Path(scene) for scene in files.find_scenes(world() / "scenes")]
 
 
 def tiles() -> list[Path]:
     """The simulated land-cover tiles (chapter 01)."""
-    return [Path(p) for p in rasters.find([world() / "lulc"])]
+    return [Path(tile) for tile in files.find_scenes(world() / "lulc")]
 
 
 def halved() -> list[Path]:
     """The scenes at half resolution (chapter 02)."""
-    return [downsample.downsample(s, data_dir() / "half" / s.name) for s in scenes()]
+    halves = downsample(scenes(), data_dir() / "half")
+    return halves if isinstance(halves, list) else [halves]
 
 
 def labelled() -> Path:
     """The folder of label rasters (chapter 03)."""
-    out = data_dir() / "labels"
-    for scene in halved():
-        labels.label(scene, tiles(), out / scene.name)
-    return out
+    label(halved(), tiles(), data_dir() / "labels")
+    return data_dir() / "labels"
 
 
 def cut() -> Path:
-    """The folder of patch pairs and their index (chapter 04)."""
-    out = data_dir() / "patches"
-    patches.cut(halved(), labelled(), out, size=current().patch_size)
-    return out
+    """The folder of patches and their index (chapter 04)."""
+    cut_patches(halved(), labelled(), data_dir() / "patches")
+    return data_dir() / "patches"
 
 
 def sampled() -> Path:
     """The same folder, with selection and split in the index (chapter 05)."""
-    out = cut()
-    # Without a report, an older version sampled it: its split kept no buffer.
-    if "split" not in patches.read_index(out) or not (out / sampling.REPORT).exists():
-        sampling.sample(out, tiles())
-    return out
+    sample(cut(), tiles())
+    return data_dir() / "patches"
 
 
-def encoder(method: pretraining.Method = "sar-w-simmim") -> Path:
+def encoder(method: Method = "sar-w-simmim") -> Path:
     """A pretrained encoder (chapter 06); weights from its training are kept for ``epochs``."""
-    out = data_dir() / "encoders" / method
-    keep = ModelCheckpoint(
-        out / "epochs",
-        save_top_k=-1,
-        save_weights_only=True,
-        every_n_epochs=max(current().pretrain_epochs // 10, 1),  # twenty files at most
-        enable_version_counter=False,
-        mode="max",  # no score is watched; Lightning tells two of a kind apart by their settings
-    )
-    return pretraining.pretrain(sampled(), out, method=method, callbacks=[keep])
+    from sartutorial.learn import checkpoints, pretraining
+
+    patches, out = sampled(), data_dir() / "encoders" / method
+    every = max(profiles.get().pretrain_epochs // 10, 1)  # twenty files at most
+
+    def keep(model: Any, history: list[float]) -> None:
+        if len(history) % every == 0:
+            about = {"encoder": model.encoder.config._asdict(), "history": history}
+            checkpoints.save(model, out / "epochs" / f"{len(history):04}.safetensors", about)
+
+    _announce(out / "encoder.safetensors", f"pretraining with {method} (some minutes)")
+    return pretraining.pretrain(patches, out, method=method, on_epoch=keep)
 
 
-def epochs(method: pretraining.Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
+def epochs(method: Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
     """The whole model's weights by the number of epochs it was trained, the last one always.
 
-    What another run left in the folder is passed over, and an epoch that was killed before its
-    weights were kept is missing.
+    What another run left in the folder is passed over.
     """
+    from sartutorial.learn import checkpoints
+
     file = encoder(method)
     state, description = checkpoints.load(file)
-    kept = {len(description["history"]): state}
-    for path in (file.parent / "epochs").glob("*.ckpt"):
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if all(description.get(k) == v for k, v in json.loads(saved["run"]).items()):
-            weights = {k.removeprefix("model."): v for k, v in saved["state_dict"].items()}
-            kept.setdefault(len(saved["history"]), weights)
+    losses = description["history"]
+    kept = {len(losses): state}
+    for path in (file.parent / "epochs").glob("*.json"):  # written last: the weights are there
+        state, description = checkpoints.load(path.with_suffix(".safetensors"))
+        until = len(description["history"])
+        if description["history"] == losses[:until]:  # the losses tell one run from another
+            kept.setdefault(until, state)
     return dict(sorted(kept.items()))
 
 
-def model(method: pretraining.Method | None = "sar-w-simmim") -> Path:
+def model(method: Method | None = "sar-w-simmim") -> Path:
     """A fine-tuned model (chapter 07); ``method=None`` starts from random weights."""
-    out = data_dir() / "models" / (method or "scratch")
-    return finetuning.finetune(sampled(), out, encoder=encoder(method) if method else None)
+    from sartutorial.learn import finetuning
+
+    start = encoder(method) if method else None
+    patches, out = sampled(), data_dir() / "models" / (method or "scratch")
+    _announce(out / "model.safetensors", f"fine-tuning from {method or 'scratch'} (some minutes)")
+    return finetuning.finetune(patches, out, encoder=start)
+
+
+def _announce(product: Path, doing: str) -> None:
+    if not product.exists():
+        print(f"{doing} ...", flush=True)
 
 
 def show_source(thing: Callable[..., Any] | type) -> Markdown:
@@ -117,3 +124,56 @@ def show_source(thing: Callable[..., Any] | type) -> Markdown:
     from IPython.display import Markdown
 
     return Markdown(f"```python\n{inspect.getsource(thing)}```")  # type: ignore[no-untyped-call]
+
+
+def picture(fig: Figure) -> str:
+    """A figure as a PNG data address, for pages to embed; the figure is closed."""
+    import matplotlib.pyplot as plt
+
+    file = io.BytesIO()
+    fig.savefig(file, dpi=70, format="png")
+    plt.close(fig)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def slider(
+    figures: Iterable[tuple[str, Figure]], name: str, alt: str, *, start: int | None = None
+) -> HTML:
+    """A slider over labelled figures that is alive on a page without a kernel or a network.
+
+    ``name`` says what the labels are values of, ``alt`` what the figures show. ``start`` is the
+    figure shown first, the middle one if it is not given; -1 is the last. The button plays them.
+    """
+    from IPython.display import HTML
+
+    frames = [[label, picture(fig)] for label, fig in figures]
+    start = (len(frames) // 2 if start is None else start) % len(frames)
+    return HTML(f"""<div class="frames">
+<img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
+<label>{name} = <output>{frames[start][0]}</output>
+<input type="range" min="0" max="{len(frames) - 1}" value="{start}" style="width:60%"></label>
+<button type="button" aria-label="play">▶</button>
+<script>{{
+const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
+const input = box.querySelector("input");
+const show = () => {{
+  const [label, src] = frames[input.value];
+  box.querySelector("img").src = src;
+  box.querySelector("output").value = label;
+}};
+let timer;
+input.addEventListener("input", () => {{
+  clearInterval(timer);
+  show();
+}});
+box.querySelector("button").addEventListener("click", () => {{
+  clearInterval(timer);
+  input.value = 0;
+  show();
+  timer = setInterval(() => {{
+    input.stepUp();
+    show();
+    if (input.value === input.max) clearInterval(timer);
+  }}, 800);
+}});
+}}</script></div>""")  # type: ignore[no-untyped-call]

@@ -107,12 +107,14 @@ def stopped_in(epoch):
 
     fit = training.fit
 
-    def stop(model, losses):
-        if len(losses) > epoch:
-            raise KeyboardInterrupt
+    def dies(*arguments, on_epoch=None, **options):
+        def stop(model, losses):
+            if len(losses) > epoch:
+                raise KeyboardInterrupt
+            if on_epoch:
+                on_epoch(model, losses)
 
-    def dies(*arguments, **options):
-        return fit(*arguments, **(options | {"on_epoch": stop}))
+        return fit(*arguments, on_epoch=stop, **options)
 
     with (
         mock.patch.object(training, "fit", dies),

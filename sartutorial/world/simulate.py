@@ -379,7 +379,9 @@ def simulate(
     side, size = scale.world if side is None else side, scale.scene_size // 2
     threads = rasters.threads() if workers is None else workers
     if seed < 0 or side < 1 or threads < 1:
-        raise InputError(f"seed {seed}, side {side}, workers {threads}: must be at least 0, 1 and 1")
+        raise InputError(
+            f"seed {seed}, side {side}, workers {threads}: must be at least 0, 1 and 1"
+        )
     rasters.check_proj()
     made, cells = dict(seed=int(seed), side=side, size=size), _layout(side, size)[0]
     products = _products(out, made, threads)
