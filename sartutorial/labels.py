@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -54,6 +55,8 @@ def label(
         InputError: No tile meets a scene, or a tile holds ids that the legend does not have.
     """
     found = files.find_scenes(tiles, "land-cover tile")
+    if scheduler:  # other machines have another working folder
+        found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
     work = partial(_label, tiles=found, legend=lulc.legend(legend))
     return files.products(work, scene, out, name="label", workers=workers,
                           scheduler=scheduler, progress=progress)  # fmt: skip

@@ -195,6 +195,18 @@ def test_projected_tiles_across_180_degrees(tmp_path, crs):
     np.testing.assert_array_equal(read(label(scene, tile, tmp_path / "out")), truth)
 
 
+@pytest.mark.parametrize("crs", ["ESRI:54009", "ESRI:54052"])
+def test_a_map_of_the_world_whose_corners_lie_beyond_it(tmp_path, crs):
+    grid = GRID * Affine.scale(99)
+    scene = write(tmp_path / "IMG.tif", np.full((90, 80), 9, np.uint16), transform=grid)
+    at = Affine(9020, 0, -18_040_096, 0, -9020, 9_020_048)
+    ids = np.random.default_rng(0).integers(1, 15, (2000, 4000), dtype=np.uint8)
+    tile = write(tmp_path / "t.tif", ids, transform=at, crs=crs)
+    truth = brute_force([(ids, at)], grid, (90, 80), crs)
+    assert (truth > 0).all()
+    np.testing.assert_array_equal(read(label(scene, tile, tmp_path / "out")), truth)
+
+
 def test_a_missing_tile_is_named(tmp_path):
     """A scene over four square degrees, with tiles for three: seams and gap are where they must be."""
     rng = np.random.default_rng(0)
