@@ -402,7 +402,8 @@ def _write_arrays(
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
     found: dict[str, list[Any]] = {}
     checksums: list[int] = []
-    counts = [np.empty((0, 256), np.int64)]
+    ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
+    counts = [np.empty((0, len(ids_of)), np.int64)]
     about["data"] = 0
     with open(sar, "wb") as pixels, open(label, "wb") as ids:
 
@@ -418,16 +419,16 @@ def _write_arrays(
                 found.setdefault(column, []).extend(values)
             both = list(zip(batch.sar, batch.label, strict=True))
             checksums += [zlib.crc32(two, zlib.crc32(one)) for one, two in both]
-            counts += [np.bincount(two.ravel(), minlength=256)[None] for _, two in both]
+            number = (np.bincount(two.ravel(), minlength=256) for _, two in both)
+            counts += [n[None, [*ids_of.values()]] for n in number]
             pixels.write(batch.sar.data)
             ids.write(batch.label.data)
             about["data"] = max(about["data"], batch.data)
         header(len(checksums))
-    number = np.concatenate(counts)
     columns: dict[str, Any] = found | {column: about[column] for column in COMMON}
     columns["array"] = np.arange(len(checksums))
     columns["checksum"] = np.array(checksums, np.uint32)
-    columns |= {"n_void": number[:, legend.void]} | {f"n_{i}": number[:, i] for i in legend.ids}
+    columns |= zip(ids_of, np.concatenate(counts).T, strict=True)
     columns["geometry"] = _footprints(_on_the_ground(found["transform"], found["crs"], size))
     frame = pd.DataFrame(columns)
     frame.attrs = about
