@@ -75,7 +75,8 @@ def grid_of(dataset: DatasetReader) -> Grid:
 def check_proj() -> None:
     """Raise InputError, naming the variable, where another program's data of PROJ are in the way."""
     try:
-        CRS.from_epsg(4326)
+        with rasterio.Env():  # or GDAL would print an error of its own
+            CRS.from_epsg(4326)
     except CRSError as error:
         variable = next((v for v in ("PROJ_DATA", "PROJ_LIB") if v in os.environ), "PROJ_DATA")
         raise InputError(
@@ -115,6 +116,8 @@ def bounds_of(grid: Grid, crs: CRS | str | None = None) -> list[Box]:
         west, south, east, north = transform_bounds(grid.crs, into, west, south, east, north)
     if not into.is_geographic:
         return [(west, south, east, north)]
+    if not np.isfinite((west, south, east, north)).all():  # a map of the world: its corners lie
+        return [(-180.0, -90.0, 180.0, 90.0)]  # beyond the Earth
     if east - west >= 360:
         return [(-180.0, south, 180.0, north)]
     west, east = round(west, 9), round(east, 9)  # to a tenth of a millimetre: no slivers
