@@ -5,33 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import rasterio
 
-from sartutorial import inference, lulc, maps, radiometry, workspace
+import sartutorial as st
+from sartutorial import tutorial
 from sartutorial.profiles import data_dir
 
 OUT = Path(__file__).parent / "_static" / "chain.png"
+SIDE = 768  # pixels drawn of each raster
 
 
 def main() -> None:
-    scene = workspace.halved()[0]
-    (drawn,) = inference.predict([scene], workspace.model(), data_dir() / "maps" / scene.name)
-    layers = {}
-    for name, path in {
-        "sar": scene,
-        "label": workspace.labelled() / scene.name,
-        "map": drawn,
-    }.items():
-        with rasterio.open(path) as source:
-            layers[name] = source.read(1)[::3, ::3]
+    scene = tutorial.halved()[0]
+    drawn = st.predict(scene, tutorial.model(), data_dir() / "maps")
     fig, axes = plt.subplots(
         1, 4, figsize=(11, 3.9), width_ratios=[1, 1, 1, 0.36], layout="constrained"
     )
-    maps.show_backscatter(axes[0], radiometry.dn_to_db(layers["sar"]), "simulated scene, σ⁰")
-    labels = lulc.to_index(layers["label"]) + 1
-    maps.show_classes(axes[1], labels, "its land cover", training=True)
-    maps.show_classes(axes[2], layers["map"], "a model's map", training=True)
-    maps.class_legend(axes[3], training=True)
+    st.show_backscatter(st.read_db(scene, max_size=SIDE), axes[0], "simulated scene, σ⁰")
+    label = st.read_classes(tutorial.labelled() / scene.name, max_size=SIDE)
+    indices = label.legend.to_index(label.ids) + 1
+    st.show_classes(indices, axes[1], "its land cover", legend=label.legend, training=True)
+    st.show_classes(st.read_classes(drawn, max_size=SIDE), axes[2], "a model's map")
+    st.show_legend(label.legend, axes[3], training=True)
     fig.savefig(OUT, dpi=100, bbox_inches="tight")
 
 

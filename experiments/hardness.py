@@ -1,6 +1,6 @@
 """Is the simulated world worth a network? A random forest against a small U-Net, for chapter 08.
 
-    python -m book.hardness
+    python -m experiments.hardness
 
 The forest sees a pixel's own neighbourhood, mean and variance of the decibels in 7 x 7 pixels; the
 network sees the patch. Same world, same blocked split with its buffer, scores on the test patches
@@ -23,9 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from sartutorial import checkpoints, datasets, evaluation, lulc, splits, workspace
+from sartutorial import splits, tutorial
+from sartutorial.learn import checkpoints, datasets, evaluation
+from sartutorial.lulc import HR_LULC, IGNORE_INDEX
 
-RESULT = Path(__file__).parent / "results" / "hardness.json"
+RESULT = Path(__file__).parents[1] / "book" / "results" / "hardness.json"
+CLASSES = len(HR_LULC.names)
 SEED, EPOCHS, BATCH, PIXELS, TREES = 0, 12, 16, 300, 50
 STRIDE = 2  # every second row and column is scored
 Predict = Callable[[dict[str, Tensor]], NDArray[np.int64]]
@@ -41,7 +44,7 @@ class UNet(nn.Module):
             map(self.block, [4, *widths[:-1]], widths),
         )
         self.up = nn.ModuleList(self.block(3 * w, w) for w in widths[:-1])
-        self.head = nn.Conv2d(width, 4 * len(lulc.NAMES), 1)
+        self.head = nn.Conv2d(width, 4 * CLASSES, 1)
 
     @staticmethod
     def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -86,9 +89,12 @@ def forest(train: datasets.Patches, balanced: bool) -> Predict:
         xs.append(features(item["image"][None])[chosen])
         ys.append(label[chosen])
     model = RandomForestClassifier(
-        TREES, min_samples_leaf=20, class_weight="balanced_subsample" if balanced else None,
-        n_jobs=-1, random_state=SEED,
-    )  # fmt: skip
+        TREES,
+        min_samples_leaf=20,
+        class_weight="balanced_subsample" if balanced else None,
+        n_jobs=-1,
+        random_state=SEED,
+    )
     model.fit(np.concatenate(xs), np.concatenate(ys))
 
     def predict(batch: dict[str, Tensor]) -> NDArray[np.int64]:
@@ -102,19 +108,20 @@ def forest(train: datasets.Patches, balanced: bool) -> Predict:
 def network(train: datasets.Patches) -> Predict:
     """The U-Net after a one-cycle schedule, with rare classes weighted up by the root of their rarity."""
     torch.manual_seed(SEED)
-    counts = torch.zeros(len(lulc.NAMES))
+    counts = torch.zeros(CLASSES)
     for i in range(len(train)):
         label = train[i]["label"]
         counts += torch.bincount(label[label >= 0], minlength=len(counts))
     weight = (counts.sum() / counts.clamp(min=1)).sqrt()
-    model, batches = UNet(), datasets.loader(train, BATCH, shuffle=True)
+    order = datasets.Shuffled(len(train), SEED, min(BATCH, len(train)))
+    model, batches = UNet(), datasets.loader(train, min(BATCH, len(train)), order)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, EPOCHS * len(batches))
     for epoch in tqdm(range(EPOCHS), "U-Net", unit="epoch"):
-        batches.sampler.set_epoch(epoch)
+        order.set_epoch(epoch)
         for batch in batches:
             loss = functional.cross_entropy(
-                model(batch["image"]), batch["label"], weight, ignore_index=lulc.IGNORE_INDEX
+                model(batch["image"]), batch["label"], weight, ignore_index=IGNORE_INDEX
             )
             optimizer.zero_grad()
             loss.backward()
@@ -127,8 +134,8 @@ def network(train: datasets.Patches) -> Predict:
 @torch.no_grad()
 def confusions(predict: Predict, test: datasets.Patches) -> NDArray[np.int64]:
     """A confusion matrix a patch, (P, 9, 9)."""
-    k, found = len(lulc.NAMES), []
-    for batch in tqdm(datasets.loader(test, 8, shuffle=False), "score"):
+    k, found = CLASSES, []
+    for batch in tqdm(datasets.loader(test, 8), "score"):
         labels = batch["label"].numpy()[:, ::STRIDE, ::STRIDE]
         for truth, guess in zip(labels, predict(batch), strict=True):
             known = truth >= 0
@@ -137,19 +144,20 @@ def confusions(predict: Predict, test: datasets.Patches) -> NDArray[np.int64]:
 
 
 def scored(matrices: NDArray[np.int64], blocks: NDArray[np.int64]) -> dict[str, Any]:
-    """mIoU with the 95 % interval of 1,000 draws of whole blocks, and IoU a class."""
+    """Mean IoU with the 95 % interval of 1,000 draws of whole blocks, and IoU a class."""
     rng, n = np.random.default_rng(SEED), int(blocks.max()) + 1
     each = np.stack([matrices[blocks == b].sum(0) for b in range(n)])
-    draws = [evaluation.scores(each[rng.integers(n, size=n)].sum(0))["miou"] for _ in range(1000)]
-    whole = evaluation.scores(matrices.sum(0))
+    drawn = (each[rng.integers(n, size=n)].sum(0) for _ in range(1000))
+    draws = [evaluation.scores(matrix, HR_LULC.names)["miou"] for matrix in drawn]
+    whole = evaluation.scores(matrices.sum(0), HR_LULC.names)
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"miou": whole["miou"], "miou_95": [low, high], "accuracy": whole["accuracy"],
-            "per_class_iou": whole["per_class_iou"], "majority": whole["majority"]["miou"]}  # fmt: skip
+    kept = {k: whole[k] for k in ("miou", "accuracy", "per_class_iou")}
+    return kept | {"miou_95": [low, high], "majority": whole["majority"]["miou"]}
 
 
 def main() -> None:
     """Train, score, write."""
-    folder = workspace.sampled()
+    folder = tutorial.sampled()
     rows = {s: datasets.selected(folder, "finetune", s) for s in ("train", "test")}
     norm = datasets.statistics(folder, rows["train"])
     train, test = (datasets.Patches(folder, r, norm, seed=SEED) for r in rows.values())
@@ -165,11 +173,14 @@ def main() -> None:
             "features": "mean and variance of dB in 7 x 7 pixels",
             "seed": SEED,
         },
-        "script": "python -m book.hardness",
+        "script": "python -m experiments.hardness",
         "provenance": checkpoints.provenance(),
     }
-    models = {"network": lambda: network(train), "forest": lambda: forest(train, False),
-              "forest, balanced": lambda: forest(train, True)}  # fmt: skip
+    models = {
+        "network": lambda: network(train),
+        "forest": lambda: forest(train, False),
+        "forest, balanced": lambda: forest(train, True),
+    }
     for name, make in models.items():
         result[name] = result.get(name, {}) | scored(confusions(make(), test), blocks)
         print(name, result[name]["miou"], result[name]["miou_95"])

@@ -1,6 +1,6 @@
 """What real L-band HH shows of each class, for chapter 01 to set beside the simulation.
 
-    python -m book.lband_levels
+    python -m experiments.lband_levels
 
 The rasters are their owners' and not in this repository (data/README.md); these numbers are.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tarfile
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.vrt import WarpedVRT
 
-from sartutorial import lulc, radiometry
+import sartutorial as st
+from sartutorial import rasters
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SARTUTORIAL_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -33,40 +33,34 @@ RESULT = ROOT / "book" / "results" / "lband_levels.json"
 def level(power: NDArray[np.floating]) -> dict[str, Any]:
     """Mean (of power), 10th, 50th and 90th percentile of a class, in dB."""
     low, middle, high = np.percentile(power, [10, 50, 90])
-    mean, *rest = (round(float(radiometry.to_db(p)), 2) for p in (power.mean(), low, middle, high))
+    mean, *rest = (round(float(st.to_db(p)), 2) for p in (power.mean(), low, middle, high))
     return {"pixels": int(power.size), "mean_db": mean, "p10_p50_p90_db": rest}
+
+
+def power_of(db: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Linear power of dB, NaN = no data."""
+    return st.to_power(db.astype(np.float64))
 
 
 def flevoland() -> dict[str, Any]:
     """Every class of the AIRSAR scene."""
-    with rasterio.open(SCENE) as scene, rasterio.open(LABELS) as labels:
-        grid = dict(
-            crs=scene.crs, transform=scene.transform, width=scene.width, height=scene.height
-        )
-        with WarpedVRT(labels, **grid, tolerance=1e-9) as vrt:
-            ids = vrt.read(1)
-        power = radiometry.to_power(radiometry.dn_to_db(scene.read(1)).astype(np.float64))
-    known = np.isfinite(power)
-    return {
-        c.name: level(power[(ids == c.id) & known])
-        for c in lulc.CLASSES
-        if ((ids == c.id) & known).any()
-    }
+    db, grid, _ = st.read_db(SCENE, quantity="sigma0")
+    with (
+        rasterio.open(LABELS) as labels,
+        WarpedVRT(labels, **grid._asdict(), tolerance=1e-9) as vrt,
+    ):
+        ids = np.where(np.isfinite(db), vrt.read(1), 0)
+    power = power_of(db)
+    return {c.name: level(power[ids == c.id]) for c in st.HR_LULC.classes if (ids == c.id).any()}
 
 
 def mosaic() -> dict[str, Any]:
     """Land and ocean of the ALOS-2 mosaic tile, by the product's own mask (255 land, 50 ocean)."""
-    with tarfile.open(TILE) as tar:
-        names = tar.getnames()
-    inside = {k: next(n for n in names if k in n) for k in ("HH", "mask")}
-    with (
-        rasterio.open(f"/vsitar/{TILE}/{inside['HH']}") as hh,
-        rasterio.open(f"/vsitar/{TILE}/{inside['mask']}") as mask,
-    ):
-        table = radiometry.lookup_table(nodata=hh.nodata)
-        power, kind = radiometry.to_power(table[hh.read(1)].astype(np.float64)), mask.read(1)
-    known = np.isfinite(power)
-    return {n: level(power[(kind == v) & known]) for n, v in (("land", 255), ("ocean", 50))}
+    (scene,) = st.find_scenes(TILE)
+    power = power_of(st.read_db(scene).db)
+    with rasterio.open(rasters.mask_of(scene)) as mask:
+        kind = np.where(np.isfinite(power), mask.read(1), 0)
+    return {name: level(power[kind == v]) for name, v in (("land", 255), ("ocean", 50))}
 
 
 def main() -> int:
@@ -89,7 +83,7 @@ def main() -> int:
             "quantity": "gamma0",
             "classes": mosaic(),
         },
-        "script": "python -m book.lband_levels",
+        "script": "python -m experiments.lband_levels",
         "date": date.today().isoformat(),
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

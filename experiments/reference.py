@@ -1,6 +1,6 @@
 """How well can the laptop's network fill in what is hidden, given time? For chapter 06.
 
-    python -m book.reference
+    python -m experiments.reference
 
 The same network, data and method as in the chapter, for many more epochs; then the error of the
 hidden pixels of the test patches beside guesses that learn nothing. The Gaussian is the best one on
@@ -20,19 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sartutorial import (
-    checkpoints,
-    datasets,
-    inpainting,
-    packing,
-    pretraining,
-    splits,
-    workspace,
-)
-from sartutorial.encoders import EncoderConfig
-from sartutorial.profiles import current, data_dir
+from sartutorial import splits, tutorial
+from sartutorial.learn import baselines, datasets, pretraining
+from sartutorial.learn.published import load_pretraining
+from sartutorial.profiles import data_dir
 
-RESULT = Path(__file__).parent / "results" / "reference.json"
+RESULT = Path(__file__).parents[1] / "book" / "results" / "reference.json"
 METHOD: pretraining.Method = "sar-w-simmim"
 EPOCHS, MASK_SEED = 120, 1
 SIGMAS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)  # px
@@ -40,10 +33,7 @@ SIGMAS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)  # px
 
 def filled(file: Path, images: Tensor, masks: Tensor) -> Tensor:
     """The images (B, 1, H, W) as the network in ``file`` reconstructs them."""
-    state, description = checkpoints.load(file)
-    config = EncoderConfig(**description["encoder"])
-    model = pretraining.build(METHOD, config, current()).eval()
-    checkpoints.load_into(model, state, file)
+    model = load_pretraining(file).model
     with torch.inference_mode():
         parts = zip(images.split(32), masks.split(32), strict=True)
         return torch.cat([model(image, mask)[1] for image, mask in parts])
@@ -52,27 +42,26 @@ def filled(file: Path, images: Tensor, masks: Tensor) -> Tensor:
 def errors(images: Tensor, masks: Tensor, network: Tensor) -> dict[str, NDArray[np.float64]]:
     """The mean absolute error of each image's hidden pixels, by guess, in the images' unit."""
     guesses: dict[str, Any] = {
-        "visible mean": inpainting.visible_mean,
-        "bilinear": inpainting.bilinear,
+        "visible mean": baselines.visible_mean,
+        "bilinear": baselines.bilinear,
     }
     for sigma in SIGMAS:
-        guesses[f"Gaussian {sigma}"] = lambda z, v, s=sigma: inpainting.gaussian(z, v, s)
+        guesses[f"Gaussian {sigma}"] = lambda z, v, s=sigma: baselines.gaussian(z, v, s)
     found: dict[str, list[float]] = {"SAR-W-SimMIM": [], **{name: [] for name in guesses}}
     for image, mask, guess in zip(images[:, 0].numpy(), masks, network[:, 0].numpy(), strict=True):
         visible = np.kron(mask.numpy(), np.ones((pretraining.CELL,) * 2)) == 0
-        found["SAR-W-SimMIM"].append(inpainting.masked_error(image, guess, visible))
+        found["SAR-W-SimMIM"].append(baselines.masked_error(image, guess, visible))
         for name, fill in guesses.items():
-            error = inpainting.masked_error(image, fill(image, visible), visible)
+            error = baselines.masked_error(image, fill(image, visible), visible)
             found[name].append(error)
     return {name: np.array(values) for name, values in found.items()}
 
 
 def main() -> None:
     """Train, measure, write."""
-    folder, out = workspace.sampled(), data_dir() / "encoders" / "reference"
-    packed = packing.pack(folder, data_dir() / "patches.npy")  # quicker to read, and the same
-    file = pretraining.pretrain(packed, out, method=METHOD, epochs=EPOCHS, progress=True)
-    description = checkpoints.load(file)[1]
+    folder, out = tutorial.sampled(), data_dir() / "encoders" / "reference"
+    file = pretraining.pretrain(folder, out, method=METHOD, epochs=EPOCHS, progress=True)
+    description = load_pretraining(file).description
     norm = datasets.Normalization(**description["normalization"])
     rows = datasets.selected(folder, "finetune", "test")
     test = datasets.Patches(folder, rows, norm)
@@ -87,8 +76,8 @@ def main() -> None:
     }
     blocks, rng = splits.blocks(rows, 4), np.random.default_rng(0)
     places = [np.flatnonzero(blocks == b) for b in range(blocks.max() + 1)]
-    draws = [np.concatenate([places[b] for b in rng.integers(len(places), size=len(places))])
-             for _ in range(1000)]  # fmt: skip
+    picks = (rng.integers(len(places), size=len(places)) for _ in range(1000))
+    draws = [np.concatenate([places[b] for b in pick]) for pick in picks]
     intervals = {}
     for name, values in each.items():
         if name != "SAR-W-SimMIM":
@@ -105,7 +94,7 @@ def main() -> None:
         "sigma_px": sigma,
         "worse_than_the_network_by_db_95": intervals,
         "loss": description["history"],
-        "script": "python -m book.reference",
+        "script": "python -m experiments.reference",
         "provenance": description["provenance"],
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
