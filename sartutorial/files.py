@@ -37,9 +37,7 @@ R = TypeVar("R")
 SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
-SETTLED = (
-    2e9  # nanoseconds without a change: two within one tick of a file system's clock look alike
-)
+SETTLED = 2e9  # nanoseconds: two changes within a tick of a file system's clock look alike
 ANSWER = 60  # seconds that a scheduler has to name a worker
 
 _TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
@@ -79,16 +77,13 @@ def find_scenes(
     """
     found: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        if is_virtual(path):
-            found.append(_hh(str(path)) if str(path).endswith(ARCHIVES) else str(path))
-            continue
-        try:
-            os.stat(path)
-        except PermissionError as error:
-            raise InputError(f"{path}: not readable; ask its owner for permission") from error
-        except OSError as error:
-            raise InputError(f"{path}: no such {what}; check the path") from error
-        inside = list(_rasters(str(path), without)) if os.path.isdir(path) else [str(path)]
+        inside = [str(path)]
+        if not is_virtual(path):
+            try:
+                os.stat(path)
+            except OSError as error:
+                raise unreadable(path, error, what) from error
+            inside = list(_rasters(inside[0], without)) if os.path.isdir(path) else inside
         if not inside:
             raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
         found += [_hh(p) if p.lower().endswith(ARCHIVES) else p for p in inside]
@@ -105,18 +100,25 @@ def find_scenes(
     return found
 
 
+def unreadable(path: str | Path, error: OSError, what: str = "file") -> InputError:
+    """What to raise where a path cannot be read: it is not there, or not for us."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return InputError(f"{path}: no such {what}; check the path")
+    return InputError(f"{path}: not readable ({error.strerror}); ask its owner for permission")
+
+
 def _rasters(folder: str, without: str | Path | None) -> Iterator[str]:
     """The rasters and archives in a folder and all that lies in it, in the order of names."""
 
-    def unreadable(error: OSError) -> None:
-        raise InputError(f"{error.filename}: not readable; ask its owner for permission") from error
+    def closed(error: OSError) -> None:
+        raise unreadable(error.filename, error) from error
 
     seen = {os.path.realpath(without)} if without else set()
     seen.discard(os.path.realpath(folder))
-    for at, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+    for at, folders, names in os.walk(folder, onerror=closed, followlinks=True):
         seen.add(os.path.realpath(at))
-        folders[:] = sorted(f for f in folders if not f.startswith(".")
-                            and os.path.realpath(os.path.join(at, f)) not in seen)  # fmt: skip
+        places = {f: os.path.realpath(os.path.join(at, f)) for f in sorted(folders)}
+        folders[:] = [f for f in places if not f.startswith(".") and places[f] not in seen]
         for name in sorted(n for n in names if not n.startswith(".") and not _LAYER.search(n)):
             raster = name.lower().endswith(SUFFIXES) or f"{name}.hdr" in names
             if raster or (_PACKED.search(name) and name.lower().endswith(ARCHIVES)):
@@ -127,14 +129,12 @@ def _hh(archive: str) -> str:
     """GDAL's path of the HH layer in an archive; of one elsewhere, by JAXA's rule for names."""
     kind = "/vsizip/" if archive.lower().endswith(".zip") else "/vsitar/"
     if is_virtual(archive):
-        stem = _without(Path(name_of(archive)).name, ARCHIVES)
-        place = f"/vsicurl/{archive}" if "://" in archive else archive
-        return f"{kind}{place}/{stem.replace('_MOS', '_sl_HH')}" + ".tif" * ("_F" in stem)
+        layer = _without(name_of(archive), ARCHIVES).replace("_MOS", "_sl_HH")
+        return f"{kind}/vsicurl/{archive}/{layer}{'.tif' * ('_F' in layer)}"
     try:
         if kind == "/vsizip/":
             with zipfile.ZipFile(archive) as packed:
-                names = packed.namelist()
-                name = next((n for n in names if _INSIDE.search(n)), None)
+                name = next(filter(_INSIDE.search, packed.namelist()), None)
         else:
             with tarfile.open(archive) as packed:  # read as far as the layer, not to its end
                 name = next((m.name for m in packed if _INSIDE.search(m.name)), None)
@@ -230,6 +230,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            error = error.__context__  # torch's way to say that a file cannot be written
         if not isinstance(error, OSError) or str(path) in str(error):
             raise
         raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
@@ -280,24 +282,24 @@ def up_to_date(
     out = Path(out)
     if any(on_disk(i).resolve() == out.resolve() for i in inputs):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
-    noted = _noted(out)
-    if not out.exists() or noted["version"] != _VERSION:
+    try:
+        noted = json.loads(_sidecar(out).read_text())
+        known = dict(zip(map(tuple, noted["states"]), noted["inputs"], strict=True))
+        known.pop((), None)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    found = _fingerprints(inputs, noted["inputs"])
-    same = [(f["name"], f["crc32"]) for f in found] == [
-        (k["name"], k["crc32"]) for k in noted["inputs"]
-    ]
-    if not same or noted["parameters"] != _plain(parameters):
+    now = _described(inputs, parameters, known)
+    if not out.exists() or now | dict(states=0) != noted | dict(states=0):
         return False
-    if found != noted["inputs"]:  # a copy, say: its content need not be read again
+    if now != noted:  # the same in a copy, say: its content need not be read again
         with suppress(OSError):
-            _note(out, found, parameters)
+            _note(out, now)
     return True
 
 
 def record(out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]) -> None:
     """Note what ``out``, which is whole, was made from, for ``up_to_date``."""
-    _note(Path(out), _fingerprints(inputs), parameters)
+    _note(Path(out), _described(inputs, parameters))
 
 
 @contextmanager
@@ -316,40 +318,40 @@ def made(
         if up_to_date(out, inputs, parameters):  # another process was quicker
             yield None
             return
-        states = [_state(file) for _, file in _parts(inputs)]
-        fingerprints = beside.submit(_fingerprints, inputs)
+        before = _states(inputs)
+        description = beside.submit(_described, inputs, parameters)
         with atomic_write(out) as partial:
             yield partial
-            found = fingerprints.result()
+            note = description.result()
             _sidecar(out).unlink(missing_ok=True)  # it is not what this file is made from
-        if states == [_state(file) for _, file in _parts(inputs)]:
-            _note(out, found, parameters)
-
-
-_VERSION = ".".join(__version__.split(".")[:2])
-
-
-def _plain(parameters: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(dict(parameters)))
+        if _states(inputs) == before:
+            _note(out, note)
 
 
 def _sidecar(out: Path) -> Path:
     return out.parent / NOTES / f"{out.name}.json"
 
 
-def _noted(out: Path) -> dict[str, Any]:
-    try:
-        noted = json.loads(_sidecar(out).read_text())
-    except (OSError, ValueError):
-        noted = None
-    whole = isinstance(noted, dict) and noted.keys() == {"version", "parameters", "inputs"}
-    return noted if whole else {"version": None}
-
-
-def _note(out: Path, fingerprints: list[dict[str, Any]], parameters: Mapping[str, Any]) -> None:
-    note = dict(version=_VERSION, parameters=_plain(parameters), inputs=fingerprints)
+def _note(out: Path, description: dict[str, Any]) -> None:
     with atomic_write(_sidecar(out)) as partial:
-        partial.write_text(json.dumps(note, indent=1))
+        partial.write_text(json.dumps(description))
+
+
+def _described(
+    inputs: Sequence[str | Path], parameters: Mapping[str, Any], known: Mapping[Any, Any] = {}
+) -> dict[str, Any]:
+    """What a product is made from: each input by name and content, which is read unless ``known``."""
+    found, states = [], _states(inputs)
+    for i, (name, file) in enumerate(_parts(inputs)):
+        state, content = states[i], known.get(tuple(states[i]), (name, None))[1]
+        if file and time.time_ns() - max(state[1:3]) < SETTLED:
+            content, states[i] = _content.__wrapped__(file), []
+        elif file and content is None:
+            content = _content(file.resolve(), *state)
+        found.append([name, content])
+    version = ".".join(__version__.split(".")[:2])
+    plain = json.loads(json.dumps(dict(parameters)))
+    return dict(version=version, parameters=plain, inputs=found, states=states)
 
 
 def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
@@ -366,22 +368,16 @@ def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
         beside = [file.with_name(file.name + s) for s in (".msk", ".aux.xml", ".hdr")]
         parts += [(p.name, p) for p in (*beside, file.with_suffix(".hdr")) if p.is_file()]
         if file.suffix.lower() == ".vrt":
-            parts += _parts(_sources(file))
+            shown = re.findall(r"<SourceFilename[^>]*>([^<]+)<", file.read_text(errors="replace"))
+            sources = {file.parent / s for s in shown}  # or as it is, where it is absolute
+            parts += _parts(sorted(s for s in sources if s.is_file()))
     return parts
 
 
-def _sources(vrt: Path) -> list[Path]:
-    found = re.findall(r"<SourceFilename([^>]*)>([^<]+)<", vrt.read_text(errors="replace"))
-    paths = [vrt.parent / f if 'relativeToVRT="1"' in how else Path(f) for how, f in found]
-    return sorted({p for p in paths if p.is_file()})
-
-
-def _state(file: Path | None) -> list[int]:
+def _states(inputs: Sequence[str | Path]) -> list[list[int]]:
     """What differs once a file is replaced or written to, whatever date it is given."""
-    if file is None:
-        return []
-    s = file.stat()
-    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+    stats = [file.stat() if file else None for _, file in _parts(inputs)]
+    return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] if s else [] for s in stats]
 
 
 @lru_cache(4096)
@@ -392,23 +388,6 @@ def _content(file: Path, *state: int) -> int:
         while block := opened.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def _fingerprints(
-    inputs: Iterable[str | Path], known: Iterable[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """Name, state and content of every input; content is read only where the state is not known."""
-    seen = {(k["name"], *k["state"]): k["crc32"] for k in known if k["state"]}
-    found = []
-    for name, file in _parts(inputs):
-        state, content = _state(file), None
-        if file is not None:
-            settled = time.time_ns() - max(state[1:3]) > SETTLED
-            read = _content if settled else _content.__wrapped__
-            content = seen.get((name, *state)) or read(file.resolve(), *state)
-            state = state if settled else []
-        found.append(dict(name=name, state=state, crc32=content))
-    return found
 
 
 # Many scenes -------------------------------------------------------------------------------------
@@ -442,6 +421,8 @@ def map_scenes(
         InputError: Scenes failed: one line each, once all others are done. Or the scheduler does
             not answer or has no worker.
     """
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be 1 or more")
     names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
     found: dict[str, T | Exception] = {}
     with ExitStack() as stack:

@@ -171,7 +171,7 @@ def opened(
         try:
             dataset = stack.enter_context(rasterio.open(path, num_threads=decoders or threads()))
         except RasterioIOError as error:
-            raise InputError(f"{path}: {_fault(path, error)}") from error
+            raise _fault(path, error) from error
         _check_place(path, dataset)
         bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True)
                  if c != ColorInterp.alpha]  # fmt: skip
@@ -201,16 +201,13 @@ def mask_of(scene: str | Path) -> str | None:
     return mask
 
 
-def _fault(path: str | Path, error: Exception) -> str:
-    if files.is_virtual(path):
-        return f"not a readable raster ({error})"
-    try:
-        with open(path, "rb"):
-            return f"not a readable raster ({error})"
-    except FileNotFoundError:
-        return "no such file; check the path"
-    except OSError as denied:
-        return f"not readable ({denied.strerror}); ask its owner for permission"
+def _fault(path: str | Path, error: Exception) -> InputError:
+    if not files.is_virtual(path):
+        try:
+            open(path, "rb").close()
+        except OSError as denied:
+            return files.unreadable(path, denied)
+    return InputError(f"{path}: not a readable raster ({error})")
 
 
 def _check_place(path: str | Path, dataset: DatasetReader) -> None:

@@ -380,7 +380,7 @@ def test_contents_are_read_once(made, monkeypatch):
 
 def test_another_version_makes_it_anew(made, monkeypatch):
     _, again = made
-    monkeypatch.setattr(files, "_VERSION", "9.9")
+    monkeypatch.setattr(files, "__version__", "9.9.1")
     assert again()
 
 
