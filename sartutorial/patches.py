@@ -116,8 +116,6 @@ def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
         InputError: There is none, or it cannot be read, is another table or is empty.
     """
     path = Path(folder) / INDEX
-    if not path.exists():
-        raise InputError(f"{path}: no such index; run 'sartutorial patches' first")
     index = _read(path)
     if index.empty:
         raise InputError(f"{path}: holds no patch; cut again with another --size or --max-void")
@@ -146,6 +144,8 @@ def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
     try:
         frame = pd.read_parquet(path, columns=columns)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such index; run 'sartutorial patches' first") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable patch index ({error})") from error
     if "legend" not in frame.attrs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from sartutorial import profiles
+from sartutorial import InputError, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, training
 from sartutorial.learn.encoders import Encoder, config_of
 from sartutorial.learn.published import Loaded, load_encoder
@@ -99,7 +99,9 @@ def _job(
         datasets.check_fits(rows, given, encoder)
     config = start.model.config if start else config_of(scale, int(rows["size"].iloc[0]), kind)
     rate = scale.dropout if dropout is None else dropout
-    decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps)
+    if not 0 <= rate < 1:
+        raise InputError(f"--dropout {rate:g}: must be from 0 to less than 1")
+    decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps, scale.detail)
     counts = torch.from_numpy(datasets.class_counts(rows, legend).sum(0))
     weights = rarity_weights(counts, scale.class_weight) if scale.loss != "dice-focal" else None
     run: dict[str, Any] = {
