@@ -38,8 +38,9 @@ class Profile:
     dropout: float  # in the decoder
     drop_path: float  # in the encoder, in fine-tuning
     merged_taps: bool  # whether the decoder sees each stage after its patch merging, or before it
+    detail: bool  # whether the decoder's head sees the image itself (ours)
     layer_decay: float  # of the learning rate, a block from the top of a pretrained encoder down
-    loss: Literal["dice-focal", "cross-entropy"]
+    loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
     class_weight: float  # exponent of a class's rarity in the cross-entropy; 0 = none
 
 
@@ -65,6 +66,7 @@ LAPTOP = Profile(
     dropout=0.5,
     drop_path=0.1,
     merged_taps=True,
+    detail=False,
     layer_decay=0.8,
     loss="dice-focal",
     class_weight=0.0,

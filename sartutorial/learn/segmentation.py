@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ GROUPS = 16  # of every GroupNorm (authors' code)
 DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is lost in our copy
 GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
 
-LossName = Literal["dice-focal", "cross-entropy"]
+LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
 
 
 class Decoder(NamedTuple):
@@ -25,6 +25,7 @@ class Decoder(NamedTuple):
     classes: int = 9
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
+    detail: bool = False  # a head that sees the image itself (ours), see ``DetailHead``
 
 
 def resized(x: Tensor, side: int) -> Tensor:
@@ -41,6 +42,37 @@ def bottleneck(channels: int, width: int, dropout: float) -> nn.Sequential:
     )
 
 
+def smoothed(channels: int, width: int) -> nn.Sequential:
+    """3x3 convolution, GroupNorm, GELU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(GROUPS, width), nn.GELU()
+    )
+
+
+class DetailHead(nn.Module):
+    """From 1/4 of the image to its classes, with detail from the image itself (ours).
+
+    A token spans 4 x 4 pixels, so edges and small fields are lost to the encoder: the image joins at
+    half resolution, where convolutions cost a quarter, and classes come for 2 x 2 pixels at a time.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.coarse = smoothed(width, width)
+        self.detail = nn.Sequential(
+            nn.PixelUnshuffle(2), smoothed(4, half), nn.Conv2d(half, width, 3, padding=1)
+        )
+        self.fine = smoothed(width, width)
+        self.classify = nn.Sequential(nn.Conv2d(width, 4 * classes, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """``x`` (B, width, H/4, W/4) and the image (B, 1, H, W) to logits (B, K, H, W)."""
+        x = resized(self.coarse(x), image.shape[-1] // 2) + self.detail(image)
+        logits: Tensor = self.classify(self.fine(x))
+        return logits
+
+
 class UPerNet(nn.Module):
     """UPerNet (Xiao et al. 2018) as the authors wire it to Swin, from their code.
 
@@ -51,7 +83,7 @@ class UPerNet(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], config: Decoder) -> None:
         super().__init__()
-        width, classes, dropout, _ = config
+        width, classes, dropout = config.width, config.classes, config.dropout
         self.pyramid = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveMaxPool2d(bins),
@@ -68,20 +100,17 @@ class UPerNet(nn.Module):
         )  # f1, f2, f3
         self.smooth = nn.ModuleList(bottleneck(width, width, dropout) for _ in range(3))
         self.fuse = bottleneck(4 * width, width, dropout)
-        self.head = nn.ModuleList(
-            [
-                nn.Sequential(
-                    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-                    nn.Conv2d(width, width, 3, padding=1),
-                    nn.GroupNorm(GROUPS, width),
-                    nn.GELU(),
-                )
-                for _ in range(2)
-            ]
-            + [nn.Conv2d(width, classes, 3, padding=1)]
-        )
+        self.head: Any = (
+            DetailHead(width, classes)
+            if config.detail
+            else nn.ModuleList(
+                [nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+                               *smoothed(width, width)) for _ in range(2)]
+                + [nn.Conv2d(width, classes, 3, padding=1)]
+            )
+        )  # fmt: skip
 
-    def forward(self, taps: list[Tensor]) -> Tensor:
+    def forward(self, taps: list[Tensor], image: Tensor) -> Tensor:
         """Four maps, from f1 at 1/8 (or 1/4) to f4 at 1/32 of the image, to logits (B, K, H, W)."""
         f1, f2, f3, f4 = taps
         pooled = [resized(level(f4), f4.shape[-1]) for level in self.pyramid]
@@ -92,6 +121,8 @@ class UPerNet(nn.Module):
         x3 = self.smooth[1](resized(x2, 2 * side) + resized(self.laterals[1](f2), 2 * side))
         x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
+        if isinstance(self.head, DetailHead):
+            return cast(Tensor, self.head(x, image))
         first, second, classify = self.head
         logits: Tensor = classify(second(first(x)))
         return logits
@@ -110,7 +141,7 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
         taps = self.encoder.taps(image, merged=self.config.merged_taps)
-        logits: Tensor = self.decoder(taps)
+        logits: Tensor = self.decoder(taps, image)
         return logits
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -166,7 +197,7 @@ def segmentation_loss(
     Args:
         model: Gives logits (B, K, H, W).
         batch: ``image`` (B, 1, H, W), normalised, and ``label`` (B, H, W), int64, -1 = void.
-        loss: The paper's, or cross-entropy.
+        loss: The paper's; or (ours) cross-entropy, alone or with Dice added.
         weights: Of the classes in the cross-entropy; default equal.
     """
     logits: Tensor = model(batch["image"])
@@ -175,7 +206,8 @@ def segmentation_loss(
         return logits.sum() * 0
     if loss == "dice-focal":
         return combined(flat, classes)
-    return F.cross_entropy(flat, classes, flat.new_tensor(weights) if weights else None)
+    entropy = F.cross_entropy(flat, classes, flat.new_tensor(weights) if weights else None)
+    return entropy + dice(flat, classes) if loss == "cross-entropy-dice" else entropy
 
 
 def rarity_weights(counts: Tensor, exponent: float) -> tuple[float, ...]:
