@@ -15,14 +15,13 @@ import time
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache, partial
+from contextlib import ExitStack, closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -59,9 +58,9 @@ def find_scenes(
 ) -> list[str]:
     """Find the rasters that files, URLs, folders and archives stand for.
 
-    A folder is searched with all that lies in it, in the order of names; hidden files are passed
-    over, and so are a product's other layers (mask, incidence angle, date). An ENVI raster may lack
-    a suffix. An archive of JAXA's (.tar.gz, .zip) stands for its HH layer, which is read in place.
+    A folder is searched through, in the order of names, but for hidden files and a product's other
+    layers (mask, incidence angle, date). ENVI rasters need no suffix. An archive of JAXA's (.tar.gz,
+    .zip) stands for its HH layer, which is read in place.
 
     Args:
         paths: One path or several.
@@ -343,11 +342,11 @@ def _described(
     """What a product is made from: each input by name and content, which is read unless ``known``."""
     found, states = [], _states(inputs)
     for i, (name, file) in enumerate(_parts(inputs)):
-        state, content = states[i], known.get(tuple(states[i]), (name, None))[1]
-        if file and time.time_ns() - max(state[1:3]) < SETTLED:
-            content, states[i] = _content.__wrapped__(file), []
-        elif file and content is None:
-            content = _content(file.resolve(), *state)
+        content = known.get(tuple(states[i]), (name, None))[1]
+        if file and time.time_ns() - max(states[i][1:3]) < SETTLED:
+            content, states[i] = None, []
+        if file and content is None:
+            content = _content(file)
         found.append([name, content])
     version = ".".join(__version__.split(".")[:2])
     plain = json.loads(json.dumps(dict(parameters)))
@@ -380,8 +379,7 @@ def _states(inputs: Sequence[str | Path]) -> list[list[int]]:
     return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] if s else [] for s in stats]
 
 
-@lru_cache(4096)
-def _content(file: Path, *state: int) -> int:
+def _content(file: Path) -> int:
     """CRC-32 of a file's content: with its size enough against chance, and thrice as fast as SHA-256."""
     crc = 0
     with file.open("rb") as opened:
@@ -424,21 +422,15 @@ def map_scenes(
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
     names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
-    found: dict[str, T | Exception] = {}
-    with ExitStack() as stack:
-        if scheduler or min(workers, len(names)) > 1:
-            done = _on_dask(stack, work, names, min(workers, len(names)), scheduler)
-        else:
-            done = ((scene, _tried(work, scene)) for scene in names)
-        found.update(tqdm(done, name, len(names), unit="scene", disable=not progress))
-    failed = {s: r for s in names if isinstance(r := found[s], Exception)}
-    lines = [_line(scene, error) for scene, error in failed.items()]
+    with closing(_each(work, names, min(workers, len(names)), scheduler)) as done:
+        found = dict(tqdm(done, name, len(names), unit="scene", disable=not progress))
+    lines = [_line(s, error) for s in names if isinstance(error := found[s], Exception)]
     if lines:
-        first = next(iter(failed.values()))
-        if len(lines) == 1 and isinstance(first, InputError | OSError) and str(first) in lines[0]:
+        first = next(error for s in names if isinstance(error := found[s], Exception))
+        if lines == [str(first)] and isinstance(first, InputError | OSError):
             raise first
         raise InputError("\n".join(lines)) from first
-    return [r for s in names if not isinstance(r := found[s], Exception)]
+    return [cast(T, found[s]) for s in names]
 
 
 def products(
@@ -457,18 +449,15 @@ def products(
     """
     scenes = find_scenes(scene, without=out)
     place = os.path.abspath(out) if scheduler else out  # as other machines must be told it
-    task = partial(_product, work, place, several=len(scenes) > 1, progress=progress)
+
+    def make(one: str) -> Path:
+        return work(one, out=target(place, one, len(scenes) > 1), progress=progress)
+
     made = map_scenes(
-        task, scenes, name=name, workers=workers, scheduler=scheduler, progress=progress
+        make, scenes, name=name, workers=workers, scheduler=scheduler, progress=progress
     )
     single = isinstance(scene, str | Path) and not os.path.isdir(scene)
     return made[0] if single else made
-
-
-def _product(
-    work: Callable[..., Path], out: str | Path, scene: str, *, several: bool, progress: bool
-) -> Path:
-    return work(scene, out=target(out, scene, several), progress=progress)
 
 
 def _line(scene: str, error: Exception) -> str:
@@ -485,29 +474,30 @@ def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
         return error
 
 
-def _on_dask(
-    stack: ExitStack,
-    work: Callable[[str], T],
-    scenes: Sequence[str],
-    workers: int,
-    scheduler: str | None,
-) -> Iterator[tuple[str, T | Exception]]:
-    """Scenes and their results, in the order in which dask's workers are done with them."""
+def _each(
+    work: Callable[[str], T], scenes: Sequence[str], workers: int, scheduler: str | None
+) -> Generator[tuple[str, T | Exception]]:
+    """Scenes and their results, in the order in which they are done."""
+    if workers < 2 and not scheduler:
+        yield from ((scene, _tried(work, scene)) for scene in scenes)
+        return
     from distributed import Client, as_completed
 
-    address = scheduler or stack.enter_context(_own_workers(workers))
-    try:
-        client = stack.enter_context(Client(address, timeout=10))
-        client.wait_for_workers(1, timeout=ANSWER)
-    except (OSError, ValueError) as error:
-        fault = "has no worker" if "client" in locals() else "no dask scheduler answers"
-        raise InputError(
-            f"{scheduler}: {fault}; start one with 'dask scheduler' and 'dask worker'"
-        ) from error
-    tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
-    for task in as_completed(tasks):
-        fault = task.exception()  # of dask itself, such as a worker that died; ours is a result
-        yield tasks[task], fault or task.result()
+    with ExitStack() as stack:
+        try:
+            client = None
+            address = scheduler or stack.enter_context(_own_workers(workers))
+            client = stack.enter_context(Client(address, timeout=10))
+            client.wait_for_workers(1, timeout=ANSWER)
+        except (OSError, ValueError) as error:
+            fault = "has no worker" if client else "no dask scheduler answers"
+            raise InputError(
+                f"{scheduler}: {fault}; start one with 'dask scheduler' and 'dask worker'"
+            ) from error
+        tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
+        for task in as_completed(tasks):
+            fault = task.exception()  # of dask, such as a worker that died; ours is a result
+            yield tasks[task], fault or task.result()
 
 
 @contextmanager
