@@ -32,15 +32,7 @@ os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
 
 DEGREES = "EPSG:4326"
 ROWS = 512  # of a strip: a multiple of the tile height that we write
-GTIFF = dict(
-    driver="GTiff",
-    tiled=True,
-    blockxsize=512,
-    blockysize=512,
-    compress="deflate",
-    bigtiff="if_safer",
-    nodata=0,
-)
+GTIFF = dict(driver="GTiff", tiled=True, blockxsize=512, blockysize=512, compress="deflate")
 KINDS = {"uint16": "amplitude DN", "uint8": "ids", "float32": "dB"}
 UNITS = {"uint16": ("dn", "digital number", "amplitude"), "uint8": ("class", "id", "category"),
          "float32": ("db", "decibel")}  # fmt: skip
@@ -93,20 +85,16 @@ def same_grid(a: Grid, b: Grid) -> bool:
     x, y = b.transform * corners
     try:
         x, y = transform(b.crs, a.crs, x, y)
-    except (CRSError, RasterioError, OverflowError):
+    except (RasterioError, CPLE_BaseError):
         return False
     return bool(np.abs(np.array(~a.transform * (np.array(x), np.array(y))) - corners).max() < 1e-3)
 
 
 def bounds_of(grid: Grid, crs: CRS | str | None = None) -> list[Box]:
-    """The boxes that hold a grid, whatever its orientation.
+    """The boxes (west, south, east, north) that hold a grid, whatever its orientation.
 
-    Args:
-        grid: Any grid.
-        crs: Of the boxes; default the grid's own.
-
-    Returns:
-        One box (west, south, east, north); in degrees two where the grid crosses 180 degrees.
+    They are in the grid's own ``crs`` if none is named; in degrees they are two where the grid
+    crosses 180 degrees.
     """
     width, height = grid.width, grid.height
     x, y = grid.transform * np.array([(0, 0), (width, 0), (0, height), (width, height)]).T
@@ -156,15 +144,12 @@ def pixel_size(grid: Grid | DatasetReader) -> float:
 def opened(
     path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
 ) -> Iterator[DatasetReader]:
-    """Open a georeferenced raster of one band, and of alpha beside it, for reading.
+    """Open a raster of one band, and of alpha beside it, for reading with as many ``decoders``.
 
-    Args:
-        path: A file, a URL or one of GDAL's virtual paths.
-        dtype: What it must hold: uint16 amplitude DN (scenes), uint8 ids (land cover), float32 dB.
-        decoders: Threads that decode; default ``threads()``.
+    It must hold ``dtype``: uint16 amplitude DN (scenes), uint8 ids (land cover) or float32 dB.
 
-    Raises:
-        InputError: It is missing, no raster, without a place on Earth, or of another type or unit.
+    Raises InputError, naming the file, if it is missing, no raster, without a place on Earth, or
+    if it says of itself that its numbers mean something else (type, scale, offset, unit).
     """
     check_proj()
     with ExitStack() as stack:
@@ -252,13 +237,13 @@ def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
         )
 
 
-def _read(dataset: DatasetReader, **how: Any) -> NDArray[Any]:
+def _read(dataset: DatasetReader, what: str = "read", band: int = 1, **how: Any) -> NDArray[Any]:
     try:
-        band: NDArray[Any] = dataset.read(1, **how)
+        pixels: NDArray[Any] = getattr(dataset, what)(band, **how)
     except RasterioIOError as error:
         # rasterio says "see previous exception"; GDAL's own words say what is wrong.
         raise InputError(f"{dataset.name}: cannot be read ({error.__cause__ or error})") from error
-    return band
+    return pixels
 
 
 def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: Any) -> None:
@@ -267,10 +252,10 @@ def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: 
     if nodata is not None and nodata != value and np.iinfo(band.dtype).max >= nodata >= 0:
         band[band == nodata] = value
     if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
-        band[dataset.read_masks(1, **how) == 0] = value  # a .msk, one within, or alpha
+        band[_read(dataset, "read_masks", **how) == 0] = value  # a .msk, one within, or alpha
     for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
         if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
-            band[dataset.read(i, **how) == 0] = value
+            band[_read(dataset, band=i, **how) == 0] = value
 
 
 def read_dn(
@@ -279,20 +264,13 @@ def read_dn(
     *,
     out_shape: tuple[int, int] | None = None,
 ) -> NDArray[np.uint16]:
-    """Read amplitude DN, 0 wherever they are invalid.
+    """Read amplitude DN (uint16) of a scene that was ``opened``, 0 wherever they are invalid.
 
-    Args:
-        dataset: A scene from ``opened``.
-        window: What to read; default all.
-        out_shape: Rows and columns of a smaller view: each pixel is the mean power of those it
-            stands for, of the valid ones among them.
+    Invalid is what the file declares so (nodata of any value, a mask within or beside it, alpha) and
+    what its product's mask says holds no measurement. With ``out_shape`` (rows, columns), each pixel
+    of the smaller view is the mean power of the valid pixels that it stands for.
 
-    Returns:
-        uint16 DN. Invalid is what the file declares so (nodata of any value, a mask within or
-        beside it, alpha), and what its product's mask says holds no measurement.
-
-    Raises:
-        InputError: The file is damaged.
+    Raises InputError, naming the file, if it is damaged.
     """
     if out_shape:
         return _reduced(dataset, window or Window(0, 0, dataset.width, dataset.height), out_shape)
@@ -369,20 +347,17 @@ def row_windows(
 def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """Write a tiled, compressed GeoTIFF of one band on ``grid``; its last block is looked for.
+    """Write a tiled, compressed GeoTIFF of one band on ``grid`` with ``tags``.
 
-    Args:
-        path: The file; mostly what ``files.made`` yields, which is whole or not there.
-        grid: Where it lies.
-        tags: What it says of itself.
-        **profile: rasterio's creation options (``dtype`` at least); nodata is 0 if not named.
+    Mostly to the partial file of ``files.made``, which is whole or not there. ``profile`` holds
+    rasterio's creation options: ``dtype`` at least; nodata is 0 if not named.
 
-    Raises:
-        OSError: Not all could be written.
+    Raises OSError unless every block is in the file: GDAL compresses in threads and writes the last
+    ones on closing; a full disk raises in neither.
     """
     check_proj()
-    options = GTIFF | dict(num_threads=threads()) | grid._asdict() | profile
-    with rasterio.open(path, "w", count=1, **options) as dataset:
+    options = GTIFF | dict(bigtiff="if_safer", nodata=0, num_threads=threads())
+    with rasterio.open(path, "w", count=1, **(options | grid._asdict() | profile)) as dataset:
         dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
         yield dataset
     check_whole(path)
