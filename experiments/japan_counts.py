@@ -1,12 +1,13 @@
 """Pixels per class of all Japan, counted on JAXA's own raster, for chapter 05.
 
-    python -m book.japan_counts
+    python -m experiments.japan_counts
 
 The raster is JAXA's and not in this repository (data/README.md); its counts are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
-from sartutorial import lulc, rasters, sampling
+import sartutorial as st
+from sartutorial import lulc
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SARTUTORIAL_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -28,45 +29,47 @@ RESULT = ROOT / "book" / "results" / "japan_counts.json"
 
 def by_degree() -> dict[str, NDArray[np.int64]]:
     """Pixels per HR-LULC id (16,) of every square of one degree with a label, by its tile's name."""
-    tiles = {}
-    with rasters.opened(RASTER, dtype="uint8") as dataset:
-        side = round(1 / dataset.transform.a)
-        for top in range(0, dataset.height, side):
-            for left in range(0, dataset.width, side):
-                ids = rasters.read(dataset, Window(left, top, side, side))
-                lon, lat = dataset.transform * (left + side / 2, top + side / 2)
-                counts = np.bincount(ids[ids != lulc.VOID], minlength=16)
-                if counts.any():
-                    tiles[Path(lulc.tile_name(lon, lat)).stem] = counts
+    ids, grid, legend = st.read_classes(RASTER)
+    side, tiles = round(1 / grid.transform.a), {}
+    for top in range(0, grid.height, side):
+        for left in range(0, grid.width, side):
+            square = ids[top : top + side, left : left + side]
+            counts = np.bincount(square[square != legend.void], minlength=16)
+            if counts.any():
+                name = lulc.tile_name(*grid.transform * (left + side / 2, top + side / 2))
+                tiles[Path(name).stem] = counts
     return tiles
 
 
 def main() -> int:
+    """Count, compare with the package's own count, write."""
     if not RASTER.exists():
-        print(f"NOT COUNTED: no {RASTER.name} in {DATA}; set SARTUTORIAL_REAL_DATA",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"NOT COUNTED: no {RASTER.name} in {DATA}; set SARTUTORIAL_REAL_DATA", file=sys.stderr
+        )
         return 1
-    tiles = by_degree()
+    tiles, whole = by_degree(), st.count_classes(RASTER)[0]
     counts = np.sum(list(tiles.values()), axis=0)
-    assert (counts == sampling.count_classes([RASTER])[0]).all()  # however it is cut
-    nine = lulc.merged(counts)
-    total = int(counts.sum())
+    assert (counts == whole[:16]).all()  # however it is cut
+    nine = st.HR_LULC.merged(whole)
+    total = int(whole.sum())
     ids = {
         str(c.id): {"name": c.name, "pixels": int(counts[c.id]), "share": counts[c.id] / total}
-        for c in lulc.CLASSES
+        for c in st.HR_LULC.classes
         if counts[c.id]
     }
     merged = {
-        n: {"pixels": int(k), "share": k / total} for n, k in zip(lulc.NAMES, nine, strict=True)
+        name: {"pixels": int(n), "share": n / total}
+        for name, n in zip(st.HR_LULC.names, nine, strict=True)
     }
     result = {
         "what": "labelled pixels per class of all Japan on a grid of 250 m; tiles: ids 0 to 15 by degree",
         "source": "JAXA HR-LULC Japan v23.12, 250 m, (c) JAXA; real, not simulated",
         "file": RASTER.name,
-        "sha256": sampling._checksum(RASTER),
+        "sha256": hashlib.sha256(RASTER.read_bytes()).hexdigest(),
         "terms": "The raster is JAXA's, under JAXA's terms, and not in this repository: only counts.",
         "note": "The sea is class 1 or void, in tiles of 1 degree: its share is the product's.",
-        "script": "python -m book.japan_counts",
+        "script": "python -m experiments.japan_counts",
         "date": date.today().isoformat(),
         "pixels": total,
         "ids": ids,

@@ -7,20 +7,18 @@ formula for the number of samples per label image is lost. What stands here for 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.io import DatasetReader
-from rasterio.warp import transform
+from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, files, lulc, patches, rasters, splits
+from sartutorial import InputError, files, lulc, rasters, splits
+from sartutorial.patches import INDEX, read_index, read_legend, write_index
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -32,97 +30,167 @@ Category = Literal["pixels", "weight"]
 Split = Literal["block", "scene", "random"]
 POINTS = "points.parquet"
 REPORT = "sampling.csv"
-CACHE = ".counts.json"
-WGS84 = CRS.from_epsg(4326)
 POINTS_PER_PATCH = 20  # ours
-STRIP_PIXELS = 1_000_000  # read at a time: what is in memory does not grow with the raster
-J = TypeVar("J")
+WINDOW = 8_000_000  # pixels decoded at a time: what is in memory does not grow with the raster
+CHUNK = 2**18  # pixels counted at a time, which the cache of a processor holds
+KEEP = 256_000_000  # so many pixels of all tiles stay decoded between counting and drawing
+Pixels = dict[int, dict[int, NDArray[np.int64]]]  # some of each tile and id, by rank or place
 T = TypeVar("T")
 
 
 def count_classes(
-    tiles: Sequence[str | Path],
+    tiles: files.Paths,
     *,
-    known: dict[str, list[int]] | None = None,
+    legend: str | Path | lulc.Legend = "hr-lulc",
     workers: int | None = None,
     progress: bool = False,
 ) -> NDArray[np.int64]:
-    """Pixels per HR-LULC id and tile: int64 of shape (tiles, 16); column 0 (void) is always 0.
+    """Count the pixels of each land-cover class in each tile.
 
-    Streams each raster once, ``workers`` tiles at a time. ``known`` holds counts by the SHA-256 of a
-    file's content: a local file in it is not decoded again, and one that is not is added.
-    Raises InputError for a tile that is no uint8 raster of HR-LULC ids.
+    Args:
+        tiles: Land-cover rasters of uint8 ids: files, URLs or folders.
+        legend: What the ids mean: hr-lulc, worldcover, or a table of your own.
+        workers: Windows read at a time, in threads; default every core.
+        progress: Show a bar.
+
+    Returns:
+        Pixels per tile and id: int64 of shape (tiles, 256); no label counts 0.
+
+    Raises:
+        InputError: A tile is no uint8 raster of the legend's ids.
     """
-    known = {} if known is None else known
-
-    def count(tile: str | Path) -> list[int]:
-        key = _checksum(tile)
-        if key not in known:
-            found = _count(tile)
-            if not key:
-                return found
-            known[key] = found
-        return known[key]
-
-    return np.array(_each(count, tiles, "count", workers, progress), dtype=np.int64).reshape(-1, 16)
+    return _Land(tiles, lulc.legend(legend), workers, progress).counts
 
 
-def _each(
-    work: Callable[[J], T], jobs: Sequence[J], name: str, workers: int | None, progress: bool
-) -> list[T]:
-    """``work`` done on every job, in threads (GDAL and numpy leave Python's lock), in order."""
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(work, jobs)
-        return list(tqdm(done, name, len(jobs), unit="tile", disable=not progress))
+class _Land:
+    """The pixels of all tiles: how many there are of each id, and where the k-th of them lies.
 
+    Windows of full rows are read in threads, each with a dataset of its own.
+    """
 
-def _checksum(tile: str | Path) -> str:
-    """SHA-256 of a local file; empty for what is none (a URL, a missing file)."""
-    if not Path(tile).is_file():
-        return ""
-    with Path(tile).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def __init__(
+        self, tiles: files.Paths, legend: lulc.Legend, workers: int | None, progress: bool
+    ) -> None:
+        self.tiles = files.find_scenes(tiles, "land-cover tile")
+        self.legend, self.threads, self.progress = legend, workers or rasters.threads(), progress
+        self.grids: list[rasters.Grid] = []
+        self.windows: list[tuple[int, Window]] = []
+        for i, tile in enumerate(self.tiles):
+            with rasters.opened(tile, dtype="uint8") as dataset:
+                self.grids.append(rasters.grid_of(dataset))
+                stored = dataset.block_shapes[0][0]  # whole blocks, so that none is decoded twice
+                rows = stored * max(1, WINDOW // (stored * dataset.width))
+                self.windows += [(i, w) for w in rasters.row_windows(dataset, rows)]
+        self.keep = sum(g.width * g.height for g in self.grids) <= KEEP
+        self.kept: dict[int, NDArray[np.uint8]] = {}
+        self.chunks = self._each("count", self._count, range(len(self.windows)))
+        self.counts = np.zeros((len(self.tiles), 256), dtype=np.int64)
+        self.before = []  # pixels of each id in the tile above each window
+        for (i, _), found in zip(self.windows, self.chunks, strict=True):
+            self.before.append(self.counts[i].copy())
+            self.counts[i] += found.sum(axis=0)
 
+    def _each(self, name: str, work: Callable[[int], T], windows: Sequence[int]) -> list[T]:
+        done = files.prefetch(work, windows, self.threads)
+        return list(tqdm(done, name, len(windows), unit="window", disable=not self.progress))
 
-def _strips(dataset: DatasetReader) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """First row and flattened ids of each strip of about STRIP_PIXELS, top to bottom."""
-    for window in rasters.strips(dataset, max(1, STRIP_PIXELS // dataset.width)):
-        yield int(window.row_off), rasters.read(dataset, window).ravel()
+    def _ids(self, k: int) -> NDArray[np.uint8]:
+        """The ids of window ``k``, row by row."""
+        if k in self.kept:
+            return self.kept[k]
+        i, window = self.windows[k]
+        with rasters.opened(self.tiles[i], dtype="uint8", decoders=1) as dataset:
+            ids = rasters.read_ids(dataset, self.legend, window).ravel()
+        if self.keep:
+            self.kept[k] = ids
+        return ids
 
+    def _count(self, k: int) -> NDArray[np.int32]:
+        """Pixels of each id in each chunk of window ``k``: (chunks, 256), no label left out."""
+        ids = self._ids(k)
+        counts = np.zeros((math.ceil(ids.size / CHUNK), 256), dtype=np.int32)
+        for n, found in enumerate(counts):
+            chunk = ids[n * CHUNK : (n + 1) * CHUNK]
+            # A few comparisons of bytes are quicker than one bincount, which widens them to int64.
+            left = chunk.size - np.count_nonzero(chunk == self.legend.void)
+            for c in self.legend.ids:
+                if left == 0:
+                    break
+                found[c] = np.count_nonzero(chunk == c)
+                left -= found[c]
+        return counts
 
-def _count(tile: str | Path) -> list[int]:
-    counts = np.zeros(16, dtype=np.int64)
-    with rasters.opened(tile, dtype="uint8") as dataset:
-        for _, ids in _strips(dataset):
-            # Sixteen comparisons of bytes are quicker than one bincount, which widens them to int64.
-            here = [np.count_nonzero(ids == c) for c in range(16)]
-            if sum(here) < ids.size:
-                lulc.check_ids(ids, str(tile))
-            counts += here
-    counts[lulc.VOID] = 0
-    return [int(n) for n in counts]
+    def find(self, ranks: Pixels) -> Pixels:
+        """Where pixels lie, counted row by row, of given ranks among those of their tile and id."""
+        places = {i: {c: np.empty_like(r) for c, r in mine.items()} for i, mine in ranks.items()}
+
+        def locate(k: int) -> None:
+            (i, window), chunks, ids = self.windows[k], self.chunks[k], None
+            top = int(window.row_off) * self.grids[i].width
+            seen = np.cumsum([self.before[k], *chunks], axis=0)
+            ends = {c: np.searchsorted(rank, seen[:, c]) for c, rank in ranks[i].items()}
+            for n in range(len(chunks)):
+                wanted = [c for c, end in ends.items() if end[n] < end[n + 1]]
+                if not wanted:
+                    continue
+                ids = self._ids(k) if ids is None else ids
+                chunk = ids[n * CHUNK : (n + 1) * CHUNK]
+                labelled = np.flatnonzero(chunk != self.legend.void)  # few, where there is sea
+                chunk = chunk[labelled]
+                for c in wanted:
+                    part = slice(*ends[c][n : n + 2])
+                    there = np.flatnonzero(chunk == c)[ranks[i][c][part] - seen[n, c]]
+                    places[i][c][part] = top + n * CHUNK + labelled[there]
+
+        self._each("draw", locate, [k for k, (i, _) in enumerate(self.windows) if i in ranks])
+        return places
 
 
 def category_weights(
     counts: NDArray[np.int64], inverse: Inverse = "reciprocal"
 ) -> NDArray[np.float64]:
-    """Class weights from pixel counts (shape (K,)): float64 of shape (K,), summing to 1.
+    """Weigh classes inversely to their pixels (paper section 2.2).
 
-    ``reciprocal`` is 1 / p_c, the literal reading of "inversely proportional"; ``complement`` is
-    1 - p_c, the only one that fits the authors' nine loss weights. A class without pixels gets 0.
-    Raises InputError if no class has pixels.
+    Args:
+        counts: Pixels of each class, shape (K,).
+        inverse: To its share of the pixels p: ``reciprocal`` is 1 / p, the literal reading of
+            "inversely proportional"; ``complement`` is 1 - p, which alone fits the authors' nine
+            loss weights.
+
+    Returns:
+        float64 of shape (K,), summing to 1; 0 for a class without pixels.
+
+    Raises:
+        InputError: No class has pixels.
+
+    >>> category_weights(np.array([0, 75, 25]))
+    array([0.  , 0.25, 0.75])
     """
     counts = np.asarray(counts, dtype=np.float64)
     present = counts > 0
     if not present.any():
         raise InputError("no labelled pixel in any land-cover raster; check the tiles")
-    p = counts / counts.sum()
-    with np.errstate(divide="ignore"):
-        weights = np.where(present, 1 / p if inverse == "reciprocal" else 1 - p, 0.0)
+    p = np.where(present, counts, 1) / counts.sum()
+    weights = np.where(present, {"reciprocal": 1 / p, "complement": 1 - p}[inverse], 0.0)
     if weights.sum() == 0:  # the complement of a single class
         weights = present.astype(np.float64)
     normalised: NDArray[np.float64] = weights / weights.sum()
     return normalised
+
+
+def _own_weights(
+    weights: Mapping[int, float] | NDArray[np.float64], legend: lulc.Legend
+) -> NDArray[np.float64]:
+    """Weights of the user's own, by id: float64 of shape (256,)."""
+    given = dict(weights.items() if isinstance(weights, Mapping) else enumerate(weights))
+    own = np.zeros(256)
+    for c, weight in given.items():
+        if c not in legend.ids and weight != 0:
+            raise InputError(f"weights: {legend.name} has no class {c}; it has {legend.ids}")
+        if not 0 <= weight < math.inf:
+            raise InputError(f"weights: {weight} for class {c}; take a number from 0")
+        own[c] = weight
+    return own
 
 
 def probabilities(
@@ -141,10 +209,10 @@ def probabilities(
     the weight twice. Raises InputError if every class with pixels has weight 0.
     """
     mass = counts * weights
-    share = mass.sum(axis=1) if allocation == "weight" else counts @ (weights > 0)
+    share = {"weight": mass.sum(axis=1), "area": counts @ (weights > 0)}[allocation]
     if share.sum() == 0:
         raise InputError("every class with pixels has weight 0: nothing can be sampled")
-    within = mass if category == "pixels" else weights * (counts > 0)
+    within = {"pixels": mass, "weight": weights * (counts > 0)}[category]
     total = within.sum(axis=1, keepdims=True)
     within = within / np.where(total > 0, total, 1)
     joint: NDArray[np.float64] = (share / share.sum())[:, None] * within
@@ -164,62 +232,126 @@ def allocate(share: NDArray[np.float64], points: int) -> NDArray[np.int64]:
     return whole
 
 
-def draw(
-    tiles: Sequence[str | Path],
-    *,
+def sample_points(
+    tiles: files.Paths,
     points: int,
-    seed: int,
+    *,
+    seed: int = 0,
+    legend: str | Path | lulc.Legend = "hr-lulc",
+    weights: Mapping[int, float] | NDArray[np.float64] | None = None,
     inverse: Inverse = "reciprocal",
     allocation: Allocation = "weight",
     category: Category = "pixels",
     forest: bool = True,
     replace: bool = True,
-    counts: NDArray[np.int64] | None = None,
+    geometry: bool = True,
     workers: int | None = None,
     progress: bool = False,
-) -> gpd.GeoDataFrame:
-    """Draw ``points`` pixels over the tiles: category (HR-LULC id), tile, longitude, latitude.
+) -> pd.DataFrame:
+    """Draw points on land cover so that rare classes count (paper section 2.2).
 
-    The number of points of a tile and their classes follow ``probabilities``; then a pixel of the
-    class, uniformly. ``forest=False`` gives the five forest classes probability 0. With
-    ``replace=False`` no pixel is drawn twice in a tile: a class is capped at its pixels there, and
-    ``attrs["short"]`` says how many points that lost, by HR-LULC id.
+    Points of a tile and class follow ``probabilities``; then a pixel of the class, uniformly. The
+    result depends on the tiles and the seed, not on how tiles are stored or read.
 
-    One row a point, its geometry the pixel's centre in EPSG:4326. Two passes over the rasters, or
-    one where their ``counts`` (see ``count_classes``) are given. The result depends on ``seed``
-    alone, not on how rasters are blocked or how many ``workers`` read them.
+    Args:
+        tiles: Land-cover rasters of uint8 ids, in any CRS: files, URLs or folders.
+        points: How many points.
+        seed: A whole number from 0, of any size.
+        legend: What the ids mean: hr-lulc, worldcover, or a table of your own.
+        weights: By id, a mapping or an array; what it leaves out gets 0. Default see ``inverse``.
+        inverse: Weights 1 / p (reciprocal) or 1 - p (complement), p the share of the pixels.
+        allocation: Points of a tile by the weight of its pixels, or by their area.
+        category: Class within a tile by weight times pixels, or by weight alone.
+        forest: Whether points may fall on forest.
+        replace: Whether a pixel may be drawn twice; else a class has its pixels in a tile at most.
+        geometry: Whether to return a GeoDataFrame; else the columns alone, which is quicker.
+        workers: Windows read at a time, in threads; default every core.
+        progress: Show a bar.
+
+    Returns:
+        A row a point, its pixel's centre in EPSG:4326: category (id), tile, longitude, latitude. By
+        id, ``attrs`` hold the tiles' "pixels" and the points that fell "short" without ``replace``.
+
+    Raises:
+        InputError: A tile holds no such ids, a parameter is out of range, or nothing can be drawn.
     """
+    if points < 1:
+        raise InputError(f"--points {points}: must be at least 1")
+    land = _Land(tiles, lulc.legend(legend), workers, progress)
+    own = None if weights is None else _weights(weights, land.legend)
+    by_id = category_weights(land.counts.sum(axis=0), inverse) if own is None else own
+    by_id[[] if forest else list(land.legend.forest)] = 0
+    joint = probabilities(land.counts, by_id, allocation=allocation, category=category)
+    ranks, short = _drawn(land.counts, joint, points, seed, replace)
+    table = _points(land, land.find(ranks), short)
+    if not geometry:
+        return table
     import geopandas as gpd
-    import pandas as pd
 
-    if counts is None:
-        counts = count_classes(tiles, workers=workers, progress=progress)
-    weights = category_weights(counts.sum(axis=0), inverse)
-    if not forest:
-        weights[list(lulc.FOREST_IDS)] = 0
-    joint = probabilities(counts, weights, allocation=allocation, category=category)
-    numbers = allocate(joint.sum(axis=1), points)
-    short = np.zeros(16, dtype=np.int64)
-    jobs = []
+    ground = gpd.points_from_xy(table["longitude"], table["latitude"], crs="EPSG:4326")
+    frame: pd.DataFrame = gpd.GeoDataFrame(table, geometry=ground)
+    return frame
+
+
+def _weights(
+    own: Mapping[int, float] | NDArray[np.float64], legend: lulc.Legend
+) -> NDArray[np.float64]:
+    """A user's own weights by id: float64 of shape (256,)."""
+    weights = np.zeros(256)
+    for c, weight in own.items() if isinstance(own, Mapping) else enumerate(own):
+        if not 0 <= weight < math.inf or (weight and c not in legend.ids):
+            raise InputError(
+                f"weights: {weight} for class {c}; take numbers from 0, for classes of "
+                f"{legend.name}: {', '.join(map(str, legend.ids))}"
+            )
+        if weight:
+            weights[c] = weight
+    return weights
+
+
+def _drawn(
+    counts: NDArray[np.int64], joint: NDArray[np.float64], points: int, seed: int, replace: bool
+) -> tuple[Pixels, NDArray[np.int64]]:
+    """Which pixels of each tile and id are drawn, by rank, and how many are missing by id."""
+    numbers, short = allocate(joint.sum(axis=1), points), np.zeros(256, dtype=np.int64)
+    ranks: Pixels = {}
     for i in map(int, np.flatnonzero(numbers)):
-        rng = np.random.default_rng([seed, i])
+        rng = splits.generator(seed, i)
         asked = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
         given = asked if replace else np.minimum(asked, counts[i])
         short += asked - given
-        jobs.append((i, {int(c): _ranks(rng, counts[i, c], given[c], replace)
-                         for c in np.flatnonzero(given)}))  # fmt: skip
-    parts = _each(lambda job: _locate(tiles[job[0]], job[1]), jobs, "draw", workers, progress)
-    lon, lat = (np.concatenate([p[k] for p in parts]) for k in (1, 2))
-    owner = np.repeat(np.array([i for i, _ in jobs]), [len(p[0]) for p in parts])
+        ranks[i] = {int(c): _ranks(rng, counts[i, c], given[c], replace)
+                    for c in np.flatnonzero(given)}  # fmt: skip
+    return ranks, short
+
+
+def _points(land: _Land, places: Pixels, short: NDArray[np.int64]) -> pd.DataFrame:
+    """The table of the points at these places."""
+    import pandas as pd
+    from pyproj import Transformer
+
+    ids, degrees = [], []
+    for i, by_id in places.items():
+        grid = land.grids[i]
+        ids.append(np.repeat(np.array([*by_id], np.uint8), [len(p) for p in by_id.values()]))
+        row, col = np.divmod(np.concatenate([*by_id.values()]), grid.width)
+        a, b, c, d, e, f = grid.transform[:6]
+        x, y = (s * (col + 0.5) + t * (row + 0.5) + u for s, t, u in ((a, b, c), (d, e, f)))
+        to_degrees = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+        degrees.append(to_degrees.transform(x, y))
+    lon, lat = np.concatenate(degrees, axis=1)
+    tile = np.repeat([*places], [len(c) for c in ids])
+    names = pd.Index([files.name_of(t) for t in land.tiles])
     columns = {
-        "category": np.concatenate([p[0] for p in parts]),
-        "tile": pd.Categorical.from_codes(owner, pd.Index([Path(t).name for t in tiles])),
-        "longitude": lon,
+        "category": np.concatenate(ids),
+        "tile": pd.Categorical.from_codes(tile, names),
+        "longitude": np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon),
         "latitude": lat,
     }
-    drawn = gpd.GeoDataFrame(columns, geometry=gpd.points_from_xy(lon, lat, crs=4326))
-    drawn.attrs["short"] = {str(c): int(short[c]) for c in np.flatnonzero(short)}
-    return drawn
+    table = pd.DataFrame(columns)
+    for name, n in (("pixels", land.counts.sum(axis=0)), ("short", short)):
+        table.attrs[name] = {str(c): int(n[c]) for c in np.flatnonzero(n)}
+    return table
 
 
 def _ranks(rng: np.random.Generator, pixels: int, number: int, replace: bool) -> NDArray[np.int64]:
@@ -235,40 +367,18 @@ def _ranks(rng: np.random.Generator, pixels: int, number: int, replace: bool) ->
     return chosen
 
 
-def _locate(
-    tile: str | Path, ranks: Mapping[int, NDArray[np.int64]]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """Class, longitude and latitude of the k-th pixel (row-major) of each class, k ascending."""
-    seen = dict.fromkeys(ranks, 0)
-    found: list[tuple[int, NDArray[np.int64]]] = []
-    with rasters.opened(tile, dtype="uint8") as dataset:
-        for row, ids in _strips(dataset):
-            for c, rank in ranks.items():
-                mine = ids == c
-                here = int(np.count_nonzero(mine))
-                low, high = np.searchsorted(rank, [seen[c], seen[c] + here])
-                if low < high:
-                    place = np.flatnonzero(mine)[rank[low:high] - seen[c]]
-                    found.append((c, place + row * dataset.width))
-                seen[c] += here
-        found.sort(key=lambda part: part[0])  # by class, then row-major, however read
-        category = np.repeat([c for c, _ in found], [len(place) for _, place in found])
-        down, right = np.divmod(np.concatenate([place for _, place in found]), dataset.width)
-        lon, lat = dataset.transform * (right + 0.5, down + 0.5)
-        if dataset.crs != WGS84:
-            lon, lat = map(np.array, transform(dataset.crs, WGS84, lon, lat))
-    return category.astype(np.uint8), lon, lat
+def match(points: gpd.GeoDataFrame, index: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Row numbers of points and of the patches they fall on, pair by pair."""
+    import shapely
 
-
-def match(points: gpd.GeoDataFrame, index: gpd.GeoDataFrame) -> NDArray[np.int64]:
-    """How many points fall into each patch footprint: int64 of shape (patches,)."""
-    position, _ = index.sindex.query(points.geometry, predicate="intersects")[::-1]
-    return np.bincount(position, minlength=len(index))
+    footprints = shapely.STRtree(shapely.from_wkb(index["geometry"]))
+    point, patch = footprints.query(points.geometry.to_numpy(), predicate="intersects")
+    return point, patch
 
 
 def sample(
-    folder: str | Path,
-    tiles: Sequence[str | Path],
+    patches: str | Path,
+    tiles: files.Paths,
     *,
     points: int | None = None,
     seed: int = 0,
@@ -282,126 +392,156 @@ def sample(
     buffer: float = 1.0,
     workers: int | None = None,
     progress: bool = False,
-) -> gpd.GeoDataFrame:
-    """Write the selection and the split into the patch index of ``folder``, and return it.
+) -> pd.DataFrame:
+    """Choose and split the patches of a folder, and write that into its index.
 
-    New columns: ``points`` (sampled points on the patch: several collapse into one patch), ``split``
-    (by spatial ``block`` with a ``buffer``, both in patch sides; for comparison by ``scene`` or at
-    ``random``; see ``splits``), ``finetune`` (sampled, some label, not every pixel forest, not in the
-    buffer) and ``pretrain`` (the same, and in the training split: pretraining sees no patch that is
-    validated or tested on). ``points`` defaults to 20 a patch; ``draw`` explains the other options.
+    New columns: ``points`` on the patch, ``split``, ``pretrain`` and ``finetune``. The paper uses the
+    patches that points hit, several points on one collapsing, and drops those of nothing but forest:
+    our ``finetune``, where a patch also needs labels and a split. Ours is ``pretrain``: it needs no
+    labels, so it is all of the training split, hit or not, and nothing of another or the buffer.
+    PATCHES/points.parquet holds the points, PATCHES/sampling.csv the report.
 
-    The points go to ``folder/points.parquet``, what is left after each stage (see ``report``) to
-    ``folder/sampling.csv``; the tiles' counts are kept in ``folder/.counts.json``.
-    Raises InputError if the index has patches without footprints or no point falls on a patch.
+    Args:
+        patches: The folder that ``cut`` wrote.
+        tiles: Land-cover rasters with the ids of its labels: files, URLs or folders.
+        points: How many points to draw; default 20 a patch.
+        seed: A whole number from 0, of any size.
+        inverse: Weights 1 / p (reciprocal) or 1 - p (complement), p the share of the pixels.
+        allocation: Points of a tile by the weight of its pixels, or by their area.
+        category: Class within a tile by weight times pixels, or by weight alone.
+        forest: Whether points may fall on forest.
+        replace: Whether a pixel may be drawn twice.
+        split: By spatial blocks; for comparison by scene or at random, which leak.
+        block: Side of a block, in patch sides.
+        buffer: Least distance between patches of two splits, in patch sides (blocks only).
+        workers: Windows of tiles read at a time, in threads; default every core.
+        progress: Show a bar.
+
+    Returns:
+        The report: what is left after each stage, its number and shares of the training classes.
+
+    Raises:
+        InputError: No point falls on a patch, or none is left to fine-tune.
     """
-    folder = Path(folder)
-    before = patches.read_index(folder)
-    bare = before.geometry.isna() | before.geometry.is_empty
-    if bare.any() or before.crs is None:
-        raise InputError(
-            f"{folder / patches.INDEX}: {int(bare.sum()) or 'all'} patches have no footprint on the "
-            "ground; run 'sartutorial patches' again"
-        )
-    index = before.copy()
-    known = _known(folder)
-    counts = count_classes(tiles, known=known, workers=workers, progress=progress)
-    cloud = draw(
-        tiles, points=points or POINTS_PER_PATCH * len(index), seed=seed, inverse=inverse,
-        allocation=allocation, category=category, forest=forest, replace=replace, counts=counts,
-        workers=workers, progress=progress,
-    )  # fmt: skip
-    index["points"] = match(cloud, index)
-    if not index["points"].any():
+    how = dict(points=points, seed=seed, inverse=inverse, allocation=allocation,
+               category=category, forest=forest, replace=replace)  # fmt: skip
+    cut = dict(seed=seed, split=split, block=block, buffer=buffer)
+    return _sample(Path(patches), tiles, how, cut, dict(workers=workers, progress=progress))
+
+
+def _sample(
+    folder: Path,
+    tiles: files.Paths,
+    how: dict[str, Any],
+    cut: dict[str, Any],
+    machine: dict[str, Any],
+) -> pd.DataFrame:
+    import pandas as pd
+
+    legend = read_legend(folder)  # of labels whose index is there: else nothing is written
+    tiles = files.find_scenes(tiles, "land-cover tile")
+    with files.locked(folder / INDEX):  # so that nobody joins a scene to it meanwhile
+        index = read_index(folder)
+        if how["points"] is None:
+            how["points"] = POINTS_PER_PATCH * len(index)
+        rows = index[["patch", "checksum", "transform"]].to_csv().encode()
+        made_from = how | cut | {"patches": hashlib.sha256(rows).hexdigest()}
+        if "pretrain" not in index or not (folder / POINTS).exists():  # it was cut anew
+            (folder / REPORT).unlink(missing_ok=True)
+        with files.made(folder / REPORT, tiles, made_from) as partial:
+            if partial is not None:
+                cloud = sample_points(tiles, legend=legend, **how, **machine)
+                table = _choose(folder, index, cloud, legend, **cut)
+                # The report comes last: it says that the others are of its own run.
+                (folder / REPORT).unlink(missing_ok=True)
+                with files.atomic_write(folder / POINTS) as part:
+                    cloud.to_parquet(part)
+                write_index(index, folder)
+                table.to_csv(partial)
+    return pd.read_csv(folder / REPORT, index_col=0)
+
+
+def _choose(
+    folder: Path,
+    index: pd.DataFrame,
+    cloud: gpd.GeoDataFrame,
+    legend: lulc.Legend,
+    seed: int,
+    split: Split,
+    block: int,
+    buffer: float,
+) -> pd.DataFrame:
+    """Add to the index what ``sample`` says; its report."""
+    on, hit = match(cloud, index)
+    if not len(on):
         raise InputError(
             f"{folder}: none of the points fell on a patch; do tiles and patches overlap?"
         )
+    index["points"] = np.bincount(hit, minlength=len(index))
     if split == "block":
         index["split"] = splits.by_block(index, seed=seed, block=block, buffer=buffer)
     else:
-        rule = splits.by_scene if split == "scene" else splits.at_random
+        rule = {"scene": splits.by_scene, "random": splits.at_random}[split]
         index["split"] = rule(index, seed=seed)
-    chosen = np.logical_and.reduce(list(_stages(index).values()))
-    index["finetune"] = chosen & (index["split"] != splits.BUFFER)
-    index["pretrain"] = index["finetune"] & (index["split"] == "train")
-    if not index["finetune"].any():
+    labels = splits.label_counts(index)
+    forest = labels[:, legend.forest].sum(axis=1)
+    stages = {  # what a patch must be to be used, in the order of the paper
+        "hit by a point": index["points"].to_numpy() > 0,
+        "not fully forest": forest < index["size"].to_numpy() ** 2,
+        "labelled": legend.merged(labels).any(axis=1),
+    }
+    index["pretrain"] = index["split"] == "train"
+    index["finetune"] = np.all([*stages.values(), index["split"] != splits.BUFFER], axis=0)
+    if stages["labelled"].any() and not index["finetune"].any():
         raise InputError(
             f"{folder}: no patch is left that was hit, holds labels other than forest and lies "
             "outside the buffer; draw more --points or take a smaller --buffer"
         )
-    if not index.equals(before) or not (folder / REPORT).exists():
-        # What was trained on the same selection stays current. The index comes last: it says that
-        # the others are there.
-        with files.replacing(folder / POINTS) as partial:
-            cloud.to_parquet(partial)
-        with files.replacing(folder / REPORT) as partial:
-            report(index, cloud, counts).to_csv(partial)
-        patches.write_index(index, folder)
-        with files.replacing(folder / CACHE) as partial:
-            partial.write_text(json.dumps(known))
-    return index
-
-
-def _known(folder: Path) -> dict[str, list[int]]:
-    """The counts that an earlier run kept; none if there are none, or they cannot be read."""
-    try:
-        kept = json.loads((folder / CACHE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(kept, dict):
-        return {}
-    return {key: n for key, n in kept.items() if isinstance(n, list) and len(n) == 16}
-
-
-def _stages(index: gpd.GeoDataFrame) -> dict[str, NDArray[np.bool_]]:
-    """What a patch must be to be used, in the order of the paper, each over all patches."""
-    counts = index[patches.COUNTS].to_numpy()
-    forest = counts[:, list(lulc.FOREST_IDS)].sum(axis=1)
-    return {
-        "hit by a point": index["points"].to_numpy() > 0,
-        "not fully forest": forest < counts.sum(axis=1),
-        "labelled": counts[:, 1:].sum(axis=1) > 0,
-    }
+    return report(index["split"].to_numpy(), stages, labels, cloud, np.unique(on), legend)
 
 
 def report(
-    index: gpd.GeoDataFrame, cloud: gpd.GeoDataFrame, counts: NDArray[np.int64]
+    split: NDArray[np.str_],
+    stages: Mapping[str, NDArray[np.bool_]],
+    labels: NDArray[np.int64],
+    cloud: gpd.GeoDataFrame,
+    on: NDArray[np.intp],
+    legend: lulc.Legend,
 ) -> pd.DataFrame:
-    """What is left after each stage of ``sample``: its number, and the shares of the nine classes.
+    """What is left after each stage of ``sample``: its number, and shares of the training classes.
 
-    Of the tiles' pixels, of the points (drawn, lost by ``replace=False``, on patches), and of the
-    labels of the patches: all, hit by a point (several points on one collapse), not fully forest,
-    labelled, and then per split, the buffer last. Shares sum to 1 in each row that has any.
+    Of the tiles' pixels, of the points (drawn, lost by ``replace=False``, those ``on`` patches), and
+    of the ``labels`` of the patches: all, hit by a point (several points on one collapse), not fully
+    forest, labelled, and then per split, the buffer last. Shares sum to 1 in each row that has any.
     """
     import pandas as pd
 
-    def of_points(some: gpd.GeoDataFrame) -> NDArray[np.int64]:
-        return lulc.merged(np.bincount(some["category"], minlength=16))
+    def of_points(points: pd.DataFrame) -> NDArray[np.int64]:
+        return np.bincount(points["category"], minlength=256)
 
-    def of_patches(some: gpd.GeoDataFrame) -> NDArray[np.int64]:
-        return lulc.merged(some[patches.COUNTS].to_numpy().sum(axis=0))
-
-    lost = np.zeros(16, dtype=np.int64)
-    for c, n in cloud.attrs.get("short", {}).items():
-        lost[int(c)] = n
-    on = cloud.iloc[np.unique(index.sindex.query(cloud.geometry, predicate="intersects")[0])]
-    rows = [
-        ("pixels of the tiles", int(counts.sum()), lulc.merged(counts.sum(axis=0))),
-        ("points drawn", len(cloud), of_points(cloud)),
-        ("points short of pixels", int(lost.sum()), lulc.merged(lost)),
-        ("points on patches", len(on), of_points(on)),
-        ("patches", len(index), of_patches(index)),
-    ]
-    left = np.ones(len(index), dtype=bool)
-    for stage, passed in _stages(index).items():
+    pixels, short = np.zeros((2, 256), dtype=np.int64)
+    for found, name in ((pixels, "pixels"), (short, "short")):
+        for c, n in cloud.attrs[name].items():
+            found[int(c)] = n
+    rows = {
+        "pixels of the tiles": (pixels.sum(), pixels),
+        "points drawn": (len(cloud), of_points(cloud)),
+        "points short of pixels": (short.sum(), short),
+        "points on patches": (len(on), of_points(cloud.iloc[on])),
+        "patches": (len(labels), labels.sum(axis=0)),
+    }
+    left = np.ones(len(labels), dtype=bool)
+    for stage, passed in stages.items():
         left &= passed
-        rows.append((f"patches {stage}", int(left.sum()), of_patches(index[left])))
+        rows[f"patches {stage}"] = left.sum(), labels[left].sum(axis=0)
     for name in (*splits.SPLITS, splits.BUFFER):
-        part = index[left & (index["split"] == name).to_numpy()]
-        rows.append((f"of these in {name}", len(part), of_patches(part)))
+        part = left & (split == name)
+        rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
+    merged = legend.merged(np.array([found for _, found in rows.values()]))
     table = pd.DataFrame(
-        [part / max(part.sum(), 1) for *_, part in rows], columns=list(lulc.NAMES),
-        index=pd.Index([stage for stage, *_ in rows], name="stage"),
-    )  # fmt: skip
-    table.insert(0, "number", [number for _, number, _ in rows])
+        merged / np.maximum(merged.sum(axis=1, keepdims=True), 1),
+        index=pd.Index(rows, name="stage"),
+        columns=list(legend.names),
+    )
+    table.insert(0, "number", [int(number) for number, _ in rows.values()])
     return table

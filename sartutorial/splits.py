@@ -1,17 +1,17 @@
-"""Split: training, validation and test patches by spatial blocks, so that neighbours do not leak."""
+"""Split (ours: the paper does not say how): blocks of land, so that neighbours do not leak."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sartutorial import lulc
-from sartutorial.patches import COUNTS
+from sartutorial import InputError, lulc
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    import pandas as pd
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.65, 0.18, 0.17)  # the paper's 72,238 / 20,005 / 18,894
@@ -19,61 +19,139 @@ BUFFER = "buffer"  # in no split, because it lies between two
 # What a pair of neighbouring patches in two splits costs, beside the imbalance of the classes. At 4
 # the simulated world keeps a tenth more patches than at 0, and its classes are balanced no worse.
 CONTACT = 4.0
+EARTH = 6_371_008.8  # mean radius in metres
+PLANE = 100_000.0  # metres that one plane serves: it stretches them by 4 in 100,000 at most
 
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def blocks(index: gpd.GeoDataFrame, block: int) -> NDArray[np.int64]:
+def generator(seed: int, *more: int) -> np.random.Generator:
+    """Numpy's generator of a whole number from 0, of any size, and of what else tells draws apart."""
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be a whole number from 0; take another")
+    return np.random.default_rng([seed, *more])
+
+
+def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
     """The spatial block of each patch: int64 of shape (patches,), numbered from 0.
 
-    Blocks are squares of ``block`` patch sides on one metric grid (the UTM zone of the whole index),
-    so that patches of different scenes that show the same ground share a block or adjoin.
+    Blocks are squares of the ground (within 1 %), ``block`` patch sides large, in rows of equal
+    latitude: patches of different scenes that show the same ground share a block or adjoin.
     """
-    side = block * _side(index)
-    centre = index.geometry.to_crs(index.estimate_utm_crs()).centroid
-    cell = np.stack([centre.x // side, centre.y // side], axis=1).astype(np.int64)
+    x, y, z = _directions(_corners(index)).mean(axis=1).T
+    side = block * _side(index) / EARTH
+    row = np.arctan2(z, np.hypot(x, y)) // side
+    column = np.arctan2(y, x) * np.abs(np.cos((row + 0.5) * side)) // side
+    cell = np.stack([row, column], axis=1).astype(np.int64)
     return np.unique(cell, axis=0, return_inverse=True)[1].ravel()
 
 
-def _side(index: gpd.GeoDataFrame) -> float:
+def _side(index: pd.DataFrame) -> float:
     """The side of a patch in metres."""
     return float((index["size"] * index["spacing"]).mean())
 
 
-def neighbours(index: gpd.GeoDataFrame, buffer: float) -> Pairs:
+def _corners(index: pd.DataFrame) -> NDArray[np.float64]:
+    """Longitude and latitude of the corners of each patch: float64 of shape (patches, 4, 2)."""
+    from pyproj import Transformer
+
+    a, b, c, d, e, f = np.stack(index["transform"].to_list()).T[:, :, None]
+    right, down = np.array([[0, 1, 1, 0], [0, 0, 1, 1]])[:, None] * index[["size"]].to_numpy()
+    corners = np.stack([a * right + b * down + c, d * right + e * down + f], axis=-1)
+    for crs, rows in index.groupby("crs").indices.items():
+        to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+        x, y = corners[rows].transpose(2, 0, 1)
+        corners[rows] = np.stack(to_degrees.transform(x, y), axis=-1)
+    return corners
+
+
+def _directions(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes and latitudes (..., 2) as unit vectors (..., 3), which no date line divides."""
+    lon, lat = np.moveaxis(np.radians(degrees), -1, 0)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def label_counts(index: pd.DataFrame) -> NDArray[np.int64]:
+    """Label pixels of each patch by id: int64 of shape (patches, 256), no label left out."""
+    counts = np.zeros((len(index), 256), dtype=np.int64)
+    for column in index.columns:
+        if re.fullmatch(r"n_\d+", str(column)):
+            counts[:, int(column[2:])] = index[column]
+    return counts
+
+
+def neighbours(index: pd.DataFrame, buffer: float) -> Pairs:
     """Pairs of patches whose footprints are closer than ``buffer`` patch sides, both ways round.
 
-    Two arrays of row numbers. Distances are between footprints, not between block numbers, since
-    scenes overlap; in the UTM zone of the whole index, which stretches them by 3 % at the far ends of
-    Japan. A patch exactly ``buffer`` sides away is no neighbour: a thousandth of a side is allowed.
+    Two arrays of row numbers. Distances are those on the ground, anywhere on Earth, and between
+    footprints, not between block numbers, since scenes overlap. A patch exactly ``buffer`` sides away
+    is no neighbour: a thousandth is allowed.
     """
-    reach = (buffer - 1e-3) * _side(index)
-    if reach < 0:
-        return np.empty(0, np.intp), np.empty(0, np.intp)
-    ground = index.geometry.to_crs(index.estimate_utm_crs())
-    a, b = ground.sindex.query(ground, predicate="dwithin", distance=reach)
+    import shapely
+    from pyproj import Transformer
+    from scipy.spatial import KDTree
+
+    reach = buffer * _side(index) * (1 - 1e-3)
+    corners = _corners(index)
+    each = _directions(corners)
+    centre = each.mean(axis=1)
+    tree = KDTree(centre)
+    # What a plane must hold beyond its own patches; on a sphere, which the Earth is within 1 %.
+    margin = 1.01 * (reach / EARTH + 2 * np.linalg.norm(each - centre[:, None], axis=2).max())
+    plane = np.unique(centre * EARTH // PLANE, axis=0, return_inverse=True)[1].ravel()
+    pairs = [np.empty((2, 0), dtype=np.intp)]
+    for k in range(plane.max() + 1 if reach > 0 else 0):
+        own = np.flatnonzero(plane == k)
+        x, y, z = middle = centre[own].mean(axis=0)
+        radius = np.linalg.norm(centre[own] - middle, axis=1).max() + margin
+        near = np.sort(tree.query_ball_point(middle, radius))
+        lon, lat = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+        metres = Transformer.from_crs(
+            "EPSG:4326", f"+proj=aeqd +lon_0={lon} +lat_0={lat}", always_xy=True
+        )
+        flat = metres.transform(*corners[near].transpose(2, 0, 1))
+        ground = shapely.polygons(np.stack(flat, axis=-1))
+        here = ground[np.searchsorted(near, own)]
+        a, b = shapely.STRtree(ground).query(here, predicate="dwithin", distance=reach)
+        pairs.append(np.stack([own[a], near[b]]))
+    a, b = np.concatenate(pairs, axis=1)
     return a[a != b], b[a != b]
 
 
 def by_block(
-    index: gpd.GeoDataFrame, *, seed: int, block: int = 4, buffer: float = 1.0
+    index: pd.DataFrame, *, seed: int, block: int = 4, buffer: float = 1.0
 ) -> NDArray[np.str_]:
-    """``train``, ``val``, ``test`` or ``buffer`` for every patch: blocks dealt whole, then a gap cut.
+    """Deal whole spatial blocks to the splits, then cut a gap between them.
 
-    No patch of one split is closer than ``buffer`` patch sides to a patch of another (0: no gap).
-    Those in the way get ``buffer``; the larger split gives: training to validation and test,
-    validation to test. The paper does not say how its split was made; this is ours.
+    No patch of one split is closer than ``buffer`` to a patch of another. Those in the way get
+    ``buffer``; the larger split gives: training to validation and test, validation to test. The paper
+    does not say how its split was made; this is ours.
+
+    Args:
+        index: Patches, as ``read_index`` lists them.
+        seed: A whole number from 0, of any size.
+        block: Side of a block, in patch sides.
+        buffer: Least distance between patches of two splits, in patch sides on the ground; 0: no gap.
+
+    Returns:
+        ``train``, ``val``, ``test`` or ``buffer`` for every patch: str of shape (patches,).
+
+    Raises:
+        InputError: A parameter is out of its range.
     """
-    pairs = neighbours(index, buffer)
+    if block < 1 or not 0 <= buffer < np.inf:
+        raise InputError(
+            f"--block {block} --buffer {buffer:g}: take 1 or more, and 0 or more sides"
+        )
+    a, b = pairs = neighbours(index, buffer)
     code = _deal(index, blocks(index, block), seed, pairs)
-    a, b = pairs
     for k in (2, 1):  # whoever is near a test patch, then whoever is near a validation patch
         code[a[(code[a] < k) & (code[b] == k)]] = -1
     names: NDArray[np.str_] = np.array([*SPLITS, BUFFER])[code]
     return names
 
 
-def by_scene(index: gpd.GeoDataFrame, *, seed: int) -> NDArray[np.str_]:
+def by_scene(index: pd.DataFrame, *, seed: int) -> NDArray[np.str_]:
     """A split for every patch, one per scene, for comparison: overlapping scenes leak.
 
     With fewer than three scenes a split stays empty.
@@ -83,30 +161,32 @@ def by_scene(index: gpd.GeoDataFrame, *, seed: int) -> NDArray[np.str_]:
     return np.array(SPLITS)[_deal(index, owner, seed, (none, none))]
 
 
-def at_random(index: gpd.GeoDataFrame, *, seed: int) -> NDArray[np.str_]:
+def at_random(index: pd.DataFrame, *, seed: int) -> NDArray[np.str_]:
     """A split for every patch, drawn patch by patch, for comparison: neighbours leak."""
     ends = np.round(np.cumsum(SHARES) * len(index))
-    place = np.random.default_rng(seed).permutation(len(index))
+    place = generator(seed).permutation(len(index))
     code = np.searchsorted(ends, place, side="right").clip(max=2)
     names: NDArray[np.str_] = np.array(SPLITS)[code]
     return names
 
 
 def _deal(
-    index: gpd.GeoDataFrame, owner: NDArray[np.intp], seed: int, pairs: Pairs
+    index: pd.DataFrame, owner: NDArray[np.intp], seed: int, pairs: Pairs
 ) -> NDArray[np.int64]:
     """0, 1 or 2 (see SPLITS) for every patch, the same for all patches of an ``owner``.
 
     Owners move between splits, in an order drawn from ``seed``, as long as a move brings the pixels
-    of each class, and the number of patches, sampled or not, closer to 65/18/17 % (relative error,
-    squared and summed), or puts fewer neighbours (``pairs``) into different splits. A class that
-    fewer than three owners hold cannot be in all splits.
+    of each training class (by the legend in the index's ``attrs``), and the number of patches, closer
+    to 65/18/17 % (relative error, squared and summed), or puts fewer neighbours (``pairs``) into
+    different splits. A class that fewer than three owners hold cannot be in all splits.
     """
     from scipy.sparse import coo_array
 
-    mass = np.zeros((owner.max() + 1, len(lulc.NAMES) + 1))
+    classes, said = label_counts(index), index.attrs.get("legend")
+    classes = lulc.Legend.from_dict(said).merged(classes) if said else classes
+    mass = np.zeros((owner.max() + 1, classes.shape[1] + 1))
     np.add.at(mass[:, -1], owner, 1)
-    np.add.at(mass[:, :-1], owner, lulc.merged(index[COUNTS].to_numpy()))
+    np.add.at(mass[:, :-1], owner, classes)
     mass /= np.maximum(mass.sum(axis=0), 1)
     target = np.outer(SHARES, mass.sum(axis=0) > 0)
     # So that an empty split costs 1 in any of them.
@@ -117,7 +197,7 @@ def _deal(
     choice = np.zeros(len(mass), dtype=np.int64)
     have = np.zeros_like(target)
     have[0] = mass.sum(axis=0)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     moved = True
     while moved:
         moved = False
