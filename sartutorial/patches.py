@@ -42,6 +42,7 @@ WINDOW = 512, 4096  # rows and columns of a scene that are read at a time
 COMMON = ("scene", "size", "quantity", "polarisation", "calibration_db", "simulated")
 SPACING = 0.05  # how much pixel spacings in one set may differ
 _table = functools.cache(radiometry.lookup_table)
+_told = functools.cache(lulc.Legend.to_dict)
 
 
 class Store:
@@ -52,8 +53,7 @@ class Store:
         rows: Rows of its index; patch ``i`` is that of row number ``i``.
 
     Raises:
-        InputError: (of ``sar`` and ``label``) The patch's array is missing or damaged, or it holds NaN
-            or infinite values.
+        InputError: (``sar``, ``label``) An array is missing or damaged, or a patch holds NaN.
     """
 
     def __init__(self, folder: str | Path, rows: pd.DataFrame) -> None:
@@ -106,8 +106,7 @@ def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
 
     Args:
         folder: The folder of patches.
-        geometry: Return a GeoDataFrame with footprints in degrees, which needs geopandas; by default
-            ``geometry`` is WKB.
+        geometry: Return a GeoDataFrame with footprints in degrees; default their WKB, for pandas.
 
     Returns:
         One row a patch.
@@ -135,7 +134,11 @@ def read_legend(folder: str | Path) -> lulc.Legend:
 
 def write_index(index: pd.DataFrame, folder: str | Path) -> None:
     """Write the patch index of ``folder``, whole or not at all; ``index.attrs`` holds the legend."""
-    with files.atomic_write(Path(folder) / INDEX) as partial:
+    path = Path(folder) / INDEX
+    if "legend" not in index.attrs:  # which not all of pandas' functions keep
+        index = index.copy()
+        index.attrs = _read(path, columns=[]).attrs
+    with files.atomic_write(path) as partial:
         _write(index, partial)
 
 
@@ -191,9 +194,9 @@ def cut(
         scene: Scenes, or folders of them.
         labels: The folder of the label rasters, which have their scenes' names; or a single raster.
         out: The folder to write to. It collects scenes: in any order, at any time, side by side.
-        size: Side of a patch in pixels; by default the profile's.
+        size: Side of a patch in pixels; default the profile's.
         max_void: The share of a patch, 0 to 1, that may have no label (ours).
-        legend: The legend of the labels; by default what they say themselves, else hr-lulc.
+        legend: The legend of the labels; default what they say themselves, else hr-lulc.
         workers: How many scenes at a time, in processes of this machine.
         scheduler: The address of a dask scheduler, whose workers cut instead.
         progress: Draw a progress bar.
@@ -202,28 +205,25 @@ def cut(
         The path of the index.
 
     Raises:
-        InputError: There is no scene; or scenes, of this call or of the folder, differ in quantity,
-            polarisation, spacing, patch size or legend; or no patch is left. And, when the other
-            scenes are cut and indexed, for those without a label raster on their grid.
+        InputError: No scene, or no patch is left; scenes differ in quantity, polarisation, spacing,
+            size or legend from each other or those of the folder; or, when the others are done, a
+            scene has no label raster on its grid.
     """
-    if not 0 <= max_void <= 1:
-        raise InputError(f"--max-void {max_void:g}: must be a share from 0 to 1")
     size = profiles.get().patch_size if size is None else size
-    if size < 1:
-        raise InputError(f"--size {size}: must be 1 pixel or more")
+    if size < 1 or not 0 <= max_void <= 1:
+        raise InputError(f"--size {size}, --max-void {max_void:g}: must be 1 or more, and 0 to 1")
     scenes, labels, out = files.find_scenes(scene), Path(labels), Path(out)
     if scheduler:  # whose workers may have other working folders
         labels, out = labels.absolute(), out.absolute()
-    known = None if legend is None else lulc.legend(legend)
-    kinds: list[dict[str, Any]] = []
+    legend = None if legend is None else lulc.legend(legend)
+    kinds: list[Mapping[Any, Any]] = _kinds(out)
     for one in scenes:
         with suppress(InputError):  # said below, when the other scenes are done
-            kinds.append(_describe(one, labels, size, known)[0])
-    others = [*_kinds(out), *kinds[:1]]
+            kinds.append(_describe(one, labels, size, legend)[0])
     for kind in kinds:
-        _check_alike(kind, others)
+        _check_alike(kind, kinds[:1])
     work = functools.partial(
-        _cut_scene, labels=labels, out=out, size=size, max_void=max_void, legend=known
+        _cut_scene, labels=labels, out=out, size=size, max_void=max_void, legend=legend
     )
     try:
         files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
@@ -231,15 +231,18 @@ def cut(
     finally:
         _join(out)
     if not (out / INDEX).exists():
-        seen = _kinds(out)
-        who = seen[0]["source"] if len(seen) == 1 else f"{len(seen)} scenes"
-        faults = (
-            "no data in any pixel; nothing can be cut",
-            f"no patch of {size} px is free of no-data; take a smaller --size",
-            f"no patch of {size} px has at most {max_void:.0%} void labels; take a larger --max-void",
-        )
-        raise InputError(f"{who}: {faults[max(kind['data'] for kind in seen)]}")
+        raise InputError(_why_empty(_kinds(out), size, max_void))
     return out / INDEX
+
+
+def _why_empty(kinds: Sequence[Mapping[str, Any]], size: int, max_void: float) -> str:
+    who = kinds[0]["source"] if len(kinds) == 1 else f"{len(kinds)} scenes"
+    faults = (
+        "no data in any pixel; nothing can be cut",
+        f"no patch of {size} px is free of no-data; take a smaller --size",
+        f"no patch of {size} px has at most {max_void:.0%} void labels; take a larger --max-void",
+    )
+    return f"{who}: {faults[max(kind['data'] for kind in kinds)]}"
 
 
 def _describe(
@@ -251,30 +254,25 @@ def _describe(
     label = labels if labels.is_file() else labels / files.product_name(scene)
     with rasters.opened(scene) as sar:
         if size > min(sar.width, sar.height):
-            raise InputError(
-                f"{scene}: {sar.width} x {sar.height} px is smaller than --size {size}"
-            )
+            raise InputError(f"{scene}: {sar.width} x {sar.height} px, less than --size {size}")
         if not label.exists():
             raise InputError(f"{label}: no label raster for {scene}; run 'sartutorial label' first")
         with rasters.opened(label, dtype="uint8") as lab:
             if not rasters.same_grid(rasters.grid_of(sar), rasters.grid_of(lab)):
-                raise InputError(
-                    f"{label}: not on the grid of {scene}; run 'sartutorial label' again"
-                )
+                raise InputError(f"{label}: not on the grid of {scene}; run 'sartutorial label'")
             legend = legend or rasters.legend_of(lab) or lulc.HR_LULC
-        about = _about(sar, legend) | {"scene": files.stem_of(scene), "size": size}
-    return about | {"source": files.name_of(scene)}, label
+        about = _about(sar) | {"scene": files.stem_of(scene), "source": files.name_of(scene)}
+    return about | {"size": size, "legend": _told(legend)}, label
 
 
-def _about(
-    sar: DatasetReader, legend: lulc.Legend, quantity: radiometry.Quantity | None = None
-) -> dict[str, Any]:
+def _about(sar: DatasetReader, quantity: radiometry.Quantity | None = None) -> dict[str, Any]:
+    """What a scene says of its patches."""
     from sartutorial import rasters
 
     product = radiometry.product(sar.name, sar.tags(), quantity)
     said = {k: getattr(product, k) for k in ("quantity", "polarisation", "calibration_db")}
     about = {"simulated": "SIMULATED" in sar.tags(), "dtype": sar.dtypes[0]} | said
-    return about | {"spacing": rasters.pixel_size(sar), "legend": legend.to_dict()}
+    return about | {"spacing": rasters.pixel_size(sar)}
 
 
 def _kinds(out: Path) -> list[Mapping[Any, Any]]:
@@ -282,25 +280,21 @@ def _kinds(out: Path) -> list[Mapping[Any, Any]]:
     return [_read(part, columns=[]).attrs for part in (out / "arrays").glob("[!.]*.parquet")]
 
 
-def _check_alike(about: Mapping[str, Any], others: Iterable[Mapping[Any, Any]]) -> None:
+def _check_alike(about: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) -> None:
     """Raise InputError, naming both, if a scene and one of the others cannot be in one set."""
     for other in others:
-        same = other["scene"] == about["scene"]
-        keys = ["source"] if same else ["quantity", "polarisation", "size", "legend"]
-        unlike = [k for k in keys if about[k] != other[k]]
-        if not same and abs(math.log(about["spacing"] / other["spacing"])) > math.log1p(SPACING):
+        both = f"{about['source']} and {other['source']}"
+        if other["scene"] == about["scene"]:  # which this one replaces
+            if other["source"] != about["source"]:
+                raise InputError(f"{both}: their patches have the same names; rename one")
+            continue
+        unlike = [k for k in ("quantity", "polarisation", "size", "legend") if about[k] != other[k]]
+        if not 1 / (1 + SPACING) <= about["spacing"] / other["spacing"] <= 1 + SPACING:
             unlike.append("spacing")
-        if unlike == ["source"]:
-            what = "would give patches of the same names; rename one"
-        elif unlike:
-            values = [
-                a[unlike[0]]["name"] if unlike[0] == "legend" else a[unlike[0]]
-                for a in (about, other)
-            ]
-            what = f"differ in {unlike[0]} ({values[0]}, {values[1]}); a set is of one kind"
-        if unlike:
+        for key in unlike:
+            one, two = (d[key]["name"] if key == "legend" else d[key] for d in (about, other))
             raise InputError(
-                f"{about['source']} and {other['source']}: {what}, or take another --out"
+                f"{both}: differ in {key} ({one}, {two}); a set is of one kind, take another --out"
             )
 
 
@@ -521,20 +515,22 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     from sartutorial import rasters
 
     out, index, legend = Path(out), read_index(patches), read_legend(patches)
-    days = {scene: _day(scene) for scene in index["scene"].unique()}
+    store, days = Store(patches, index), {scene: _day(scene) for scene in index["scene"].unique()}
+
+    def write(job: tuple[int, Any]) -> None:
+        i, row = job
+        for kind, pixels in (("sar", store.sar(i)), ("label", store.label(i))):
+            path = out / kind / days[row.scene] / f"{row.patch}.tif"
+            _write_patch(path, pixels, row, legend)
+
+    rows = enumerate(index.itertuples())
+    jobs = files.prefetch(write, rows, threads=rasters.threads())
+    for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
+        pass
     table = index["scene"].map(days).str.split("/", expand=True).set_axis(NUMBERS[:3], axis=1)
     table["FolderPath"], table["FileName"] = index["scene"].map(days), index["patch"] + ".tif"
-    store, rows = Store(patches, index), index.to_dict("records")
-
-    def write(i: int) -> None:
-        for kind, pixels in (("sar", store.sar(i)), ("label", store.label(i))):
-            file = out / kind / days[rows[i]["scene"]] / f"{rows[i]['patch']}.tif"
-            _write_patch(file, pixels, rows[i], legend)
-
-    jobs = files.prefetch(write, range(len(rows)), threads=rasters.threads())
-    for _ in tqdm(jobs, "export", len(rows), unit="patch", disable=not progress):
-        pass
-    ground = _on_the_ground(index["transform"].tolist(), index["crs"].tolist(), rows[0]["size"])
+    size = int(index["size"].iloc[0])
+    ground = _on_the_ground(index["transform"].tolist(), index["crs"].tolist(), size)
     table[BOX] = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
     table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
     table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
@@ -558,31 +554,29 @@ def _day(scene: str) -> str:
     return f"{day.year}/{day.month}/{day.day}"
 
 
-def _write_patch(
-    path: Path, pixels: NDArray[Any], row: Mapping[Any, Any], legend: lulc.Legend
-) -> None:
+def _write_patch(path: Path, pixels: NDArray[Any], row: Any, legend: lulc.Legend) -> None:
     import rasterio
     from affine import Affine
 
     from sartutorial import rasters
 
-    crs, size = rasterio.CRS.from_user_input(row["crs"]), len(pixels)
-    grid = rasters.Grid(crs, Affine(*row["transform"]), size, size)
+    crs, size = rasterio.CRS.from_user_input(row.crs), len(pixels)
+    grid = rasters.Grid(crs, Affine(*row.transform), size, size)
     with suppress(rasterio.errors.RasterioIOError), rasterio.open(path) as old:
         if rasters.same_grid(rasters.grid_of(old), grid) and np.array_equal(old.read(1), pixels):
             return
-    tags = {k.upper(): row[k] for k in ("scene", "quantity", "polarisation")}
-    if row["simulated"]:
-        tags["SIMULATED"] = "yes"
-    kind: dict[str, Any] = {"dtype": "float32", "nodata": np.nan}
-    if pixels.dtype == np.uint8:
-        kind = {"dtype": "uint8", "nodata": legend.void}
-        tags["LEGEND"] = json.dumps(legend.to_dict())
+    tags = {"SCENE": row.scene, "QUANTITY": row.quantity, "POLARISATION": row.polarisation}
+    tags |= {"SIMULATED": "yes"} if row.simulated else {}
+    is_label = pixels.dtype == np.uint8
+    tags |= {"LEGEND": json.dumps(_told(legend))} if is_label else {}
+    kind = {"dtype": pixels.dtype.name, "nodata": legend.void if is_label else np.nan}
     kind |= {"tiled": False, "blockxsize": size, "blockysize": size, "zlevel": 1, "num_threads": 1}
     with files.atomic_write(path) as partial, rasters.create(partial, grid, tags, **kind) as file:
         file.write(pixels, 1)
-        if pixels.dtype == np.uint8:
+        if is_label:
             file.write_colormap(1, legend.colormap())
+        else:
+            file.set_band_unit(1, "dB")
 
 
 class Pair(NamedTuple):
@@ -637,10 +631,7 @@ def import_patches(
     find = _in_folder if table.is_dir() else _in_table
     pairs = sorted(find(table, sar, labels), key=lambda pair: pair[:4])
     known = None if legend is None else lulc.legend(legend)
-    if pairs[0].label and not known:
-        with rasters.opened(pairs[0].label, dtype="uint8") as file:
-            known = rasters.legend_of(file)
-    read = functools.partial(_read_pair, legend=known or lulc.HR_LULC, quantity=quantity)
+    read = functools.partial(_read_pair, legend=known, quantity=quantity)
     first = read(pairs[0])[0]
     with tqdm(desc="import", total=len(pairs), unit="patch", disable=not progress) as bar:
 
@@ -713,9 +704,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
         text = re.sub(r"\Asep=.\s*\n", "", text)
         mark = max(",;\t", key=text.partition("\n")[0].count)
         table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, index_col=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such table; check the path") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise files.unreadable(path, error, "table") from error
+    except ValueError as error:
         raise InputError(f"{path}: not a readable CSV table ({error}); {SAVE}") from error
     table = table.rename(columns=str.strip).dropna(how="all")
     if missing := [c for c in (*NUMBERS, "FileName") if c not in table]:
@@ -733,7 +724,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _read_pair(
-    pair: Pair, legend: lulc.Legend, quantity: radiometry.Quantity | None
+    pair: Pair, legend: lulc.Legend | None, quantity: radiometry.Quantity | None
 ) -> tuple[dict[str, Any], Batch]:
     """A pair, and what it has in common with the rest."""
     from rasterio.errors import RasterioIOError
@@ -744,18 +735,21 @@ def _read_pair(
         grid = rasters.grid_of(file)
         if grid.width != grid.height:
             raise InputError(f"{pair.sar}: {grid.width} x {grid.height} px; patches are square")
-        about = _about(file, legend, quantity) | {"size": grid.width, "calibration_db": math.nan}
+        about = _about(file, quantity) | {"size": grid.width, "calibration_db": math.nan}
         try:
             db, valid = file.read(1), file.read_masks(1)
         except RasterioIOError as error:
             raise InputError(f"{pair.sar}: cannot be read ({error.__cause__ or error})") from error
         if not (valid.all() and np.isfinite(db).all()):
             raise InputError(f"{pair.sar}: holds no-data; only whole patches can be used")
-    ids = np.full(db.shape, legend.void, np.uint8)
-    if pair.label:
+    if pair.label is None:
+        legend = legend or lulc.HR_LULC
+        ids = np.full(db.shape, legend.void, np.uint8)
+    else:
         with rasters.opened(pair.label, dtype="uint8", decoders=1) as file:
             if not rasters.same_grid(rasters.grid_of(file), grid):
                 raise InputError(f"{pair.label}: not on the grid of its SAR patch")
+            legend = legend or rasters.legend_of(file) or lulc.HR_LULC
             ids = rasters.read_ids(file, legend)
     rows: dict[str, list[Any]]
     rows = {"patch": [pair.patch], "row": [pair.row], "col": [pair.col],
@@ -766,8 +760,6 @@ def _read_pair(
         off = np.concatenate([ground.min(axis=0), ground.max(axis=0)]) - pair.box
         off[::2] -= 360 * np.round(off[::2] / 360)
         if np.abs(off).max() > AGREE * np.ptp(ground, axis=0).min():
-            raise InputError(
-                f"{pair.sar}: lies elsewhere than the table says; is it another patch?"
-            )
-    about |= {"scene": pair.patch, "source": str(pair.sar)}
+            raise InputError(f"{pair.sar}: lies elsewhere than the table says; check which it is")
+    about |= {"scene": pair.patch, "source": str(pair.sar), "legend": _told(legend)}
     return about, Batch(rows, db[None], ids[None])

@@ -140,7 +140,7 @@ def product(
     if named is None:
         raise InputError(
             f"{path}: its name is none of JAXA's, so its unit is unknown; keep the product's name, "
-            "or name the unit: 'sartutorial downsample --factor 1 --quantity sigma0'"
+            "or name the unit: --quantity sigma0 of 'sartutorial downsample --factor 1' (or of 'import')"
         )
     if known.level[0].isdigit() and known.level not in _LEVELS:
         raise InputError(
