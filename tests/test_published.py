@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from test_golden import FIXED, GOLDEN, expected, weight
 
 import sartutorial as st
-from sartutorial import InputError, lulc, rasters
+from sartutorial import InputError, lulc
 from sartutorial.learn import checkpoints, published
 from sartutorial.learn.encoders import Encoder, EncoderConfig, sincos_positions
 from sartutorial.learn.pretraining import MixMAE
@@ -137,22 +137,24 @@ def test_mixmae_computes_it_too(tmp_path):
     torch.testing.assert_close(loss, golden["loss_normpix0"], atol=1e-3, rtol=0)
 
 
-def test_an_encoder_alone_is_enough(tmp_path):
+@pytest.mark.parametrize("with_token", [False, True])
+def test_an_encoder_alone_is_enough(tmp_path, with_token):
     alone = {
         k.removeprefix("encoder."): v
         for k, v in state("simmim").items()
-        if k.startswith("encoder.") and "mask_token" not in k
+        if k.startswith("encoder.") and ("mask_token" not in k or with_token)
     }
+    wanted = {k: v for k, v in learnt(alone).items() if k != "mask_token"}
     torch.save({"state_dict": alone}, tmp_path / "theirs.pth")
     ours, description = checkpoints.load(st.import_weights(tmp_path / "theirs.pth", tmp_path))
-    assert contents(ours.values()) == contents(learnt(alone).values())
+    assert contents(ours.values()) == contents(wanted.values())
     assert all(k.startswith("encoder.") for k in ours)
     assert description["method"] == "simmim"
     save_file({k: v.clone() for k, v in alone.items()}, tmp_path / "theirs.safetensors")
     bare = st.import_weights(tmp_path / "theirs.safetensors", tmp_path / "bare")
     assert checkpoints.load(bare)[0].keys() == ours.keys()
     encoder, _ = st.load_encoder(tmp_path / "theirs.pth")
-    assert contents(encoder.state_dict().values()) == contents(learnt(alone).values())
+    assert contents(encoder.state_dict().values()) == contents(wanted.values())
 
 
 def test_it_goes_on_into_the_chain(run, world, tmp_path):
@@ -174,8 +176,11 @@ def test_it_goes_on_into_the_chain(run, world, tmp_path):
     tuned = json.loads(model.with_suffix(".json").read_text())
     assert tuned["normalization"]["mean"] == -10.4327
     assert tuned["encoder"]["depths"] == [2, 2, 2, 2]
-    with rasters.opened(tmp_path / "map.tif", dtype="uint8") as found:
-        assert 1 <= found.read(1).max() <= 9
+    ids = st.read_classes(tmp_path / "map.tif").ids
+    assert 1 <= ids.max() <= 9
+    # The same of the checkpoint as it was published.
+    direct = st.predict(scene, tmp_path / "b.pth", tmp_path / "direct")
+    np.testing.assert_array_equal(st.read_classes(direct).ids, ids)
 
 
 def test_a_published_model_is_scored(run, world, tmp_path):
@@ -418,6 +423,23 @@ def test_wrappers_are_taken_off(how, name):
     assert all(found[k] is plain[k] for k in plain)
 
 
+def test_patches_merged_at_the_start_of_a_stage():
+    """As timm names them, and who trains on with this package's own modules."""
+    given = learnt(state("simmim"))
+    ours = published.from_published(given)
+    assert (
+        published.from_published({"state_dict": {f"model.{k}": v for k, v in ours.items()}}) == ours
+    )
+
+
+def test_a_file_of_ours_is_not_imported(tmp_path):
+    """It knows its own normalisation, which the authors' would replace."""
+    torch.save(state("simmim"), tmp_path / "a.pth")
+    file = st.import_weights(tmp_path / "a.pth", tmp_path / "one")
+    with pytest.raises(InputError, match=r"encoder\.safetensors: is a file of ours"):
+        st.import_weights(file, tmp_path / "two")
+
+
 def test_parts_saved_apart_are_joined():
     given, parts = learnt(state("simmim")), {"encoder": {}, "decoder": {}}
     for key, value in given.items():
@@ -475,6 +497,19 @@ def test_three_channels_become_one(tmp_path, positions):
     # They have seen photographs: nothing is known of radar.
     assert not said.keys() & {"normalization", "spacing", "quantity", "polarisation"}
     assert "photographs" in said["grounds"]["channels"]
+
+
+def test_weights_of_photographs_take_the_normalisation_of_the_patches(world, tmp_path):
+    given = {k: v for k, v in state("simmim", 64).items() if "absolute_pos" not in k}
+    given["encoder.patch_embed.proj.weight"] = torch.ones(16, 3, 4, 4)
+    alone = {k: v for k, v in given.items() if not k.startswith("decoder")}
+    torch.save({"model": alone}, tmp_path / "theirs.pth")
+    encoder = tmp_path / "theirs.pth"
+    model = st.finetune(world / "patches", tmp_path, encoder=encoder, epochs=1, profile="tiny")
+    known = st.load_model(model).description
+    assert -20 < known["normalization"]["mean"] < -5
+    assert known["normalization"]["mean"] != -10.4327
+    assert (known["quantity"], known["encoder"]["positions"]) == ("sigma0", False)
 
 
 def test_weights_are_everybodys_to_read_as_the_umask_says(tmp_path):

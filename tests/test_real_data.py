@@ -14,14 +14,16 @@ from affine import Affine
 from conftest import scene_array, write
 from rasterio.warp import transform
 
-from sartutorial import evaluation, inference, labels, radiometry, rasters
+import sartutorial as st
+from sartutorial import lulc, radiometry, rasters
+from sartutorial.learn import evaluation, inference
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flevoland.yaml"
 
 
 def sartutorial(*arguments):
     """Run the command line; returns what it printed."""
-    command = [sys.executable, "-m", "sartutorial", *map(str, arguments)]
+    command = [Path(sys.executable).with_name("sartutorial"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -51,7 +53,8 @@ def test_flevoland_from_scene_to_map(real, tmp_path):
     sartutorial("predict", scene, "--model", model, "--out", tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(scene) as sar:
         assert rasters.grid_of(found) == rasters.grid_of(sar)
-    whole = evaluation.scores(inference.agreement(tmp_path / "map.tif", labels / scene.name))
+    confusion = inference.agreement(tmp_path / "map.tif", labels / scene.name)
+    whole = evaluation.scores(confusion, lulc.HR_LULC.names)
     assert whole["miou"] > whole["majority"]["miou"]
     assert whole["accuracy"] > whole["majority"]["accuracy"]
 
@@ -62,20 +65,24 @@ def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
     sartutorial("downsample", archive, "--factor", 1, "--out", tmp_path / "whole")
     sartutorial("downsample", archive, "--out", tmp_path / "half")
     assert {p.name for p in tmp_path.iterdir()} == {Path(archive).name, "whole", "half"}
-    with rasterio.open(tmp_path / "whole" / "N23W161_20_sl_HH_F02DAR.tif") as whole:
-        assert (whole.nodata, whole.crs.to_epsg(), whole.shape) == (1, 4326, (4500, 4500))
+    name = "N23W161_20_sl_HH_F02DAR.tif"
+    with rasters.opened(tmp_path / "whole" / name) as whole:
+        assert (whole.nodata, whole.crs.to_epsg(), whole.shape) == (0, 4326, (4500, 4500))
         assert whole.tags()["QUANTITY"] == "gamma0"
-        assert whole.tags()["MASK"] == "N23W161_20_mask_F02DAR.tif"
-        assert rasters.spacing(whole) == pytest.approx(24.0, abs=0.8)
-        product = radiometry.product(whole.name, whole.tags())
+        assert whole.tags()["POLARISATION"] == "HH"
+        assert st.pixel_size(whole) == pytest.approx(24.0, abs=0.8)
         dn = whole.read(1)
-        db = radiometry.lookup_table(product.calibration_db, whole.nodata)[dn]
     with tarfile.open(archive) as inside:
         inside.extractall(tmp_path / "layers", filter="data")
     with rasterio.open(tmp_path / "layers" / "N23W161_20_mask_F02DAR.tif") as layer:
         mask = layer.read(1)
-    with rasterio.open(tmp_path / "layers" / "N23W161_20_sl_HH_F02DAR.tif") as layer:
-        np.testing.assert_array_equal(dn, layer.read(1))  # the mask and the declared value agree
+    with rasterio.open(tmp_path / "layers" / name) as layer:
+        assert layer.nodata == 1
+        raw = layer.read(1)
+    np.testing.assert_array_equal(dn, np.where(raw == 1, 0, raw))
+    db, _, quantity = st.read_db(archive)  # the mask and the declared value agree
+    assert quantity == "gamma0"
+    np.testing.assert_array_equal(db, radiometry.dn_to_db(dn))
     assert np.isfinite(db).sum() == 899_984
     assert db.size == 20_250_000
     assert np.array_equal(np.isfinite(db), mask != 0)
@@ -84,12 +91,12 @@ def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
     assert -20 < np.median(land) < -5
     assert np.median(ocean) < np.median(land) - 3
 
-    with rasterio.open(tmp_path / "half" / "N23W161_20_sl_HH_F02DAR.tif") as half:
-        assert half.nodata == 1
+    with rasterio.open(tmp_path / "half" / name) as half:
+        assert half.nodata == 0
         dn = half.read(1)
     power = radiometry.to_power(db.astype(float)).reshape(2250, 2, 2250, 2)
     some = np.isfinite(power).any(axis=(1, 3))
-    assert np.array_equal(dn != 1, some)
+    assert np.array_equal(dn != 0, some)
     sums = np.nansum(power, axis=(1, 3))[some] / np.isfinite(power).sum(axis=(1, 3))[some]
     error = np.sqrt(radiometry.to_power(radiometry.to_db(sums) + 83)) - dn[some]
     assert np.abs(error).max() <= 1  # one DN quantum
@@ -97,8 +104,8 @@ def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
 
 def test_flevoland_needs_no_option(real):
     """It is written as PALSAR-2 would have written it, and its name is known."""
-    with rasters.opened(real / "flevoland-l-band" / "AIRSAR-HH-FLEVOLAND.tif") as scene:
-        assert radiometry.product(scene.name, scene.tags()).quantity == "sigma0"
+    scene = real / "flevoland-l-band" / "AIRSAR-HH-FLEVOLAND.tif"
+    assert st.read_db(scene, max_size=100).quantity == "sigma0"
 
 
 def test_the_national_land_cover_labels_a_grid_over_okinawa(real, tmp_path):
@@ -108,7 +115,7 @@ def test_the_national_land_cover_labels_a_grid_over_okinawa(real, tmp_path):
     rng = np.random.default_rng(0)
     scene = write(tmp_path / "s.tif", scene_array(rng, side, side, hole=0.05), transform=grid,
                   crs="EPSG:32652")  # fmt: skip
-    out = labels.label(scene, [national], tmp_path / "labels.tif")
+    out = st.label(scene, national, tmp_path / "labels.tif")
     with rasterio.open(out) as found, rasterio.open(scene) as sar, rasterio.open(national) as land:
         ids, valid = found.read(1), sar.read(1) != 0
         assert "MISSING" not in found.tags()

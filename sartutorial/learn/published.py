@@ -114,6 +114,8 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
         InputError: The file is missing, damaged or not to be read safely, or a key is missing, left
             over or of an unfitting shape.
     """
+    if Path(file).suffix == ".safetensors" and Path(file).with_suffix(".json").exists():
+        raise InputError(f"{file}: is a file of ours, by its .json; use it as it is")
     model, description = _load(file, ours=False)
     target = Path(out) / f"{'model' if isinstance(model, Segmenter) else 'encoder'}.safetensors"
     with files.locked(target):
@@ -158,7 +160,7 @@ def _model(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> nn.Module:
         return Segmenter(encoder, Decoder(**known["decoder"]))
     if "decoder_embed.weight" in state:
         return MixMAE(encoder, **known["decoder"])
-    if "decoder.0.weight" in state or "mask_token" in state:
+    if "decoder.0.weight" in state:
         return SimMIM(encoder)
     return nn.ModuleDict({"encoder": encoder})
 
@@ -168,12 +170,14 @@ def _described(state: dict[str, Tensor]) -> dict[str, Any]:
     said = dict(STATED)
     stem, head = "encoder.patch_embed.proj.weight", ("decoder.0.weight", "decoder.0.bias")
     segments, mixes = "decoder.project.weight" in state, "decoder_embed.weight" in state
+    if "decoder.0.weight" not in state and not mixes:
+        state.pop("mask_token", None)  # theirs is a part of the encoder, also of one saved alone
     channels = state[stem].shape[1]
     if channels == 3 and not segments and not mixes:
         state[stem] = state[stem].sum(1, keepdim=True)
         for key in state.keys() & head:  # PixelShuffle's channels come one after the other
             state[key] = state[key].reshape(3, STRIDE**2, *state[key].shape[1:]).mean(0)
-        said = {"channels": (3, COLOUR)}
+        said = {"channels": ("three, made one", COLOUR)}
     elif channels != 1:
         raise InputError(f"reads images of {channels} channels, ours have one; train it on one")
     config = _config(state)
@@ -231,7 +235,7 @@ _WRAPPERS = re.compile(
 )
 _USUAL = {"model", "state_dict", "model_state_dict", "net", "network", "encoder", ""}
 _DERIVED = ("relative_position_index", "attn_mask", "n_averaged")  # no weights
-# Theirs merge patches at the end of a stage, timm's at the start of the next.
+# Theirs merge patches at the end of a stage, timm's (if a checkpoint does so) at the start of the next.
 _NAMES = {
     "encoder.mask_token": "mask_token",
     **{f"encoder.layers.{i}.downsample": f"encoder.layers.{i + 1}.downsample" for i in range(3)},
@@ -270,13 +274,15 @@ def from_published(content: Any) -> dict[str, Tensor]:
         names = ", ".join(sorted(root.rstrip(".") for root in roots))
         raise InputError(f"holds several models ({names}); save one alone")
     (root,) = roots
+    at_end = any(".layers.0.downsample." in f".{path}" for path, _ in weights)
+    table = [name for name in _NAMES if at_end or "downsample" not in name]
     renamed: dict[str, Tensor] = {}
     for path, tensor in weights:
         if path.startswith(root) and not path.endswith(_DERIVED):
             key = re.sub(r"^backbone\.", "encoder.", path.removeprefix(root))
             if re.match(r"(absolute_pos_embed|patch_embed|layers|norm)\b", key):  # of MixMAE
                 key = f"encoder.{key}"
-            theirs = next((name for name in _NAMES if key.startswith(name)), "")
+            theirs = next((name for name in table if key.startswith(name)), "")
             key = _NAMES.get(theirs, "") + key.removeprefix(theirs)
             if key in renamed:
                 raise InputError(f"two of the keys mean {key}; keep one")
