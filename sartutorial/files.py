@@ -90,12 +90,16 @@ def find_scenes(
         raise InputError(f"no {what} given; name a file or a folder")
     names: dict[str, str] = {}
     for path in found:
-        other = names.setdefault(product_name(path), path)
-        if other is not path:
+        if (other := names.setdefault(product_name(path), path)) is not path:
             raise InputError(
-                f"{other} and {path}: both would be made into {product_name(path)}; name one of "
-                f"them, or rename one (products are named after the {what})"
+                f"{other} and {path}: two {what}s of one name, after which products are called; "
+                "name one of them, or rename one"
             )
+    places = {os.path.realpath(path): path for path in found}
+    for path in found:
+        for file in _shown(Path(path)):
+            if twin := places.get(os.path.realpath(file)):
+                raise InputError(f"{path} and {twin}: the one shows the other; name one of them")
     return found
 
 
@@ -204,9 +208,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     It is one of its own, so two runs do not meet in it, and ends as ``path`` does. An interrupted
     run leaves the old file or none; what a killed run has left is removed by the next.
-
-    >>> with atomic_write("build/answer.txt") as partial:  # doctest: +SKIP
-    ...     partial.write_text("42")
 
     Raises:
         OSError: ``path`` cannot be written; it is named.
@@ -366,11 +367,16 @@ def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
         parts.append((name_of(i), file))
         beside = [file.with_name(file.name + s) for s in (".msk", ".aux.xml", ".hdr")]
         parts += [(p.name, p) for p in (*beside, file.with_suffix(".hdr")) if p.is_file()]
-        if file.suffix.lower() == ".vrt":
-            shown = re.findall(r"<SourceFilename[^>]*>([^<]+)<", file.read_text(errors="replace"))
-            sources = {file.parent / s for s in shown}  # or as it is, where it is absolute
-            parts += _parts(sorted(s for s in sources if s.is_file()))
+        parts += _parts(_shown(file))
     return parts
+
+
+def _shown(file: Path) -> list[Path]:
+    """The files that a VRT shows."""
+    if file.suffix.lower() != ".vrt" or not file.is_file():
+        return []
+    names = re.findall(r"<SourceFilename[^>]*>([^<]+)<", file.read_text(errors="replace"))
+    return sorted({p for n in names if (p := file.parent / n).is_file()})  # n may be absolute
 
 
 def _states(inputs: Sequence[str | Path]) -> list[list[int]]:

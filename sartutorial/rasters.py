@@ -70,10 +70,10 @@ def check_proj() -> None:
         with rasterio.Env():  # or GDAL would print an error of its own
             CRS.from_epsg(4326)
     except CRSError as error:
-        variable = next((v for v in ("PROJ_DATA", "PROJ_LIB") if v in os.environ), "PROJ_DATA")
+        said = [v for v in ("PROJ_DATA", "PROJ_LIB") if v in os.environ]
         raise InputError(
-            f"{variable}={os.environ.get(variable, '')}: not the data of this PROJ but perhaps of "
-            f"another program; run without it ('unset {variable}')"
+            f"{', '.join(f'{v}={os.environ[v]}' for v in said) or 'PROJ'}: not the data of this PROJ "
+            f"but perhaps of another program; run without it ('unset {' '.join(said)}')"
         ) from error
 
 
@@ -222,13 +222,15 @@ def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
             + "; ids up to 255 can be written so with 'gdal_translate -ot Byte'"
             * (dtype == "uint8")
         )
-    scale, offset = dataset.scales[0], dataset.offsets[0]
+    tags = {k.lower(): v for k, v in dataset.tags(1).items()}  # as NetCDF has it, and xarray
+    scale = float(tags.get("scale_factor", dataset.scales[0]))
+    offset = float(tags.get("add_offset", dataset.offsets[0]))
     if (scale, offset) != (1, 0):
         raise InputError(
             f"{path}: declares scale {scale:g} and offset {offset:g}, so its numbers are not "
             f"{KINDS[dtype]}; write the values themselves (db_to_dn turns dB into DN)"
         )
-    unit = dataset.units[0] or ""
+    unit = dataset.units[0] or tags.get("units", "")
     height = f'UNIT["{unit}"' in dataset.crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
     if not height and unit.strip().lower() not in ("", "1", "none", *UNITS[dtype]):
         raise InputError(

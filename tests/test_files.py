@@ -88,9 +88,17 @@ def test_two_scenes_that_would_be_one_product_are_refused_naming_both(tmp_path, 
         with pytest.raises(InputError) as caught:
             files.find_scenes(paths)
         assert one.rsplit("/")[-1] in str(caught.value)
-        assert "scene.tif; name one" in str(caught.value)
+        assert "two scenes of one name" in str(caught.value)
     with pytest.raises(InputError, match=f"{other}"):
         files.find_scenes(tmp_path)
+
+
+def test_a_vrt_beside_what_it_shows_would_count_it_twice(tmp_path):
+    scene = write(tmp_path / "in" / "a.tif", scene_array(RNG, 9, 9))
+    rasterio.shutil.copy(scene, tmp_path / "all.vrt", driver="VRT")
+    with pytest.raises(InputError, match=r"all\.vrt and .*a\.tif: the one shows the other"):
+        files.find_scenes(tmp_path)
+    assert files.find_scenes(tmp_path / "all.vrt") == [str(tmp_path / "all.vrt")]
 
 
 def test_envi_needs_no_suffix(tmp_path):

@@ -30,6 +30,7 @@ def raster(path, array, **said):
     write(path, array, **{k: said.pop(k) for k in ("nodata", "crs", "transform") if k in said})
     if said:
         with rasterio.open(path, "r+") as file:
+            file.update_tags(1, **said.pop("tags", {}))
             for name, value in said.items():
                 setattr(file, name, value)
     return path
@@ -180,6 +181,8 @@ def test_a_class_0_is_a_class(tmp_path):
         ("uint16", dict(offsets=(5,)), "offset 5"),
         ("uint16", dict(units=("dB",)), "the unit 'dB'"),
         ("uint16", dict(units=("m",)), "the unit 'm'"),
+        ("uint16", dict(tags=dict(scale_factor="0.01", add_offset="-40")), "scale 0.01 and offset"),
+        ("uint16", dict(tags=dict(units="dB")), "the unit 'dB'"),
         ("uint16", dict(crs=None, transform=Affine.identity()), "no georeference"),
         ("uint16", dict(transform=Affine(5, 0, 0, 0, 0, 0)), "no georeference"),
         ("uint16", dict(crs=LOCAL), "CRS.*slant range.*no place on Earth"),
