@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -46,7 +47,7 @@ def label(
         legend: What the ids mean: hr-lulc, worldcover, or a table (CSV or JSON) of your own.
         workers: How many scenes at a time, each in a process of its own.
         scheduler: The address of a dask scheduler whose workers take the scenes.
-        progress: Show a bar.
+        progress: Show a bar, and say which tiles are missing.
 
     Returns:
         The label raster of a scene, or a list of them if several were given.
@@ -72,10 +73,15 @@ def _label(
             raise InputError(
                 f"{scene}: no land-cover tile meets it; it needs {_needed(grid, legend)}"
             )
+        sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
+        covered = map(rasters.grid_of, sources)
+        absent = ", ".join(missing(grid, covered)) if legend == lulc.HR_LULC else ""
+        if absent and progress:
+            note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
+            tqdm.write(note, file=sys.stderr)
         made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
         if made is None:
             return out
-        sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
         for source in sources:
             if (said := rasters.legend_of(source)) and _meaning(said) != _meaning(legend):
                 raise InputError(
@@ -87,8 +93,8 @@ def _label(
             "SCENE": files.name_of(scene),
             "TILES": ",".join(files.name_of(t) for t in chosen),
         }
-        if legend == lulc.HR_LULC and (absent := missing(grid, map(rasters.grid_of, sources))):
-            tags["MISSING"] = ",".join(absent)
+        if absent:
+            tags["MISSING"] = absent
         lookups = [Lookup(source, grid, legend) for source in sources]
         windows = list(rasters.row_windows(sar))
         strips = files.prefetch(partial(merged, lookups), windows, threads=rasters.threads())
