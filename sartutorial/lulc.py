@@ -129,12 +129,8 @@ class Legend:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
-        return dict(
-            name=self.name,
-            classes=[asdict(c) | dict(rgb=list(c.rgb)) for c in self.classes],
-            names=list(self.names),
-            colours=[list(c) for c in self.colours],
-        )
+        said: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return said
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any], source: str = "legend") -> Legend:
@@ -204,9 +200,9 @@ def _of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Legend:
             raise InputError(
                 f"{name}: the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
             ) from error
-        training = row.get("training") or one.name
         classes.append(one)
         colours.setdefault(one.index, one.rgb)
+        training = row.get("training") or names.get(one.index, one.name)
         if names.setdefault(one.index, training) != training and one.index != IGNORE_INDEX:
             raise InputError(
                 f"{name}: training class {one.index} is called {names[one.index]} and, in the row "

@@ -105,6 +105,14 @@ def test_a_legend_travels_as_json(tmp_path, legend):
     assert lulc.legend(tmp_path / "l.json") == legend
 
 
+def test_classes_that_share_an_index_are_merged_under_the_first_ones_name(tmp_path):
+    table = "id,name,colour,index\n1,sea,#000064,0\n2,oak,#00ff00,1\n3,pine,#008000,1\n"
+    (tmp_path / "mine.csv").write_text(table)
+    legend = lulc.legend(tmp_path / "mine.csv")
+    assert legend.names == ("sea", "oak")
+    assert legend.to_index(np.uint8([0, 1, 2, 3])).tolist() == [-1, 0, 1, 1]
+
+
 def test_json_rows_are_a_table_too(tmp_path):
     rows = [{"id": 1, "name": "a", "colour": "#010203", "index": 0},
             {"id": 2, "name": "b", "colour": "#040506", "index": -1}]  # fmt: skip
@@ -123,8 +131,8 @@ def test_json_rows_are_a_table_too(tmp_path):
         (TABLE.replace("3,oak", "4,oak"), "id 4 stands twice"),
         (TABLE.replace(",1,", ",2,"), "without a gap"),
         (TABLE.replace("-1", "-2"), "without a gap"),
-        (TABLE.replace("800080,1,Forest", "").replace("pine,008000,1,Forest", "pine,008000,1,"),
-         "class 1 is called Forest and.*pine"),
+        (TABLE.replace("pine,008000,1,Forest", "pine,008000,1,Wood"),
+         "class 1 is called Forest and.*Wood"),
     ],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, table, words):
