@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -67,8 +66,8 @@ def show_classes(
     """
     if isinstance(classes, rasters.Classes):
         return show_classes(classes.ids, ax, title, legend=classes.legend)
-    cmap = ListedColormap(list(_palette(lulc.legend(legend).colormap(training)) / 255))
-    return _axes(ax, title).imshow(classes, cmap=cmap, vmin=0, vmax=255, interpolation="nearest")
+    colours = _palette(lulc.legend(legend).colormap(training))
+    return _axes(ax, title).imshow(colours[classes], interpolation="nearest")
 
 
 def show_legend(

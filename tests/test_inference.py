@@ -139,7 +139,7 @@ def test_a_map_is_made_anew_when_its_scene_or_model_is_another(tmp_path, model):
 def test_a_map_that_fails_says_why_and_leaves_nothing(tmp_path, model):
     scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 70, 70))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(InputError, match=r"file/map\.tif: could not be written"):
         sartutorial.predict(scene, model, tmp_path / "file" / "map.tif")
 
 

@@ -22,7 +22,7 @@ def closed():
 
 def drawn(image):
     """The colours of a picture as matplotlib draws them: (H, W, 4), 0 to 255."""
-    return image.to_rgba(image.get_array(), bytes=True)
+    return np.asarray(image.to_rgba(image.get_array(), bytes=True))
 
 
 def test_two_lines_show_a_scene(tmp_path):

@@ -432,6 +432,19 @@ def test_patches_merged_at_the_start_of_a_stage():
     )
 
 
+def test_a_pretrained_model_of_ours_comes_with_its_head(tmp_path):
+    """Whose heads no shape tells: the description does."""
+    config = EncoderConfig(64, 16, (1, 1, 1, 1), (1, 2, 2, 4), 8, "mixmae")
+    model = MixMAE(Encoder(config), 16, 1, 2).eval()
+    decoder = {"width": 16, "blocks": 1, "heads": 2}
+    file = tmp_path / "encoder.safetensors"
+    checkpoints.save(model, file, {"encoder": config._asdict(), "decoder": decoder})
+    found, _ = published.load_pretraining(file)
+    image, mask = torch.randn(2, 1, 64, 64), torch.eye(2)[None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(found(image, mask), model(image, mask))
+
+
 def test_a_file_of_ours_is_not_imported(tmp_path):
     """It knows its own normalisation, which the authors' would replace."""
     torch.save(state("simmim"), tmp_path / "a.pth")

@@ -102,16 +102,13 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path)
         "left over": given.keys() - both,
         "of another shape": {k for k in both if wanted[k].shape != given[k].shape},
     }
-    if any(wrong.values()):
-        found = ", ".join(
-            f"{len(keys)} {fault} ({', '.join(sorted(keys)[:3])}{', ...' * (len(keys) > 3)})"
-            for fault, keys in wrong.items()
-            if keys
-        )
-        raise InputError(
-            f"{source}: does not fit this model: of its keys, {found}; use weights of the very same "
-            "architecture (profile, method)"
-        )
+    found = ", ".join(
+        f"{len(keys)} {fault} ({', '.join(sorted(keys)[:3])}{', ...' * (len(keys) > 3)})"
+        for fault, keys in wrong.items()
+        if keys
+    )
+    if found:
+        raise InputError(f"{source}: does not fit: of its keys, {found}; use the same architecture")
     model.load_state_dict(given)
 
 

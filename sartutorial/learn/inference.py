@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -86,8 +87,9 @@ def _map(
         with files.made(out, inputs, {}) as whole:
             if whole is None:
                 return out
-            # Where a killed run leaves it, the next sweeps it up, as it does ``whole``.
-            plain = whole.with_name(f"{whole.name.removesuffix(out.name)}plain.{out.name}")
+            # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
+            run = whole.name.removesuffix(f".{out.name}")[:-8]
+            plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{out.name}")
             try:
                 with rasters.create(plain, rasters.grid_of(sar), tags, dtype="uint8") as raw:
                     raw.write_colormap(1, legend.colormap(training=True))
@@ -109,12 +111,11 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
     """
     spacing, found = known["spacing"], rasters.pixel_size(sar)
     if abs(found / spacing - 1) > SPACING_TOLERANCE:
-        factor = round(spacing / found)
-        mends = factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE
-        mend = f"run 'sartutorial downsample --factor {factor}' on it first"
+        factor, mend = round(spacing / found), "take a scene of the model's resolution"
+        if factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE:
+            mend = f"run 'sartutorial downsample --factor {factor}' on it first"
         raise InputError(
-            f"{scene}: pixels of {found:.2f} m, the model was trained on {spacing:.2f} m; "
-            + (mend if mends else "take a scene of the model's resolution")
+            f"{scene}: pixels of {found:.2f} m, the model was trained on {spacing:.2f} m; {mend}"
         )
     product = radiometry.product(scene, sar.tags())
     for what in ("quantity", "polarisation"):
@@ -209,6 +210,5 @@ def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
             t = known.to_index(rasters.read_ids(truth, known, window))
             p = shown.to_index(rasters.read_ids(found, shown, window))
             both = (t >= 0) & (p >= 0)
-            pairs = t[both] * k + p[both]
-            confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)
+            confusion += np.bincount(t[both] * k + p[both], minlength=k * k).reshape(k, k)
     return confusion

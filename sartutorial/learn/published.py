@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -33,9 +34,7 @@ STATED: dict[str, tuple[Any, str]] = {
     "polarisation": ("HH", "the paper"),
 }
 SHAPES = "keys and shapes of the checkpoint"
-PLACELESS = (
-    f"{SHAPES}; the image size, which no positions tell, is ours: a last stage of one window"
-)
+PLACELESS = f"{SHAPES}; without positions the image size is ours: a last stage of one window"
 COLOUR = (
     "ours: three channels have seen photographs; the input convolution is summed over them (a grey "
     "image in each gives the same), the head averaged; normalisation, spacing and quantity are left "
@@ -60,8 +59,8 @@ def load_encoder(file: str | Path) -> Loaded[Encoder]:
             its .json), or an authors' checkpoint as it was published (.pth).
 
     Returns:
-        The encoder and its description. For a normalised image (B, 1, H, W), ``taps(image)`` gives a
-        map a stage, ``encode(embed(image))`` the last features (B, H/32, W/32, 8C).
+        The encoder, of normalised images (B, 1, H, W): ``taps(image)`` gives a map a stage,
+        ``encode(embed(image))`` the last features (B, H/32, W/32, 8C). And its description.
 
     Raises:
         InputError: The file is missing, damaged, or its weights do not fit.
@@ -71,16 +70,10 @@ def load_encoder(file: str | Path) -> Loaded[Encoder]:
 
 
 def load_model(file: str | Path) -> Loaded[Segmenter]:
-    """A fine-tuned model, ready to segment: normalised image (B, 1, H, W) to logits (B, K, H, W).
-
-    Args:
-        file: As for ``load_encoder``.
+    """A fine-tuned model, ready to segment; else as ``load_encoder``.
 
     Returns:
-        The model and its description.
-
-    Raises:
-        InputError: As for ``load_encoder``, or the file holds no segmentation model.
+        The model, from normalised images (B, 1, H, W) to logits (B, K, H, W). And its description.
     """
     model, description = _load(file)
     if not isinstance(model, Segmenter):
@@ -133,13 +126,11 @@ def _load(file: str | Path, ours: bool | None = None) -> Loaded[Any]:
     encoder of one (see ``COLOUR``). What it does not hold is taken from the authors' code and paper;
     the description says so, entry by entry, under ``grounds``.
     """
-    if Path(file).suffix == ".safetensors" if ours is None else ours:
-        state, known = checkpoints.load(file)
-    else:
-        content, known = checkpoints.read_foreign(file), {}
+    ours = Path(file).suffix == ".safetensors" if ours is None else ours
+    content, known = checkpoints.load(file) if ours else (checkpoints.read_foreign(file), {})
     try:
-        if not known:
-            state = from_published(content)
+        state = content if ours else from_published(content)
+        if not ours:
             source = {"file": Path(file).name, "checksum": checkpoints.fingerprint(file)}
             known = _described(state) | {"published": source}
         model = _model(state, known)
@@ -183,16 +174,16 @@ def _described(state: dict[str, Tensor]) -> dict[str, Any]:
     config = _config(state)
     said["encoder"] = config._asdict(), SHAPES if config.positions else PLACELESS
     if segments:
-        width = state["decoder.project.weight"].shape[0]
-        said["decoder"] = Decoder(width)._asdict(), SHAPES
+        said["decoder"] = Decoder(len(state["decoder.project.weight"]))._asdict(), SHAPES
         said["legend"] = lulc.HR_LULC.to_dict(), LEGEND
     else:
         said["method"] = config.kind, f"{SHAPES}; a weighted loss would leave no trace in them"
     if mixes:
-        width = state["decoder_embed.weight"].shape[0]
         blocks = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
-        decoder = {"width": width, "blocks": blocks, "heads": MIXMAE_HEADS}
-        said["decoder"] = decoder, f"{SHAPES}; the heads are the authors' code's"
+        said["decoder"] = (
+            {"width": len(state["decoder_embed.weight"]), "blocks": blocks, "heads": MIXMAE_HEADS},
+            f"{SHAPES}; the heads are the authors' code's",
+        )
     known = {name: value for name, (value, _) in said.items()}
     return known | {"grounds": {name: ground for name, (_, ground) in said.items()}}
 
@@ -202,16 +193,11 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
 
     Positions that are exactly the fixed sines and cosines were not learnt: the encoder is MixMAE's.
     """
-    found = {
-        tuple(map(int, m.groups()))
-        for key in state
-        if (m := re.match(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.", key))
-    }
-    stages = range(1 + max((stage for stage, _ in found), default=0))
-    tables = [
-        state[f"encoder.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in stages
-    ]
-    windows = [(math.isqrt(table.shape[0]) + 1) // 2 for table in tables]  # it holds (2 w - 1)²
+    blocks = re.findall(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.", "\n".join(state))
+    depths = Counter(int(stage) for stage, _ in set(blocks))
+    table = "encoder.layers.{}.blocks.0.attn.relative_position_bias_table".format
+    tables = [state[table(i)] for i in range(1 + max(depths, default=0))]
+    windows = [(math.isqrt(len(t)) + 1) // 2 for t in tables]  # a table holds (2 w - 1)²
     positions, fixed = state.get("encoder.absolute_pos_embed"), "decoder_embed.weight" in state
     size = STRIDE * windows[-1]
     if positions is not None:
@@ -220,9 +206,9 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
         fixed |= torch.allclose(positions.float(), sines, atol=1e-5)
     return EncoderConfig(
         image_size=size,
-        embed_dim=state["encoder.patch_embed.proj.weight"].shape[0],
-        depths=tuple(sum(stage == i for stage, _ in found) for i in stages),
-        num_heads=tuple(table.shape[1] for table in tables),
+        embed_dim=len(state["encoder.patch_embed.proj.weight"]),
+        depths=tuple(depths[i] for i in range(len(tables))),
+        num_heads=tuple(t.shape[1] for t in tables),
         window_size=windows[0],
         kind="mixmae" if fixed else "simmim",
         positions=positions is not None,
@@ -264,12 +250,12 @@ def from_published(content: Any) -> dict[str, Tensor]:
     weights = [(_WRAPPERS.sub("", path), tensor) for path, tensor in _tensors(content)]
     if not weights:
         raise InputError("holds no weights, neither bare nor as 'model' or 'state_dict'")
-    anchor = r"(?:|(.*\.))patch_embed\.proj\.weight"
-    encoders = {m[1] or "" for path, _ in weights if (m := re.fullmatch(anchor, path))}
+    stem = r"(|.*\.)patch_embed\.proj\.weight"
+    encoders = [m[1] for path, _ in weights if (m := re.fullmatch(stem, path))]
+    if not encoders:
+        raise KeyError("encoder.patch_embed.proj.weight")
     roots = {re.sub(r"(^|\.)(encoder|backbone)\.$", r"\1", encoder) for encoder in encoders}
     roots = {root for root in roots if set(root.split(".")) <= _USUAL} or roots
-    if not roots:
-        raise KeyError("encoder.patch_embed.proj.weight")
     if len(roots) > 1:
         names = ", ".join(sorted(root.rstrip(".") for root in roots))
         raise InputError(f"holds several models ({names}); save one alone")
