@@ -96,7 +96,7 @@ def _label(
         if absent:
             tags["MISSING"] = absent
         lookups = [Lookup(source, grid, legend) for source in sources]
-        windows = list(rasters.row_windows(sar))
+        windows = list(rasters.row_windows(sar, columns=COLUMNS))
         strips = files.prefetch(partial(merged, lookups), windows, threads=rasters.threads())
         with rasters.create(made, grid, tags, dtype="uint8", nodata=legend.void) as target:
             target.write_colormap(1, legend.colormap())
@@ -113,23 +113,19 @@ def _meaning(legend: lulc.Legend) -> list[tuple[int, str]]:
 
 def _needed(scene: rasters.Grid, legend: lulc.Legend) -> str:
     """What land cover a scene needs: HR-LULC's tiles by name, of another legend the degrees."""
-    boxes = rasters.bounds_of(scene, rasters.DEGREES)
     if legend == lulc.HR_LULC:
-        return ", ".join(name for box in boxes for name in lulc.tile_names(*box))
+        return ", ".join(missing(scene, []))
     return " and ".join(
-        f"longitude {w:.3f} to {e:.3f}, latitude {s:.3f} to {n:.3f}" for w, s, e, n in boxes
+        f"longitude {west:.3f} to {east:.3f}, latitude {south:.3f} to {north:.3f}"
+        for west, south, east, north in rasters.bounds_of(scene, rasters.DEGREES)
     )
 
 
 def merged(lookups: Sequence[Lookup], window: Window) -> NDArray[np.uint8]:
     """The first label of each pixel in a window of the grid: uint8 ids of the window's shape."""
-    void = lookups[0].legend.void
-    ids = np.full((int(window.height), int(window.width)), void, np.uint8)
-    for left in range(0, ids.shape[1], COLUMNS):
-        part = ids[:, left : left + COLUMNS]
-        at = Window(window.col_off + left, window.row_off, part.shape[1], part.shape[0])
-        for lookup in lookups:
-            np.copyto(part, lookup.ids(at), where=part == void)
+    ids = lookups[0].ids(window)
+    for lookup in lookups[1:]:
+        np.copyto(ids, lookup.ids(window), where=ids == lookup.legend.void)
     return ids
 
 

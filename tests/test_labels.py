@@ -75,9 +75,14 @@ def seen_from_afar(tmp_path, crs):
     rng = np.random.default_rng(1)
     grid = GRID * Affine.rotation(12) * Affine.scale(8)
     dn = scene_array(rng, 700, 300)
-    scene = write(tmp_path / "IMG.tif", dn, transform=grid)
-    with rasters.opened(scene) as sar:
-        ((w, s, e, n),) = rasters.bounds_of(rasters.grid_of(sar), crs)
+    scene, place = (
+        tmp_path / "IMG.tif",
+        rasters.Grid(rasterio.crs.CRS.from_string(UTM), grid, 300, 700),
+    )
+    tags, small = {"QUANTITY": "sigma0"}, dict(blockxsize=64, blockysize=64)
+    with rasters.create(scene, place, tags, dtype="uint16", **small) as sar:
+        sar.write(dn, 1)
+    ((w, s, e, n),) = rasters.bounds_of(place, crs)
     # Fifteen columns and rows of the scene's box lie beyond the tile.
     at = Affine((e - w) / 400, 0, w + (e - w) / 27, 0, (s - n) / 400, n - (n - s) / 27)
     ids = land_array(rng, 400, 370)
