@@ -221,8 +221,9 @@ def observe(
     inner = (slice(2 * rim, -2 * rim),) * 2
     power, target = power[inner] + np.float32(radiometry.to_power(NOISE_DB)), target[inner]
     if ships:
-        at = Affine.translation(0, window.row_off)
-        power += rasterize(ships, power.shape, transform=at, dtype="float32")
+        # With a rim: of a raster whose place is the identity, rasterio would warn.
+        at, (rows, columns) = Affine.translation(-1, window.row_off - 1), power.shape
+        power += rasterize(ships, (rows + 1, columns + 1), transform=at, dtype="float32")[1:, 1:]
     intensity = speckle(power, LOOKS, CORRELATION, (seed, 7, row, col), window, target)
     size = int(window.width)
     x = np.arange(size) - (size - 1) / 2
