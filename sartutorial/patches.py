@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 INDEX = "patches.parquet"
 WINDOW = 512, 4096  # rows and columns of a scene that are read at a time
+ROW = ("patch", "row", "col", "transform", "crs", "spacing")  # of a patch; COMMON: of its scene
 COMMON = ("scene", "size", "quantity", "polarisation", "calibration_db", "simulated")
 SPACING = 0.05  # how much pixel spacings in one set may differ
 _table = functools.cache(radiometry.lookup_table)
@@ -82,7 +83,7 @@ class Store:
 
     def _pixels(self, kind: str, i: int) -> NDArray[Any]:
         patch, scene, place, size, _ = self.rows[i]
-        file = _array(self.folder, scene, kind)
+        file = self.folder / "arrays" / f"{scene}.{kind}.npy"
         try:
             if file not in self.maps:
                 self.maps[file] = np.lib.format.open_memmap(file, mode="r")
@@ -95,10 +96,6 @@ class Store:
                 "there, and run 'sartutorial patches' again"
             ) from error
         return pixels
-
-
-def _array(folder: Path, scene: str, kind: str) -> Path:
-    return folder / "arrays" / f"{scene}.{kind}.npy"
 
 
 def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
@@ -311,9 +308,9 @@ def _cut_scene(
 
 
 class Batch(NamedTuple):
-    """Some patches of a scene: their columns of the index and pixels (n, size, size)."""
+    """Some patches of a scene: what ROW names of each, and pixels (n, size, size)."""
 
-    rows: Mapping[str, Sequence[Any]]
+    rows: list[tuple[Any, ...]]
     sar: NDArray[Any]
     label: NDArray[np.uint8]
     data: int = 2  # of what was read: 0 no data, 1 some, 2 a patch of data alone, kept or not
@@ -332,7 +329,7 @@ def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float)
         return pixels[: down * size, : across * size].reshape(down, size, across, size)
 
     with rasters.opened(scene) as sar, rasters.opened(label, dtype="uint8") as lab:
-        crs, at = sar.crs.to_string(), sar.transform
+        transform, same = sar.transform, (sar.crs.to_string(), about["spacing"])
 
         def read(window: Window) -> Batch:
             dn = rasters.read_dn(sar, window)
@@ -342,18 +339,12 @@ def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float)
             ids, data = ids[down, :, across], data + bool(len(down))
             keep = np.count_nonzero(ids == legend.void, axis=(1, 2)) <= max_void * size**2
             down, across = down[keep], across[keep]
-            rows = (window.row_off + down * size).tolist()
-            cols = (window.col_off + across * size).tolist()
-            places = list(zip(rows, cols, strict=True))
-            columns = {
-                "patch": [f"{about['scene']}_{row}_{col}" for row, col in places],
-                "row": rows,
-                "col": cols,
-                "transform": [tuple(at * Affine.translation(col, row))[:6] for row, col in places],
-                "crs": [crs] * len(rows),
-                "spacing": [about["spacing"]] * len(rows),
-            }
-            return Batch(columns, dn[down, :, across], ids[keep], data)
+            rows = []
+            for y, x in zip(down.tolist(), across.tolist(), strict=True):
+                row, col = int(window.row_off) + y * size, int(window.col_off) + x * size
+                here = transform * Affine.translation(col, row)
+                rows.append((f"{about['scene']}_{row}_{col}", row, col, here[:6], *same))
+            return Batch(rows, dn[down, :, across], ids[keep], data)
 
         rows, columns = (size * math.ceil(n / size) for n in WINDOW)
         yield from files.prefetch(read, rasters.row_windows(sar, rows, columns))
@@ -371,7 +362,7 @@ def _write_scene(
     An index that lists patches of arrays that are replaced goes first.
     """
     part = out / "arrays" / f"{about['scene']}.parquet"
-    arrays = [_array(out, about["scene"], kind) for kind in ("sar", "label")]
+    arrays = [part.with_name(f"{about['scene']}.{kind}.npy") for kind in ("sar", "label")]
     if not all(file.exists() for file in arrays):
         part.unlink(missing_ok=True)
     with ExitStack() as last, files.made(part, inputs, parameters) as partial:
@@ -394,7 +385,7 @@ def _write_arrays(
     import pandas as pd
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
-    found: dict[str, list[Any]] = {}
+    rows: list[tuple[Any, ...]] = []
     checksums: list[int] = []
     ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
     counts = [np.empty((0, len(ids_of)), np.int64)]
@@ -409,8 +400,7 @@ def _write_arrays(
 
         header(0)
         for batch in batches:
-            for column, values in batch.rows.items():
-                found.setdefault(column, []).extend(values)
+            rows += batch.rows
             both = list(zip(batch.sar, batch.label, strict=True))
             checksums += [zlib.crc32(two, zlib.crc32(one)) for one, two in both]
             number = (np.bincount(two.ravel(), minlength=256) for _, two in both)
@@ -419,12 +409,12 @@ def _write_arrays(
             ids.write(batch.label.data)
             about["data"] = max(about["data"], batch.data)
         header(len(checksums))
-    columns: dict[str, Any] = found | {column: about[column] for column in COMMON}
-    columns["array"] = np.arange(len(checksums))
-    columns["checksum"] = np.array(checksums, np.uint32)
+    frame = pd.DataFrame(rows, columns=ROW)
+    ground = _on_the_ground(frame["transform"].tolist(), frame["crs"].tolist(), size)
+    columns: dict[str, Any] = {column: about[column] for column in COMMON}
+    columns |= {"array": np.arange(len(rows)), "checksum": np.array(checksums, np.uint32)}
     columns |= zip(ids_of, np.concatenate(counts).T, strict=True)
-    columns["geometry"] = _footprints(_on_the_ground(found["transform"], found["crs"], size))
-    frame = pd.DataFrame(columns)
+    frame = frame.assign(**columns, geometry=_footprints(ground))
     frame.attrs = about
     return frame.sort_values(["row", "col"], ignore_index=True)
 
@@ -751,15 +741,13 @@ def _read_pair(
                 raise InputError(f"{pair.label}: not on the grid of its SAR patch")
             legend = legend or rasters.legend_of(file) or lulc.HR_LULC
             ids = rasters.read_ids(file, legend)
-    rows: dict[str, list[Any]]
-    rows = {"patch": [pair.patch], "row": [pair.row], "col": [pair.col],
-            "transform": [tuple(grid.transform)[:6]], "crs": [grid.crs.to_string()],
-            "spacing": [about["spacing"]]}  # fmt: skip
+    transform, crs = grid.transform[:6], grid.crs.to_string()
     if pair.box:
-        ground = _on_the_ground(rows["transform"], rows["crs"], grid.width)[0]
+        ground = _on_the_ground([transform], [crs], grid.width)[0]
         off = np.concatenate([ground.min(axis=0), ground.max(axis=0)]) - pair.box
         off[::2] -= 360 * np.round(off[::2] / 360)
         if np.abs(off).max() > AGREE * np.ptp(ground, axis=0).min():
             raise InputError(f"{pair.sar}: lies elsewhere than the table says; check which it is")
     about |= {"scene": pair.patch, "source": str(pair.sar), "legend": _told(legend)}
-    return about, Batch(rows, db[None], ids[None])
+    row = pair.patch, pair.row, pair.col, transform, crs, about["spacing"]
+    return about, Batch([row], db[None], ids[None])
