@@ -4,35 +4,63 @@ import dataclasses
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
-from conftest import stopped_in
+from conftest import TINY, stopped_in
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.swin_transformer import SwinTransformer
 
-from sartutorial import (
-    InputError,
+from sartutorial import InputError, lulc, patches, profiles, sampling
+from sartutorial.learn import (
+    baselines,
     checkpoints,
     datasets,
     evaluation,
-    finetuning,
-    losses,
-    lulc,
     pretraining,
-    profiles,
-    rasters,
-    sampling,
     segmentation,
     training,
 )
-from sartutorial.encoders import Encoder, config_of
+from sartutorial.learn.encoders import Encoder, config_of
+from sartutorial.learn.evaluation import evaluate
+from sartutorial.learn.finetuning import finetune
+from sartutorial.learn.pretraining import pretrain
+from sartutorial.learn.published import load_model
+from sartutorial.learn.segmentation import Decoder, Segmenter
+
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+@pytest.fixture
+def scale(monkeypatch):
+    """Register a profile like the tiny one for a test; gives its name."""
+
+    def register(**changes):
+        monkeypatch.setitem(profiles.PROFILES, "changed", dataclasses.replace(TINY, **changes))
+        return "changed"
+
+    return register
+
+
+def told(file):
+    """The description beside weights."""
+    return json.loads(file.with_suffix(".json").read_text())
+
+
+def same(one, two):
+    """Whether two files of weights hold the same bits, after the same losses."""
+    (a, said), (b, other) = checkpoints.load(one), checkpoints.load(two)
+    equal = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return equal and said["history"] == other["history"]
 
 
 def keys(*items):
@@ -124,36 +152,17 @@ def test_shifted_windows_see_nothing_from_beyond_the_edge(tiny):
 
 
 def test_the_weight_is_used_where_the_method_says(tiny):
+    """In linear power it is handed decibels, else the normalised image."""
     torch.manual_seed(0)
     model = pretraining.build("simmim", config_of(tiny, 64, "simmim"), tiny)
-    settings = training.Settings(epochs=1, warmup=0, batch=2, base_lr=1, decay="step")
-    batch = {"image": torch.randn(2, 1, 64, 64), "key": torch.tensor([[0, 0, 0], [0, 0, 1]])}
+    batch = {"image": torch.randn(2, 1, 64, 64), "key": keys((0, 0, 0), (0, 0, 1))}
     image, mask = batch["image"], pretraining.draw_mask(model, batch["key"])
-    for weigh in (None, pretraining.intensity_weight):
-        task = pretraining.PretrainingTask(model, settings, {}, weigh=weigh)
-        weight = weigh and weigh(image)
-        assert task.loss(batch).item() == model(image, mask, weight)[0].item()
-
-
-def test_the_domain_of_the_weight_reaches_the_loss(world, tiny, tmp_path, monkeypatch):
-    """In linear power the weight is handed decibels, else the normalised image."""
-    handed = {}
-    weight = pretraining.intensity_weight
-    for domain in ("normalised", "linear"):
-        monkeypatch.setattr(
-            pretraining,
-            "intensity_weight",
-            lambda image, at=domain: handed.setdefault(at, image) * 0 + weight(image),
-        )
-        out = tmp_path / domain
-        file = pretraining.pretrain(world / "patches", out, domain=domain, profile=tiny, epochs=1)
-        assert json.loads(file.with_suffix(".json").read_text())["domain"] == domain
-    norm = json.loads(file.with_suffix(".json").read_text())["normalization"]
-    torch.testing.assert_close(handed["linear"], handed["normalised"] * norm["std"] + norm["mean"])
-    plain = pretraining.pretrain(
-        world / "patches", tmp_path / "plain", method="simmim", profile=tiny, epochs=1
-    )
-    assert json.loads(plain.with_suffix(".json").read_text())["domain"] is None
+    norm = datasets.Normalization(-10.0, 5.0)
+    decibels = 5 * image - 10
+    for domain, measured in ((None, None), ("normalised", image), ("linear", decibels)):
+        weight = None if measured is None else pretraining.intensity_weight(measured)
+        loss = pretraining.reconstruction_loss(model, batch, domain=domain, norm=norm)
+        assert loss.item() == pytest.approx(model(image, mask, weight)[0].item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["simmim", "mixmae"])
@@ -195,82 +204,126 @@ def test_dice_is_the_formula():
     g = np.eye(9)[target.numpy()]
     i, u = np.minimum(p, g).sum(0), np.maximum(p, g).sum(0)
     each = 1 - (2 * i + 1e-6) / (i + u + 1e-6)
-    assert losses.dice(logits, target) == pytest.approx(each[:5].mean(), abs=1e-6)
+    assert segmentation.dice(logits, target) == pytest.approx(each[:5].mean(), abs=1e-6)
     assert i + u == pytest.approx(p.sum(0) + g.sum(0))  # the Dice identity for one-hot truth
 
 
 def test_focal_with_gamma_0_is_cross_entropy():
     logits, target = torch.randn(50, 9), torch.randint(0, 9, (50,))
     plain = torch.nn.functional.cross_entropy(logits, target)
-    assert losses.focal(logits, target, gamma=0, alpha=1) == pytest.approx(plain.item(), abs=1e-6)
+    assert segmentation.focal(logits, target, gamma=0, alpha=1) == pytest.approx(
+        plain.item(), abs=1e-6
+    )
     p = logits.softmax(1)[torch.arange(50), target]
     by_hand = (-0.5 * (1 - p) ** 2 * p.log()).mean()
-    assert losses.focal(logits, target) == pytest.approx(by_hand.item(), abs=1e-6)
+    assert segmentation.focal(logits, target) == pytest.approx(by_hand.item(), abs=1e-6)
 
 
-def test_void_pixels_change_no_loss_and_an_unlabelled_batch_gives_zero():
+@pytest.mark.parametrize("loss", ["dice-focal", "cross-entropy"])
+def test_void_pixels_change_no_loss_and_an_unlabelled_batch_gives_zero(loss):
+    def value(logits, target):
+        batch = {"image": logits, "label": target}
+        return segmentation.segmentation_loss(torch.nn.Identity(), batch, loss=loss)
+
     logits = torch.randn(2, 9, 8, 8, requires_grad=True)
     target = torch.randint(0, 9, (2, 8, 8))
     target[0, :4] = lulc.IGNORE_INDEX
     changed = logits.detach().clone()
     changed[0, :, :4] = 100
-    assert losses.combined(logits, target).item() == losses.combined(changed, target).item()
-    nothing = losses.combined(logits, torch.full_like(target, lulc.IGNORE_INDEX))
+    assert value(logits, target).item() == value(changed, target).item()
+    nothing = value(logits, torch.full_like(target, lulc.IGNORE_INDEX))
     nothing.backward()
     assert nothing == 0
     assert (logits.grad == 0).all()
 
 
+def test_rare_classes_weigh_by_their_rarity():
+    counts = torch.tensor([900, 90, 10, 0])
+    weights = torch.tensor(segmentation.rarity_weights(counts, 0.5), dtype=torch.float64)
+    assert weights[1] / weights[0] == pytest.approx(10**0.5)
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)  # 1 for a mean pixel
+    assert torch.isfinite(weights).all()
+    assert segmentation.rarity_weights(counts, 0) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_decoder_of_either_taps_gives_every_pixel_its_classes(tiny, merged):
+    config = config_of(tiny, 64, "simmim")
+    model = Segmenter(Encoder(config), Decoder(32, 5, 0.2, merged))
+    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 5, 64, 64)
+    rates = [m.p for m in model.decoder.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates == [0.2] * 8
+    assert model.decoder.laterals[0][0].in_channels == (32 if merged else 16)
+
+
 def test_the_learning_rate_is_the_authors():
-    japan = training.Settings(epochs=800, warmup=40, batch=2048, base_lr=1e-4, decay="step")
-    theirs = profiles.PROFILES["japan"]  # on eight GPUs, 4e-4 at the peak
-    assert theirs.pretrain_base_lr * theirs.pretrain_batch / 512 == pytest.approx(4e-4)
+    theirs = profiles.PROFILES["japan"]
     assert (theirs.pretrain_batch, theirs.finetune_batch) == (8 * 256, 8 * 64)
-    assert training.lr_factor(0, japan) * 4e-4 == pytest.approx(4e-4 * 5e-3)
+    japan = training.settings(theirs, "pretrain", 300_000, None, None, None, decay="step")
+    assert japan.learning_rate == pytest.approx(4e-4)  # on eight GPUs
+    assert (japan.epochs, japan.warmup) == (800, 40)
+    assert training.lr_factor(0, japan) == pytest.approx(5e-3)
     assert training.lr_factor(40, japan) == training.lr_factor(699, japan) == 1
     assert training.lr_factor(701, japan) * 4e-4 == pytest.approx(4e-5)
-    tuned = training.Settings(epochs=100, warmup=20, batch=64, base_lr=1.25e-4, decay="cosine")
-    assert training.lr_factor(20, tuned) * 1.25e-4 == pytest.approx(1.25e-4)
+    tuned = training.settings(theirs, "finetune", 70_000, None, None, None, decay="cosine")
+    assert (tuned.learning_rate, tuned.epochs, tuned.warmup) == (pytest.approx(1.25e-4), 100, 20)
+    assert training.lr_factor(20, tuned) == 1
     assert training.lr_factor(100, tuned) * 1.25e-4 == pytest.approx(2.5e-7)
 
 
-def test_what_decays_and_how_deep_layers_learn(tiny):
-    model = pretraining.build("simmim", config_of(tiny, 64, "simmim"), tiny)
-    names = {id(p): n for n, p in model.named_parameters()}
-    groups = training.parameter_groups(model, 0.8, 1.0)
-    assert sum(len(g["params"]) for g in groups) == len(names)
-    for group in groups:
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            plain = parameter.ndim == 1 or "mask_token" in name or "pos" in name
-            assert group["weight_decay"] == (0 if plain else 0.05), name
-            if name.startswith("encoder.patch_embed"):
-                assert group["lr"] == pytest.approx(0.8**5)  # below four blocks and the head
-            if name.startswith("decoder"):
-                assert group["lr"] == 1
+@pytest.mark.parametrize("layer_decay", [1.0, 0.8])
+def test_what_decays_and_how_deep_layers_learn(tiny, layer_decay):
+    config = config_of(dataclasses.replace(tiny, depths=(1, 2, 1, 1)), 64, "simmim")
+    model = Segmenter(Encoder(config), Decoder(16))
+    s = training.Settings(1, 0, 8, 0.1, "cosine", layer_decay=layer_decay)
+    groups = training.parameter_groups(model, s)
+    found = {id(p): g for g in groups for p in g["params"]}
+    assert len(found) == len(list(model.parameters()))
+    below = {0: 0, 1: 1, 2: 3, 3: 4}  # blocks below each stage, of five
+    for name, parameter in model.named_parameters():
+        part, *path = name.split(".")
+        depth = 6  # the top: final norm and decoder
+        if part == "encoder" and path[0] != "norm":
+            depth = 0
+            if path[0] == "layers":  # patches merge with the stage's first block
+                block = int(path[3]) if path[2] == "blocks" else 0
+                depth = 1 + below[int(path[1])] + block
+        group = found[id(parameter)]
+        assert group["lr_scale"] == pytest.approx(layer_decay ** (6 - depth)), name
+        plain = parameter.ndim == 1 or "pos" in name
+        assert group["weight_decay"] == (0 if plain else 0.05), name
 
 
 def test_statistics_and_items(world):
     rows = datasets.selected(world / "patches", "finetune")
     norm = datasets.statistics(world / "patches", rows)
-    pixels = np.stack([datasets.read(world / "patches" / "sar" / n) for n in rows["patch"]])
+    store = patches.Store(world / "patches", rows)
+    pixels = np.stack([store.sar(i) for i in range(len(rows))])
     assert norm == pytest.approx((pixels.mean(), pixels.std()), abs=1e-3)
     data = datasets.Patches(world / "patches", rows, norm, seed=7)
     plain = data[0]["image"]
+    torch.testing.assert_close(plain[0], torch.from_numpy((store.sar(0) - norm.mean) / norm.std))
+    index = lulc.HR_LULC.to_index(store.label(0))
+    assert torch.equal(data[0]["label"], torch.from_numpy(index))
     flipped = [data[(epoch, 0)]["image"] for epoch in range(12)]
     kinds = {tuple(torch.equal(f, plain.flip(d)) for d in ([], [1], [2], [1, 2])) for f in flipped}
     assert len(kinds) == 4  # all four flips occur, and nothing else
     assert all(any(kind) for kind in kinds)
-    label = data[(3, 0)]["label"]
-    both = torch.stack([data[(3, 0)]["image"][0], flipped[3][0]])
-    assert torch.equal(both[0], both[1])
-    assert label.shape == plain.shape[1:]
 
 
-def test_pretraining_reads_no_label(world, tiny, tmp_path):
+def test_a_folder_alone_gives_all_its_patches_normalised(world):
+    data = datasets.Patches(world / "patches")
+    assert len(data) == len(patches.read_index(world / "patches"))
+    images = torch.stack([data[i]["image"] for i in range(len(data))])
+    assert images.mean() == pytest.approx(0, abs=1e-3)
+    assert images.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_pretraining_reads_no_label(world, tmp_path):
     """Its folder may have none; images, flips and keys are the same."""
     shutil.copytree(world / "patches", tmp_path / "patches")
-    shutil.rmtree(tmp_path / "patches" / "label")
+    for file in (tmp_path / "patches" / "arrays").glob("*.label.npy"):
+        file.unlink()
     rows = datasets.selected(tmp_path / "patches", "pretrain")
     alone, both = (
         datasets.Patches(folder, rows, datasets.Normalization(0, 1), labels=labels)[(1, 2)]
@@ -278,7 +331,7 @@ def test_pretraining_reads_no_label(world, tiny, tmp_path):
     )
     assert alone.keys() == {"image", "key"}
     assert all(torch.equal(alone[k], both[k]) for k in alone)
-    assert pretraining.pretrain(tmp_path / "patches", tmp_path / "out", profile=tiny).exists()
+    assert pretrain(tmp_path / "patches", tmp_path / "out", profile="tiny", epochs=1).exists()
 
 
 def test_image_and_label_are_flipped_together(world):
@@ -305,9 +358,7 @@ def test_processes_share_the_batches_of_one(length, world, parts, each):
     batch = world * parts * each
     alone = list(datasets.Shuffled(length, 1, batch=batch))
     assert len(alone) == length // batch * batch
-    shares = [
-        list(datasets.Shuffled(length, 1, batch=batch, rank=r, world=world)) for r in range(world)
-    ]
+    shares = [list(datasets.Shuffled(length, 1, batch, rank=r, world=world)) for r in range(world)]
     step = batch // world
     for k in range(length // batch):
         together = [item for share in shares for item in share[k * step : (k + 1) * step]]
@@ -319,16 +370,25 @@ def test_a_loader_shuffles_in_training_and_only_there(world):
     rows = datasets.selected(world / "patches", "finetune")
     data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=3)
 
-    def keys(shuffle):
-        batches = datasets.loader(data, 4, shuffle=shuffle)
-        return [k for batch in batches for k in batch["key"].tolist()]
+    def numbers(order):
+        return [i for b in datasets.loader(data, 4, order) for _, _, i in b["key"].tolist()]
 
-    plain, shuffled = keys(False), keys(True)
-    assert plain == [[3, 0, i] for i in range(len(rows))]  # none dropped, none moved
-    order = [i for _, _, i in shuffled]
+    assert numbers(None) == list(range(len(rows)))  # none dropped, none moved
+    order = numbers(datasets.Shuffled(len(rows), 3, 4))
     assert len(order) == len(rows) // 4 * 4
     assert order != sorted(order)
     assert len(set(order)) == len(order)
+
+
+@pytest.mark.parametrize("seed", [-1, 20260315, 4294967296, 1764187200123456789, 2**64, 10**30])
+def test_any_whole_number_is_a_seed(world, seed):
+    rows = datasets.selected(world / "patches", "finetune")
+    data = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=seed)
+    first = datasets.Patches(world / "patches", rows, datasets.Normalization(0, 1), seed=0)
+    order = list(datasets.Shuffled(len(rows), seed))
+    assert order != list(datasets.Shuffled(len(rows), 0))
+    assert not torch.equal(data[order[0]]["key"], first[order[0]]["key"])
+    assert len(datasets.share(rows, lulc.HR_LULC, 0.5, seed)) == round(len(rows) / 2)
 
 
 def test_every_epoch_has_keys_of_its_own(world):
@@ -339,171 +399,277 @@ def test_every_epoch_has_keys_of_its_own(world):
 
 
 @pytest.mark.parametrize("method", ["sar-w-simmim", "sar-w-mixmae"])
-def test_a_killed_run_goes_on_to_the_same_weights(world, tiny, tmp_path, method):
-    profile = dataclasses.replace(tiny, pretrain_epochs=3)
-    undisturbed = pretraining.pretrain(
-        world / "patches", tmp_path / "a", method=method, profile=profile
-    )
-
+def test_a_killed_run_goes_on_to_the_same_weights(world, tmp_path, scale, method):
+    options = dict(method=method, profile=scale(pretrain_epochs=3))
+    undisturbed = pretrain(world / "patches", tmp_path / "a", **options)
     with stopped_in(2):
-        pretraining.pretrain(world / "patches", tmp_path / "b", method=method, profile=profile)
+        pretrain(world / "patches", tmp_path / "b", **options)
     assert (tmp_path / "b" / "last.ckpt").exists()
     assert not (tmp_path / "b" / "encoder.safetensors").exists()
-    resumed = pretraining.pretrain(
-        world / "patches", tmp_path / "b", method=method, profile=profile
-    )
+    resumed = pretrain(world / "patches", tmp_path / "b", **options)
     assert not list((tmp_path / "b").glob("*.ckpt"))
-    one, two = checkpoints.load(undisturbed), checkpoints.load(resumed)
-    assert one[1]["history"] == two[1]["history"]
-    assert all(torch.equal(one[0][k], two[0][k]) for k in one[0])
+    assert same(undisturbed, resumed)
 
 
-def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tiny, tmp_path):
-    """Steps in float32: alone, in two parts, and on two processes over gloo."""
-    file = tmp_path / "run.py"
-    file.write_text("""
+def test_killed_fine_tuning_goes_on_with_its_dropout(world, tmp_path):
+    undisturbed = finetune(world / "patches", tmp_path / "a", profile="tiny")
+    with stopped_in(1):
+        finetune(world / "patches", tmp_path / "b", profile="tiny")
+    assert same(undisturbed, finetune(world / "patches", tmp_path / "b", profile="tiny"))
+
+
+CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from conftest import TINY
-from sartutorial import cli, profiles
-profiles.PROFILES["laptop"] = TINY
-cli.app.meta(sys.argv[2:])
-""")
-    exact = training.Machine(precision="32-true")
-    found = {
-        name: checkpoints.load(
-            pretraining.pretrain(
-                world / "patches", tmp_path / name, method="simmim", profile=tiny, machine=machine
-            )
+sys.path.insert(0, sys.argv.pop(1))
+import conftest
+from sartutorial import cli
+print("read once")
+cli.main()  # without a guard
+"""
+# A batch job of two tasks, and what else may lie about.
+FOREIGN = dict(
+    SLURM_JOB_ID="77", SLURM_JOB_NAME="train", SLURM_NTASKS="2", SLURM_NTASKS_PER_NODE="2",
+    SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NODEID="0", SLURM_JOB_NODELIST="localhost",
+    SLURM_NNODES="1", MASTER_ADDR="nowhere.invalid", MASTER_PORT="1", RANK="1", LOCAL_RANK="1",
+    WORLD_SIZE="4", NODE_RANK="1", OMP_NUM_THREADS="1", SARTUTORIAL_PROFILE="tiny",
+)  # fmt: skip
+
+
+def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tmp_path):
+    """Steps in float32: alone, in two parts, and on two processes over gloo, from Python and a shell
+    within a SLURM job."""
+    exact = training.Hardware(precision="32-true")
+    found = {}
+    for name, more in (("alone", {}), ("parts", {"accumulate": 2}), ("two", {"devices": 2})):
+        hardware = dataclasses.replace(exact, **more)
+        out = tmp_path / name
+        found[name] = pretrain(
+            world / "patches", out, method="simmim", profile="tiny", hardware=hardware
         )
-        for name, machine in (("alone", exact), ("parts", exact._replace(accumulate=2)))
-    }
-    command = f"pretrain {world / 'patches'} --out {tmp_path / 'two'} --method simmim --devices 2"
+    file = tmp_path / "run.py"
+    file.write_text(CHILD)
+    command = f"pretrain {world / 'patches'} --out {tmp_path / 'shell'} --method simmim"
     child = subprocess.run(
-        [sys.executable, file, Path(__file__).parent, *command.split(), "--precision", "32-true"],
-        capture_output=True,
-        text=True,
-    )
+        [sys.executable, file, Path(__file__).parent, *command.split(), "--devices", "2",
+         "--precision", "32-true"],
+        capture_output=True, text=True, env=os.environ | FOREIGN,
+    )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    weights = tmp_path / "two" / "encoder.safetensors"
-    assert child.stdout.splitlines().count(str(weights)) == 1  # said by one of the processes
-    found["two"] = checkpoints.load(weights)
-    assert found["two"][1]["machine"]["devices"] == 2
-    state, description = found.pop("alone")
-    for other, said in found.values():
+    found["shell"] = tmp_path / "shell" / "encoder.safetensors"
+    assert child.stdout.splitlines() == ["read once", str(found["shell"])]
+    assert told(found["shell"])["hardware"]["devices"] == 2
+    (state, description), *others = (checkpoints.load(file) for file in found.values())
+    for other, said in others:
         assert said["history"] == pytest.approx(description["history"], rel=1e-5)
         for key, value in state.items():
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5)
 
 
-def test_a_batch_that_does_not_divide_among_processes_is_refused(world, tiny, tmp_path):
+@pytest.mark.parametrize("hardware", [{"accumulate": 7}, {"devices": 3}])
+def test_a_batch_that_does_not_divide_among_processes_is_refused(world, tmp_path, hardware):
     with pytest.raises(InputError, match="does not divide"):
-        pretraining.pretrain(
-            world / "patches", tmp_path, profile=tiny, machine=training.Machine(accumulate=7)
+        pretrain(
+            world / "patches", tmp_path, profile="tiny", hardware=training.Hardware(**hardware)
         )
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
-def test_gradients_are_clipped(world, tiny, tmp_path, monkeypatch, precision):
-    norms = []
+def test_gradients_are_clipped(world, tmp_path, monkeypatch, precision):
+    norms, step = [], torch.optim.AdamW.step
 
-    def note(self, *_):
-        norms.append(torch.stack([p.grad.norm() for p in self.parameters()]).norm().item())
+    def note(self, *arguments):
+        each = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+        norms.append(torch.stack(each).norm().item())
+        return step(self, *arguments)
 
     monkeypatch.setattr(training, "CLIP", 1e-3)
-    monkeypatch.setattr(training, "precision", lambda: precision)
-    monkeypatch.setattr(pretraining.PretrainingTask, "on_train_batch_end", note)
-    pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    hardware = training.Hardware(precision=precision)
+    pretrain(world / "patches", tmp_path, profile="tiny", hardware=hardware)
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
     assert norms
 
 
 @pytest.fixture(scope="module")
-def tuned(world, tiny, tmp_path_factory):
-    """An encoder, a model tuned from it, and where they lie."""
+def tuned(world, tmp_path_factory):
+    """An encoder, and a model tuned from it."""
     out = tmp_path_factory.mktemp("tuned")
-    encoder = pretraining.pretrain(world / "patches", out / "encoder", profile=tiny, seed=1)
-    model = finetuning.finetune(
-        world / "patches", out / "model", encoder=encoder, profile=tiny, seed=1
+    encoder = pretrain(world / "patches", out / "encoder", profile="tiny", seed=1)
+    return encoder, finetune(
+        world / "patches", out / "model", encoder=encoder, profile="tiny", seed=1
     )
-    return encoder, model
 
 
-def test_fine_tuning_starts_from_the_encoder_and_learns(world, tiny, tuned):
+def test_fine_tuning_starts_from_the_encoder_and_learns(tuned):
     encoder, model = tuned
-    description = json.loads(model.with_suffix(".json").read_text())
+    description, pretrained = told(model), told(encoder)
     assert description["history"][-1] < description["history"][0]
-    pretrained = json.loads(encoder.with_suffix(".json").read_text())
-    assert description["normalization"] == pretrained["normalization"]
+    for name in ("normalization", "spacing", "quantity", "polarisation"):
+        assert description[name] == pretrained[name]
     assert description["pretrained"][0] == "sar-w-simmim"
     assert description["training"]["layer_decay"] == 0.8  # the authors'
     assert pretrained["training"]["layer_decay"] == 1
+    assert lulc.Legend.from_dict(description["legend"]) == lulc.HR_LULC
     metrics = json.loads((model.parent / "metrics.json").read_text())
     wanted = {"miou", "macc", "per_class_iou", "confusion_matrix", "classes", "seed"}
     assert wanted <= metrics.keys()
     assert not (model.parent / "last.ckpt").exists()
 
 
-def test_a_finished_run_is_left_alone(world, tiny, tuned):
+def test_the_first_step_of_fine_tuning_meets_the_encoders_weights(world, tuned, tmp_path):
+    """With a rate of next to nothing, they are still there at the end."""
+    encoder, _ = tuned
+    model = finetune(world / "patches", tmp_path, encoder=encoder, profile="tiny", epochs=1,
+                     learning_rate=1e-12)  # fmt: skip
+    (before, _), (after, _) = checkpoints.load(encoder), checkpoints.load(model)
+    for key in after:
+        if key.startswith("encoder."):
+            torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
+
+
+def test_a_finished_run_is_left_alone_until_its_patches_change(world, tuned, tmp_path):
+    encoder, _ = tuned
+
+    def again(folder):
+        before = encoder.stat().st_mtime_ns
+        pretrain(folder, encoder.parent, profile="tiny", seed=1)
+        return encoder.stat().st_mtime_ns != before
+
+    assert not again(world / "patches")
+    shutil.copytree(world / "patches", tmp_path / "patches")
+    index = tmp_path / "patches" / "patches.parquet"
+    os.utime(index, (2e9, 2e9))
+    assert not again(tmp_path / "patches")  # a copy, and later
+    changed = patches.read_index(tmp_path / "patches")
+    changed.loc[changed.index[changed["pretrain"]][0], "checksum"] += 1
+    patches.write_index(changed, tmp_path / "patches")
+    os.utime(index, (0, 0))
+    assert again(tmp_path / "patches")  # other pixels under the same name, and earlier
+    assert again(world / "patches")
+
+
+def test_sampling_again_keeps_what_was_trained_current(world, tuned):
     encoder, _ = tuned
     before = encoder.stat().st_mtime_ns
-    pretraining.pretrain(world / "patches", encoder.parent, profile=tiny, seed=1)
+    sampling.sample(world / "patches", world / "lulc", points=20_000, block=2, buffer=0)
+    pretrain(world / "patches", encoder.parent, profile="tiny", seed=1)
     assert encoder.stat().st_mtime_ns == before
 
 
-def test_a_run_is_done_until_the_index_changes(world, tuned):
-    encoder, _ = tuned
-    run = json.loads(encoder.with_suffix(".json").read_text())
-    assert training.is_done(encoder, run, world / "patches")
-    assert not training.is_done(encoder, run | {"method": "simmim"}, world / "patches")
-    assert not training.is_done(encoder.with_name("none.safetensors"), run, world / "patches")
-    index = world / "patches" / "patches.parquet"
-    before = index.stat()
-    os.utime(index, (before.st_atime, encoder.stat().st_mtime + 1))
-    assert not training.is_done(encoder, run, world / "patches")
-    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+def test_options_win_over_the_profile(world, tmp_path, scale):
+    rates = []
 
+    def look(model, history):
+        rates.append({m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"})
 
-def test_fine_tuning_drops_paths_as_the_authors_do(world, tiny, tmp_path, monkeypatch):
-    class Built(Exception):
-        pass
-
-    def encoder(config, *, drop_path_rate):
-        assert drop_path_rate == 0.1
-        raise Built
-
-    monkeypatch.setattr(finetuning, "Encoder", encoder)
-    with pytest.raises(Built):
-        finetuning.finetune(world / "patches", tmp_path, profile=tiny)
-
-
-def test_weights_that_do_not_fit_are_named(world, tiny, tuned, tmp_path):
-    encoder, model = tuned
-    wide = dataclasses.replace(tiny, decoder_width=32)
-    again = finetuning.finetune(
-        world / "patches", tmp_path, encoder=encoder, profile=wide, epochs=1
+    name = scale(loss="cross-entropy", class_weight=0.5, merged_taps=False, drop_path=0.3)
+    model = finetune(
+        world / "patches", tmp_path, profile=name, epochs=1, batch=2, learning_rate=3e-4,
+        dropout=0.25, layer_decay=0.9, labels=0.5, on_epoch=look,
+    )  # fmt: skip
+    said = told(model)
+    assert said["training"] | {"warmup": 0.5} == said["training"]  # at most half of the run
+    chosen = ("epochs", "batch", "learning_rate", "layer_decay")
+    assert [said["training"][k] for k in chosen] == [1, 2, 3e-4, 0.9]
+    wanted = dict(width=32, classes=9, dropout=0.25, merged_taps=False)
+    assert said["decoder"] | wanted == said["decoder"]
+    assert (said["loss"], len(said["class_weights"])) == ("cross-entropy", 9)
+    assert max(rates[0]) == pytest.approx(0.3)
+    assert load_model(model).model(torch.zeros(1, 1, 64, 64)).shape == (1, 9, 64, 64)
+    encoder = pretrain(
+        world / "patches", tmp_path, profile=name, epochs=1, batch=4, learning_rate=1e-3
     )
-    assert again.exists()
+    assert [told(encoder)["training"][k] for k in chosen] == [1, 4, 1e-3, 1]
+
+
+@pytest.mark.parametrize(
+    "option", ["epochs=0", "batch=0", "learning_rate=-1", "learning_rate=nan", "labels=0",
+               "labels=1.5", "dropout=1", "layer_decay=0"],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(world, tmp_path, option):
+    name, value = option.split("=")
+    number = int(value) if name in ("epochs", "batch") else float(value)
+    with pytest.raises(InputError, match=name):
+        finetune(world / "patches", tmp_path, profile="tiny", **{name: number})
+
+
+@pytest.mark.parametrize("name", ["devices", "accumulate"])
+def test_hardware_is_at_least_one(name):
+    with pytest.raises(InputError, match="at least 1"):
+        training.Hardware(**{name: 0})
+
+
+def test_a_share_of_labels_keeps_every_class_and_lies_within_a_larger(world):
+    """Forty times the patches of the world, so that shares are large."""
+    rows = datasets.selected(world / "patches", "finetune")
+    rows = rows.loc[np.tile(rows.index, 40)].reset_index(drop=True)
+    counts = datasets.class_counts(rows, lulc.HR_LULC)
+    held = {}
+    for labels in (0.01, 0.1, 0.5, 1.0):
+        part = datasets.share(rows, lulc.HR_LULC, labels, seed=4)
+        assert len(part) == max(round(labels * len(rows)), 1)
+        assert part.index.is_monotonic_increasing
+        held[labels] = set(part.index)
+        if labels >= 0.1:
+            kept = datasets.class_counts(part, lulc.HR_LULC).sum(0) / counts.sum(0)
+            assert kept[counts.sum(0) > 0] == pytest.approx(labels, abs=0.5 * labels)
+    assert held[0.01] < held[0.1] < held[0.5] < held[1.0]
+    other = datasets.share(rows, lulc.HR_LULC, 0.1, seed=5)
+    assert set(other.index) != held[0.1]
+
+
+def test_weights_that_do_not_fit_are_named(tuned, tmp_path):
+    encoder, model = tuned
     with pytest.raises(InputError, match="no segmentation model"):
-        segmentation.from_file(encoder)
+        load_model(encoder)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(model.read_bytes()[:500])
     broken.with_suffix(".json").write_text("{}")
     with pytest.raises(InputError, match=r"broken\.safetensors"):
-        segmentation.from_file(broken)
-    with pytest.raises(InputError, match="does not fit"):
-        checkpoints.load_into(torch.nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, "x")
+        load_model(broken)
 
 
-def test_nan_in_a_patch_stops_the_run_with_a_reason(world, tiny, tmp_path, monkeypatch):
+UNLIKE = [("quantity", "gamma0"), ("polarisation", "HV"), ("spacing", 25.0), ("size", 128)]
+
+
+@pytest.mark.parametrize(("what", "value"), UNLIKE)
+def test_weights_meet_only_patches_like_their_own(world, tuned, tmp_path, what, value):
+    said = told(tuned[0]) | {what: value}
+    if what == "size":
+        said["encoder"]["image_size"] = value
+    rows = datasets.selected(world / "patches", "finetune")
+    with pytest.raises(InputError, match=f"x: was trained on patches of {what} {value}, these"):
+        datasets.check_fits(rows, said, "x")
+    datasets.check_fits(rows, told(tuned[0]) | {"polarisation": "unknown"}, "x")
+    if what != "size":
+        encoder, model = (Path(shutil.copy(file, tmp_path)) for file in tuned)
+        for file in (encoder, model):
+            file.with_suffix(".json").write_text(json.dumps(told(tuned[1]) | {what: value}))
+        with pytest.raises(InputError, match=what):
+            finetune(world / "patches", tmp_path / "out", encoder=encoder, profile="tiny")
+        with pytest.raises(InputError, match=what):
+            evaluate(world / "patches", model)
+
+
+def test_a_model_of_another_legend_is_not_scored(world, tuned, tmp_path):
+    said, copy = told(tuned[1]), tmp_path / "model.safetensors"
+    shutil.copy(tuned[1], copy)
+    said["legend"]["names"][1] = "towns"
+    copy.with_suffix(".json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="knows the classes water, towns"):
+        evaluate(world / "patches", copy)
+
+
+def test_nan_in_a_loss_stops_the_run_with_a_reason(world, tmp_path, monkeypatch):
     item = datasets.Patches.__getitem__
     monkeypatch.setattr(
         datasets.Patches,
         "__getitem__",
         lambda s, i: item(s, i) | {"image": torch.full((1, 64, 64), torch.nan)},
     )
-    with pytest.raises(InputError, match="NaN"):
-        pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+    with pytest.raises(InputError, match="loss is nan in epoch 1"):
+        pretrain(world / "patches", tmp_path, profile="tiny")
+    assert not (tmp_path / "last.ckpt").exists()
 
 
 def test_patches_that_do_not_divide_into_windows(tiny):
@@ -511,10 +677,10 @@ def test_patches_that_do_not_divide_into_windows(tiny):
         config_of(tiny, 96 + 32 + 16, "simmim")
 
 
-def test_scores_are_those_of_scikit_style_by_hand():
+def test_scores_are_those_by_hand():
     confusion = np.zeros((9, 9), np.int64)
     confusion[0, 0], confusion[0, 1], confusion[1, 1], confusion[2, 0] = 6, 2, 3, 1
-    found = evaluation.scores(confusion)
+    found = evaluation.scores(confusion, lulc.HR_LULC.names)
     assert found["per_class_iou"]["water"] == pytest.approx(6 / 9)
     assert found["per_class_iou"]["built-up"] == pytest.approx(3 / 5)
     assert found["per_class_iou"]["cropland"] == 0
@@ -525,20 +691,41 @@ def test_scores_are_those_of_scikit_style_by_hand():
     assert found["majority"] == pytest.approx(
         {"miou": 8 / 12 / 3, "macc": 1 / 3, "accuracy": 8 / 12}
     )
+    assert "forest       not in this split" in str(found)
+    assert "built-up      0.600  1.000" in str(found)
 
 
-def test_the_confusion_matrix_counts_every_labelled_pixel(world, tuned):
-    result = evaluation.evaluate(world / "patches", tuned[1], split="val")
+@given(st.integers(0, 99), st.integers(1, 5))
+def test_scores_are_scikit_learns(seed, classes):
+    rng = np.random.default_rng(seed)
+    truth, shown = rng.integers(0, classes, (2, 60))
+    confusion = sklearn.metrics.confusion_matrix(truth, shown, labels=range(classes))
+    found = evaluation.scores(confusion, [str(k) for k in range(classes)])
+    present = np.unique(truth)
+    iou = sklearn.metrics.jaccard_score(truth, shown, labels=present, average="macro")
+    assert found["miou"] == pytest.approx(iou)
+    recall = sklearn.metrics.recall_score(truth, shown, labels=present, average="macro")
+    assert found["macc"] == pytest.approx(recall)
+    assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, shown))
+
+
+def test_scores_of_nothing_are_zero():
+    found = evaluation.scores(np.zeros((2, 2), np.int64), ["a", "b"])
+    assert (found["miou"], found["macc"], found["accuracy"]) == (0, 0, 0)
+    assert found["per_class_iou"] == {"a": None, "b": None}
+
+
+def test_the_confusion_matrix_counts_every_labelled_pixel(world, tuned, tmp_path):
+    result = evaluate(world / "patches", tuned[1], split="val", out=tmp_path / "val.json")
     rows = datasets.selected(world / "patches", "finetune", "val")
     assert np.sum(result["confusion_matrix"]) == len(rows) * 64 * 64
-    truth = [
-        rows[[f"n_{c.id}" for c in lulc.CLASSES if c.nine == k]].to_numpy().sum() for k in range(9)
-    ]
-    assert np.sum(result["confusion_matrix"], axis=1).tolist() == truth
+    truth = datasets.class_counts(rows, lulc.HR_LULC).sum(0)
+    assert np.sum(result["confusion_matrix"], axis=1).tolist() == truth.tolist()
+    assert json.loads((tmp_path / "val.json").read_text()) == result
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "foreign", "text"])
-def test_a_damaged_state_is_named(world, tiny, tmp_path, damage):
+def test_a_damaged_state_is_named(world, tmp_path, damage):
     state = tmp_path / "last.ckpt"
     torch.save({"a": torch.zeros(500)}, state)  # foreign: whole, and no state of ours
     if damage == "text":
@@ -546,7 +733,7 @@ def test_a_damaged_state_is_named(world, tiny, tmp_path, damage):
     elif damage != "foreign":
         state.write_bytes(state.read_bytes()[: 0 if damage == "empty" else 900])
     with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
-        pretraining.pretrain(world / "patches", tmp_path, profile=tiny)
+        pretrain(world / "patches", tmp_path, profile="tiny")
 
 
 @pytest.mark.parametrize(
@@ -558,25 +745,139 @@ def test_bf16_where_the_processor_multiplies_it(monkeypatch, capable, found):
     assert training.precision() == found
 
 
-def test_the_state_of_another_run_is_refused(world, tiny, tmp_path, monkeypatch):
+def test_the_state_of_another_run_is_refused(world, tmp_path):
     """Stopped as SimMIM, taken up as SAR-W-SimMIM: the same keys, and yet another run."""
-
-    def dies(self):
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as m:
-        m.setattr(pretraining.PretrainingTask, "on_train_epoch_start", dies)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            pretraining.pretrain(world / "patches", tmp_path, method="simmim", profile=tiny)
+    with stopped_in(1):
+        pretrain(world / "patches", tmp_path, method="simmim", profile="tiny")
     with pytest.raises(InputError, match="another run"):
-        pretraining.pretrain(world / "patches", tmp_path, method="sar-w-simmim", profile=tiny)
+        pretrain(world / "patches", tmp_path, method="sar-w-simmim", profile="tiny")
 
 
-def test_sampling_again_keeps_what_was_trained_current(world):
-    """The same seed gives the same index, which is then not written anew."""
-    path = world / "patches" / "patches.parquet"
-    before = path.stat().st_mtime_ns
-    tiles = rasters.find([world / "lulc"])
-    sampling.sample(world / "patches", tiles, points=20_000, block=2, buffer=0)
-    assert path.stat().st_mtime_ns == before
+def test_table1_runs_what_is_left(world, tmp_path):
+    options = dict(patches=world / "patches", seeds=1, profile="tiny")
+    assert len(baselines.table1(tmp_path, plan=True, **options)) == 5
+    with stopped_in(1):
+        baselines.table1(tmp_path, **options)
+    table = baselines.table1(tmp_path, **options)
+    assert baselines.table1(tmp_path, plan=True, **options) == []
+    assert [len(row["miou"]) for row in table["rows"]] == [1] * 5
+    assert json.loads((tmp_path / "table1.json").read_text())["rows"] == table["rows"]
+    assert "SAR-W-SimMIM (fine-tuned)" in str(table)
+    scratch = told(tmp_path / "mixmae-scratch" / "seed0" / "finetune" / "model.safetensors")
+    assert (scratch["encoder"]["kind"], scratch["pretrained"]) == ("mixmae", None)
+
+
+@pytest.mark.slow
+def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(world, tmp_path):
+    """kill -9 three times, each some moment after another epoch was saved."""
+    (tmp_path / "run.py").write_text(CHILD)
+
+    def start(out):
+        command = f"pretrain {world / 'patches'} --out {out} --epochs 12"
+        return subprocess.Popen(
+            [sys.executable, tmp_path / "run.py", Path(__file__).parent, *command.split()],
+            stderr=subprocess.PIPE, text=True, env=os.environ | FOREIGN,
+        )  # fmt: skip
+
+    def ended(out):
+        child = start(out)
+        _, err = child.communicate()
+        assert child.returncode == 0, err
+        return out / "encoder.safetensors"
+
+    undisturbed = ended(tmp_path / "undisturbed")
+    moments, last, epochs = random.Random(6), tmp_path / "killed" / "last.ckpt", []
+    for _ in range(3):
+        saved = last.stat().st_mtime_ns if last.exists() else 0
+        child = start(last.parent)
+        while child.poll() is None and not (last.exists() and last.stat().st_mtime_ns > saved):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.15))
+        child.kill()
+        _, err = child.communicate()
+        assert child.returncode == -9, err
+        epochs.append(len(torch.load(last, weights_only=True)["history"]))
+    assert epochs == sorted(set(epochs))  # each run went on from where the last one was
+    assert same(undisturbed, ended(last.parent))
+
+
+def test_the_same_training_twice_at_once_is_done_once(world, tmp_path):
+    (tmp_path / "run.py").write_text(CHILD)
+    command = f"pretrain {world / 'patches'} --out {tmp_path / 'out'} --epochs 3"
+    words = [sys.executable, tmp_path / "run.py", Path(__file__).parent, *command.split()]
+    both = [
+        subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | FOREIGN)
+        for _ in range(2)
+    ]
+    errors = [child.communicate()[1] for child in both]
+    assert [child.returncode for child in both] == [0, 0], errors
+    assert sorted("epoch 3" in error for error in errors) == [False, True]  # one has a bar
+    assert len(told(tmp_path / "out" / "encoder.safetensors")["history"]) == 3
+
+
+# Neither modules nor their metadata, by which some libraries look for others, are to be found.
+BARE = """
+import sys
+
+absent = set(sys.argv[1].split(","))
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        known = name.split(".")[0] not in absent
+        return self.finder.find_spec(name, path, target) if known else None
+
+    def find_distributions(self, *context):
+        found = getattr(self.finder, "find_distributions", lambda *context: ())(*context)
+        return (d for d in found if d.name not in absent)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+import dataclasses
+from sartutorial import cli, profiles
+small = dict(patch_size=64, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
+laptop = dataclasses.replace(profiles.PROFILES["laptop"], **small)
+profiles.PROFILES["laptop"] = laptop
+for line in sys.argv[2:]:
+    cli.main(line.split())
+assert not sys.modules.keys() & absent
+"""
+RASTER = "rasterio,osgeo,affine,geopandas,pyogrio,pyproj,shapely"
+OTHERS = "distributed,dask,folium,matplotlib,scipy,sklearn,scikit-learn"
+
+
+def test_a_machine_that_trains_needs_no_raster_library(world, tmp_path):
+    lines = [
+        f"pretrain {world / 'patches'} --out {tmp_path}/e --epochs 1",
+        f"finetune {world / 'patches'} --out {tmp_path}/m --epochs 1 "
+        f"--encoder {tmp_path}/e/encoder.safetensors",
+        f"evaluate {world / 'patches'} --model {tmp_path}/m/model.safetensors --split val",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, f"{RASTER},{OTHERS}", *lines], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean" in done.stdout
+
+
+def test_a_bad_pixel_is_named_in_one_line_also_by_a_worker(world, tmp_path):
+    folder = tmp_path / "patches"
+    shutil.copytree(world / "patches", folder)
+    rows = datasets.selected(folder, "pretrain")
+    row = rows.iloc[2]
+    file = folder / "arrays" / f"{row['scene']}.sar.npy"
+    pixels = np.load(file, mmap_mode="r+")
+    pixels[row["array"], 3, 5] = 0  # DN 0 is no data
+    pixels.flush()
+    data = datasets.Patches(folder, rows, datasets.Normalization(0, 1))
+    assert torch.isfinite(data[0]["image"]).all()
+    words = f"{row['patch']} holds NaN or infinite values"
+    with pytest.raises(InputError, match=words):
+        data[2]
+    with pytest.raises(InputError, match=words):
+        pretrain(folder, tmp_path / "out", profile="tiny")
+    worker = torch.utils.data.DataLoader(data, 4, num_workers=1)
+    with pytest.raises(InputError, match=words) as caught:
+        list(worker)
+    assert len(str(caught.value).splitlines()) == 1

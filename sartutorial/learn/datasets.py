@@ -21,6 +21,7 @@ from sartutorial.patches import Store, read_index, read_legend
 if TYPE_CHECKING:
     import pandas as pd
 
+SEEDS = 2**61 - 1  # seeds are taken modulo a prime, so that large ones stay apart
 SPACING_TOLERANCE = 0.05  # share by which pixel spacings of one model and its data may differ
 
 
@@ -64,7 +65,7 @@ class Patches(Dataset[dict[str, Tensor]]):
         self.norm = norm or statistics(folder, rows)
         self.store, self.length = Store(folder, rows), len(rows)
         self.legend = read_legend(folder) if labels else None
-        self.seed = seed % 2**63
+        self.seed = seed % SEEDS
 
     def __len__(self) -> int:
         return self.length
@@ -94,7 +95,7 @@ class Shuffled(Sampler[tuple[int, int]]):
     def __init__(
         self, length: int, seed: int, batch: int = 1, *, rank: int = 0, world: int = 1
     ) -> None:
-        self.length, self.seed, self.world, self.epoch = length, seed % 2**63, world, 0
+        self.length, self.seed, self.world, self.epoch = length, seed % SEEDS, world, 0
         self.whole = slice(rank, length // batch * batch, world)
 
     def set_epoch(self, epoch: int) -> None:
@@ -176,7 +177,7 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
     counts = class_counts(rows, legend)
     rarity = counts.sum(0).argsort(kind="stable").argsort(kind="stable")  # 0: the rarest class
     rank = np.where(counts > 0, rarity, len(rarity)).min(1)
-    order = np.random.default_rng([seed % 2**63, 1]).permutation(len(rows))
+    order = np.random.default_rng([seed % SEEDS, 1]).permutation(len(rows))
     place = np.empty(len(rows))  # in the queue of its class, from 0 to 1
     for k in np.unique(rank):
         queue = order[rank[order] == k]
@@ -198,11 +199,11 @@ def common(rows: pd.DataFrame) -> dict[str, Any]:
 def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -> None:
     """Raise InputError unless the patches are of the kind that the weights in ``file`` know.
 
-    ``given`` is their description: image size, quantity, polarisation (if known) and pixel spacing
-    to 5 %.
+    ``given`` is their description: image size, quantity, polarisation and pixel spacing to 5 %, as
+    far as they are known (weights trained on photographs know none of the last three).
     """
     found = common(rows) | {"size": int(rows["size"].iloc[0])}
-    known = {"polarisation": "unknown"} | dict(given) | {"size": given["encoder"]["image_size"]}
+    known = found | dict(given) | {"size": given["encoder"]["image_size"]}
     unlike = [k for k in ("size", "quantity") if found[k] != known[k]]
     if len({found["polarisation"], known["polarisation"]} - {"unknown"}) > 1:
         unlike.append("polarisation")

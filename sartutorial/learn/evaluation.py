@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def evaluate(
     patches: str | Path,
     model: str | Path,
     *,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Scores:
@@ -103,7 +103,7 @@ def evaluate(
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed; its ``finetune`` patches are used.
         model: What ``finetune`` or ``import_weights`` wrote.
-        split: train, val or test.
+        split: The patches to score on.
         out: A JSON file for the scores and the confusion matrix.
         progress: Whether to draw a progress bar.
 

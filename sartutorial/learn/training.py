@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -131,15 +131,11 @@ def trained(
 
     A run that was stopped goes on from its last epoch, bit for bit: its state is kept in ``last.ckpt``.
     A second process that asks for the same file waits for the first. For several devices, loss and
-    ``on_epoch`` must be picklable: functions of a module.
+    ``on_epoch`` must be functions of a module that can be imported.
 
     Raises InputError if the state is damaged or another run's, the batch does not divide among
     processes and parts, these do not start, or the loss is no longer finite.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise InputError(
-            "a script that uses several devices must do so under if __name__ == '__main__':"
-        )
     run = json.loads(json.dumps(job.run | {"training": asdict(settings)}))
     whole, shares, state = (
         settings.batch,
@@ -154,7 +150,7 @@ def trained(
     with files.locked(file):
         if is_done(file, run):
             return False
-        torch.manual_seed(settings.seed % 2**63)
+        torch.manual_seed(settings.seed % datasets.SEEDS)
         model, loss, data = job.prepare()
         known = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
         if state.exists():
@@ -166,7 +162,8 @@ def trained(
                                hardware=hardware, progress=progress, on_epoch=on_epoch)  # fmt: skip
                 history = fabric(hardware).launch(loop, model)
         except (ProcessRaisedException, ProcessExitedException) as error:
-            raise InputError(f"{file}: one of the processes failed: {error}") from error
+            said = str(error).strip().splitlines()[-1]
+            raise InputError(f"{file}: one of the processes failed: {said}") from error
         if hardware.devices > 1:
             model.load_state_dict(read_state(state, run)["model"])
         checkpoints.save(model, file, run | known | {"history": history})
@@ -205,7 +202,7 @@ def fit(
     with repeatable(), bar:
         for epoch in range(len(history), s.epochs):
             # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
-            torch.manual_seed((s.seed * 100_003 + epoch) % 2**63)
+            torch.manual_seed((s.seed * 100_003 + epoch) % datasets.SEEDS)
             order.set_epoch(epoch)
             losses = []
             for i, batch in enumerate(batches):
@@ -325,11 +322,13 @@ def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def own_processes() -> Iterator[None]:
-    """Hide what another launcher said of its processes: ours are started here."""
+    """Let processes that start now ignore the caller's script, and other launchers' words of theirs."""
     hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = main
         os.environ.pop("MASTER_PORT", None)  # that of our processes
         os.environ.update(hidden)
 
