@@ -515,7 +515,7 @@ def _own_workers(number: int) -> Iterator[Any]:
     """
     from distributed import LocalCluster
 
-    main, mask = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: ())
+    main, mask = sys.modules["__main__"], signal.pthread_sigmask
     resource_tracker.ensure_running()  # which would unblock the signal if started meanwhile
     before = mask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.modules["__main__"] = ModuleType("__main__")

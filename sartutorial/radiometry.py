@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -152,16 +153,13 @@ def product(
 
 def _calibration(path: str | Path, tags: Mapping[str, str]) -> float:
     said = tags.get("CALIBRATION_DB", CALIBRATION_DB)
-    try:
-        factor = float(said)
-    except ValueError:
-        factor = math.nan
-    if not math.isfinite(factor):
-        raise InputError(
-            f"{path}: its tag CALIBRATION_DB is '{said}', no number of dB; write it anew, such as "
-            f"{CALIBRATION_DB}"
-        )
-    return factor
+    with suppress(ValueError):
+        if math.isfinite(factor := float(said)):
+            return factor
+    raise InputError(
+        f"{path}: its tag CALIBRATION_DB is '{said}', no number of dB; write it anew, such as "
+        f"{CALIBRATION_DB}"
+    )
 
 
 def _polarisation(path: str, tags: Mapping[str, str]) -> str:
