@@ -1,5 +1,6 @@
 """From a raw ALOS-2 PALSAR-2 scene to a land-cover map: one module per step, one chapter per module."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -52,3 +53,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+def _main() -> None:
+    """The command ``sartutorial``. It imports its libraries here, so Ctrl-C is one line at any time."""
+    try:
+        import_module("sartutorial.cli").main()
+    except KeyboardInterrupt:
+        print(
+            "sartutorial: interrupted; run it again, and it goes on where it stopped",
+            file=sys.stderr,
+        )
+        sys.exit(130)

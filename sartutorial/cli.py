@@ -196,22 +196,19 @@ for place, (command, function) in enumerate(COMMANDS.items()):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command: the entry point of ``sartutorial``. Any error is one line and an exit code.
+    """Run one command. Any error is one line and an exit code.
 
     Args:
         arguments: The words after ``sartutorial``; default those of the process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    code = 1
     try:
         app(words)
         sys.stdout.flush()
         return
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted; run it again, and it goes on where it stopped"
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(code)
+        sys.exit(1)
     except CycloptsError as error:
         message, token = " ".join(str(error).split()), getattr(error, "token", None)
         if token and token.source != "cli" and token.source not in message:
@@ -225,4 +222,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only now, when the traceback has let go of it, is a progress bar's line at its end.
     for line in message.splitlines():
         print(f"sartutorial: {line}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(1)

@@ -520,7 +520,7 @@ def _own_workers(number: int) -> Iterator[Any]:
     before = mask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        cluster = LocalCluster(n_workers=number, threads_per_worker=1, dashboard_address=None,
+        cluster = LocalCluster(n_workers=number, threads_per_worker=1, dashboard_address=":0",
                                silence_logs=logging.CRITICAL)  # fmt: skip
     finally:
         sys.modules["__main__"] = main

@@ -225,8 +225,10 @@ def cut(
     try:
         files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
                          progress=progress)  # fmt: skip
-    finally:
+    except (InputError, OSError):  # the other scenes are done
         _join(out)
+        raise
+    _join(out)
     if not (out / INDEX).exists():
         raise InputError(_why_empty(_kinds(out), size, max_void))
     return out / INDEX
