@@ -72,7 +72,10 @@ class _Land:
         self, tiles: files.Paths, legend: lulc.Legend, workers: int | None, progress: bool
     ) -> None:
         self.tiles = files.find_scenes(tiles, "land-cover tile")
-        self.legend, self.threads, self.progress = legend, workers or rasters.threads(), progress
+        self.legend, self.progress = legend, progress
+        self.threads = rasters.threads() if workers is None else workers
+        if self.threads < 1:
+            raise InputError(f"--workers {workers}: must be at least 1")
         self.grids: list[rasters.Grid] = []
         self.windows: list[tuple[int, Window]] = []
         for i, tile in enumerate(self.tiles):
@@ -450,8 +453,9 @@ def _sample(
             (folder / REPORT).unlink(missing_ok=True)
         with files.made(folder / REPORT, tiles, made_from) as partial:
             if partial is not None:
+                index["split"] = _split(index, **cut)
                 cloud = sample_points(tiles, legend=legend, **how, **machine)
-                table = _choose(folder, index, cloud, legend, **cut)
+                table = _choose(folder, index, cloud, legend)
                 # The report comes last: it says that the others are of its own run.
                 (folder / REPORT).unlink(missing_ok=True)
                 with files.atomic_write(folder / POINTS) as part:
@@ -461,87 +465,63 @@ def _sample(
     return pd.read_csv(folder / REPORT, index_col=0)
 
 
+def _split(
+    index: pd.DataFrame, seed: int, split: Split, block: int, buffer: float
+) -> NDArray[np.str_]:
+    if split == "block":
+        return splits.by_block(index, seed=seed, block=block, buffer=buffer)
+    return {"scene": splits.by_scene, "random": splits.at_random}[split](index, seed=seed)
+
+
 def _choose(
-    folder: Path,
-    index: pd.DataFrame,
-    cloud: gpd.GeoDataFrame,
-    legend: lulc.Legend,
-    seed: int,
-    split: Split,
-    block: int,
-    buffer: float,
+    folder: Path, index: pd.DataFrame, cloud: gpd.GeoDataFrame, legend: lulc.Legend
 ) -> pd.DataFrame:
-    """Add to the index what ``sample`` says; its report."""
+    """Add to a split index what the points choose; what is left after each stage.
+
+    That is a number, and shares of the training classes: of the tiles' pixels, of the points, and of
+    the labels of the patches. Shares sum to 1 in each row that has any.
+    """
+    import pandas as pd
+
     on, hit = match(cloud, index)
     if not len(on):
         raise InputError(
             f"{folder}: none of the points fell on a patch; do tiles and patches overlap?"
         )
     index["points"] = np.bincount(hit, minlength=len(index))
-    if split == "block":
-        index["split"] = splits.by_block(index, seed=seed, block=block, buffer=buffer)
-    else:
-        rule = {"scene": splits.by_scene, "random": splits.at_random}[split]
-        index["split"] = rule(index, seed=seed)
-    labels = splits.label_counts(index)
-    forest = labels[:, legend.forest].sum(axis=1)
-    stages = {  # what a patch must be to be used, in the order of the paper
+    labels, category = splits.label_counts(index), cloud["category"].to_numpy()
+    pixels, short = (
+        [cloud.attrs[n].get(str(c), 0) for c in range(256)] for n in ("pixels", "short")
+    )
+    drawn, there = (np.bincount(c, minlength=256) for c in (category, category[np.unique(on)]))
+    rows = {
+        "pixels of the tiles": (sum(pixels), pixels),
+        "points drawn": (drawn.sum(), drawn),
+        "points short of pixels": (sum(short), short),
+        "points on patches": (there.sum(), there),
+        "patches": (len(index), labels.sum(axis=0)),
+    }
+    forest, left = labels[:, legend.forest].sum(axis=1), np.ones(len(index), dtype=bool)
+    for stage, passed in {  # in the order of the paper
         "hit by a point": index["points"].to_numpy() > 0,
         "not fully forest": forest < index["size"].to_numpy() ** 2,
         "labelled": legend.merged(labels).any(axis=1),
-    }
+    }.items():
+        left &= passed
+        rows[f"patches {stage}"] = left.sum(), labels[left].sum(axis=0)
+    for name in (*splits.SPLITS, splits.BUFFER):
+        part = left & (index["split"] == name).to_numpy()
+        rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
     index["pretrain"] = index["split"] == "train"
-    index["finetune"] = np.all([*stages.values(), index["split"] != splits.BUFFER], axis=0)
-    if stages["labelled"].any() and not index["finetune"].any():
+    index["finetune"] = left & (index["split"] != splits.BUFFER)
+    if legend.merged(labels).any() and not index["finetune"].any():
         raise InputError(
             f"{folder}: no patch is left that was hit, holds labels other than forest and lies "
             "outside the buffer; draw more --points or take a smaller --buffer"
         )
-    return report(index["split"].to_numpy(), stages, labels, cloud, np.unique(on), legend)
-
-
-def report(
-    split: NDArray[np.str_],
-    stages: Mapping[str, NDArray[np.bool_]],
-    labels: NDArray[np.int64],
-    cloud: gpd.GeoDataFrame,
-    on: NDArray[np.intp],
-    legend: lulc.Legend,
-) -> pd.DataFrame:
-    """What is left after each stage of ``sample``: its number, and shares of the training classes.
-
-    Of the tiles' pixels, of the points (drawn, lost by ``replace=False``, those ``on`` patches), and
-    of the ``labels`` of the patches: all, hit by a point (several points on one collapse), not fully
-    forest, labelled, and then per split, the buffer last. Shares sum to 1 in each row that has any.
-    """
-    import pandas as pd
-
-    def of_points(points: pd.DataFrame) -> NDArray[np.int64]:
-        return np.bincount(points["category"], minlength=256)
-
-    pixels, short = np.zeros((2, 256), dtype=np.int64)
-    for found, name in ((pixels, "pixels"), (short, "short")):
-        for c, n in cloud.attrs[name].items():
-            found[int(c)] = n
-    rows = {
-        "pixels of the tiles": (pixels.sum(), pixels),
-        "points drawn": (len(cloud), of_points(cloud)),
-        "points short of pixels": (short.sum(), short),
-        "points on patches": (len(on), of_points(cloud.iloc[on])),
-        "patches": (len(labels), labels.sum(axis=0)),
-    }
-    left = np.ones(len(labels), dtype=bool)
-    for stage, passed in stages.items():
-        left &= passed
-        rows[f"patches {stage}"] = left.sum(), labels[left].sum(axis=0)
-    for name in (*splits.SPLITS, splits.BUFFER):
-        part = left & (split == name)
-        rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
-    merged = legend.merged(np.array([found for _, found in rows.values()]))
-    table = pd.DataFrame(
-        merged / np.maximum(merged.sum(axis=1, keepdims=True), 1),
-        index=pd.Index(rows, name="stage"),
-        columns=list(legend.names),
-    )
-    table.insert(0, "number", [int(number) for number, _ in rows.values()])
+    number, counts = zip(*rows.values(), strict=True)
+    merged = legend.merged(np.array(counts))
+    shares = merged / np.maximum(merged.sum(axis=1, keepdims=True), 1)
+    table = pd.DataFrame(shares, pd.Index(rows, name="stage"), list(legend.names))
+    table.insert(0, "number", np.array(number, dtype=np.int64))
     return table
