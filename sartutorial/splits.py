@@ -35,14 +35,21 @@ def generator(seed: int, *more: int) -> np.random.Generator:
 def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
     """The spatial block of each patch: int64 of shape (patches,), numbered from 0.
 
-    Blocks are squares of the ground (within 1 %), ``block`` patch sides large, in rows of equal
-    latitude: patches of different scenes that show the same ground share a block or adjoin.
+    Blocks are squares of ``block`` patch sides in the UTM zone of each patch, whose metres are those
+    of the ground to 1 in 1,000, anywhere: patches of different scenes that show the same ground share
+    a block or adjoin.
     """
+    from pyproj import Transformer
+
     x, y, z = _directions(_corners(index)).mean(axis=1).T
-    side = block * _side(index) / EARTH
-    row = np.arctan2(z, np.hypot(x, y)) // side
-    column = np.arctan2(y, x) * np.abs(np.cos((row + 0.5) * side)) // side
-    cell = np.stack([row, column], axis=1).astype(np.int64)
+    lon, lat = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+    cell = np.empty((len(index), 3), np.int64)
+    cell[:, 0] = 32601 + (lon + 180) // 6 % 60 + 100 * (lat < 0)  # EPSG's numbers of the zones
+    for zone in np.unique(cell[:, 0]):
+        here = cell[:, 0] == zone
+        to_metres = Transformer.from_crs("EPSG:4326", f"EPSG:{zone}", always_xy=True)
+        metres = np.stack(to_metres.transform(lon[here], lat[here]), axis=1)
+        cell[here, 1:] = metres // (block * _side(index))
     return np.unique(cell, axis=0, return_inverse=True)[1].ravel()
 
 
