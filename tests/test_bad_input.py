@@ -59,7 +59,7 @@ SCENE_FAULTS = {
     "float.tif": "float.tif: holds float32, expected uint16",
     "two.tif": "two.tif: holds 2 bands",
     "nothing": "nothing: the folder holds no raster",
-    "IMG.tif IMG.tif": "IMG.tif and IMG.tif: both would be made into IMG.tif",
+    "IMG.tif IMG.tif": "IMG.tif and IMG.tif: two scenes of one name",
 }
 TILE_FAULTS = {
     "no": "no: no such land-cover tile",
