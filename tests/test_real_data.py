@@ -31,7 +31,7 @@ def sartutorial(*arguments):
 
 @pytest.mark.slow
 def test_flevoland_from_scene_to_map(real, tmp_path):
-    """Real airborne L-band HH with field labels: the map beats the majority class."""
+    """Real airborne L-band HH with field labels: by class, the map beats the majority's."""
     folder = real / "flevoland-l-band"
     scene = folder / "AIRSAR-HH-FLEVOLAND.tif"
     (tmp_path / "tiles").mkdir()
@@ -55,8 +55,11 @@ def test_flevoland_from_scene_to_map(real, tmp_path):
         assert rasters.grid_of(found) == rasters.grid_of(sar)
     confusion = inference.agreement(tmp_path / "map.tif", labels / scene.name)
     whole = evaluation.scores(confusion, lulc.HR_LULC.names)
-    assert whole["miou"] > whole["majority"]["miou"]
-    assert whole["accuracy"] > whole["majority"]["accuracy"]
+    # By class, as the loss counts: mIoU 0.20 and 0.23 with seeds 0 and 1 where the majority class has
+    # 0.13, mAcc 0.26 and 0.35 to its 0.17. Three quarters of the pixels are that class, and the share
+    # of all that are right lies within 0.015 of it, on either side: it tells nothing.
+    for score in ("miou", "macc"):
+        assert whole[score] > 1.25 * whole["majority"][score]
 
 
 def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
