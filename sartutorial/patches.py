@@ -6,7 +6,7 @@ ids (uint8), both of shape (patches, size, size), and ``<scene>.parquet`` one ro
 It is GeoParquet; for pandas alone, ``geometry`` is WKB. Reading needs no raster library.
 
 DN with their calibration factor and not dB, since that halves the disk and the bytes to read (32 KiB for
-64 a patch of 128 px), and a core still turns some ten thousand patches a second into dB; a training
+64 a patch of 128 px), and a core still turns thousands of patches a second into dB; a training
 step on two cores eats some hundred (``formats`` in ``benchmarks/results/patches.json``). What is
 imported as dB stays float32.
 """
