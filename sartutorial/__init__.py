@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The public names by the module they live in, which is imported when one of them is first used:
 # `import sartutorial` needs neither GDAL nor torch.

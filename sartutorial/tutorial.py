@@ -104,14 +104,13 @@ def epochs(method: Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
     return dict(sorted(kept.items()))
 
 
-def model(method: Method | None = "sar-w-simmim") -> Path:
-    """A fine-tuned model (chapter 07); ``method=None`` starts from random weights."""
+def model(encoder: str | None = "reference") -> Path:
+    """A model fine-tuned for minutes (chapter 07); ``encoder=None`` starts from random weights."""
     from sartutorial.learn import finetuning
 
-    start = encoder(method) if method else None
-    patches, out = sampled(), data_dir() / "models" / (method or "scratch")
-    _announce(out / "model.safetensors", f"fine-tuning from {method or 'scratch'} (some minutes)")
-    return finetuning.finetune(patches, out, encoder=start)
+    patches, out = sampled(), data_dir() / "models" / (encoder or "scratch")
+    _announce(out / "model.safetensors", f"fine-tuning from {encoder or 'scratch'} (some minutes)")
+    return finetuning.finetune(patches, out, encoder=encoder)
 
 
 def _announce(product: Path, doing: str) -> None:

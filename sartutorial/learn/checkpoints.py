@@ -59,6 +59,21 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
     write_json(dict(description) | {"provenance": provenance()}, path.with_suffix(".json"))
 
 
+def named(file: str | Path, kind: str) -> Path:
+    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``).
+
+    Raises InputError if the book's weights are asked for and not there.
+    """
+    if str(file) != "reference":
+        return Path(file)
+    place = Path("book", "weights", f"{kind}.safetensors")
+    here = Path.cwd().resolve()
+    for root in (here, *here.parents, Path(__file__).parents[2]):
+        if (root / place).exists():
+            return root / place
+    raise InputError(f"reference: {place} is not here; run in the book's folder, or name a file")
+
+
 def fingerprint(path: str | Path) -> str:
     """A checksum of a file's bytes, to tell weights of the same name apart."""
     return f"{zlib.crc32(Path(path).read_bytes()):08x}"

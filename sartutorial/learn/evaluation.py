@@ -102,7 +102,7 @@ def evaluate(
 
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed; its ``finetune`` patches are used.
-        model: What ``finetune`` or ``import_weights`` wrote.
+        model: What ``finetune`` or ``import_weights`` wrote, or ``reference``, the book's own.
         split: The patches to score on.
         out: A JSON file for the scores and the confusion matrix.
         progress: Whether to draw a progress bar.

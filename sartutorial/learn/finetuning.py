@@ -47,7 +47,8 @@ def finetune(
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
         out: Folder for the weights and ``metrics.json``.
-        encoder: What ``pretrain`` or ``import_weights`` wrote; default random weights.
+        encoder: What ``pretrain`` or ``import_weights`` wrote, or ``reference``, the book's own; default
+            random weights.
         kind: Of the encoder that starts from random weights.
         epochs: Times that every patch is seen; default the profile's.
         learning_rate: At its peak, of AdamW; default the profile's times batch / 512.
@@ -93,6 +94,7 @@ def _job(
     settings: training.Settings,
 ) -> training.Job:
     """What makes this run, and what it needs to be trained."""
+    encoder = checkpoints.named(encoder, "encoder") if encoder else None
     start: Loaded[Encoder] | None = load_encoder(encoder) if encoder else None
     given = start.description if start else {}
     if encoder:

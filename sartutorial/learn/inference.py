@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
-from sartutorial.learn import published, training
+from sartutorial.learn import checkpoints, published, training
 from sartutorial.learn.datasets import SPACING_TOLERANCE, Normalization
 from sartutorial.learn.segmentation import Segmenter
 
@@ -48,7 +48,8 @@ def predict(
 
     Args:
         scene: Scenes of amplitude DN (uint16): files, URLs or folders.
-        model: What ``finetune`` wrote, or an authors' checkpoint with a decoder (.pth).
+        model: What ``finetune`` wrote, an authors' checkpoint with a decoder (.pth), or ``reference``,
+            the book's own.
         out: A folder, whose maps are named as the scenes are, or for a single scene a .tif file.
         progress: Show a bar.
 
@@ -59,6 +60,7 @@ def predict(
         InputError: A scene's pixel spacing is more than 5 % off the model's, it holds another
             quantity or polarisation, or ``model`` holds no segmentation model.
     """
+    model = checkpoints.named(model, "model")
     network, known = published.load_model(model)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     ours = Path(model).suffix == ".safetensors"

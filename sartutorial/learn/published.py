@@ -56,7 +56,8 @@ def load_encoder(file: str | Path) -> Loaded[Encoder]:
 
     Args:
         file: Weights that ``pretrain``, ``finetune`` or ``import_weights`` wrote (.safetensors beside
-            its .json), or an authors' checkpoint as it was published (.pth).
+            its .json), an authors' checkpoint as it was published (.pth), or ``reference``, the
+            book's own.
 
     Returns:
         The encoder, of normalised images (B, 1, H, W): ``taps(image)`` gives a map a stage,
@@ -65,7 +66,7 @@ def load_encoder(file: str | Path) -> Loaded[Encoder]:
     Raises:
         InputError: The file is missing, damaged, or its weights do not fit.
     """
-    model, description = _load(file)
+    model, description = _load(checkpoints.named(file, "encoder"))
     return Loaded(model.encoder, description)
 
 
@@ -75,7 +76,7 @@ def load_model(file: str | Path) -> Loaded[Segmenter]:
     Returns:
         The model, from normalised images (B, 1, H, W) to logits (B, K, H, W). And its description.
     """
-    model, description = _load(file)
+    model, description = _load(checkpoints.named(file, "model"))
     if not isinstance(model, Segmenter):
         raise InputError(f"{file}: holds no segmentation model; give what 'finetune' wrote")
     return Loaded(model, description)
@@ -83,7 +84,7 @@ def load_model(file: str | Path) -> Loaded[Segmenter]:
 
 def load_pretraining(file: str | Path) -> Loaded[SimMIM | MixMAE]:
     """A pretrained model with the head that reconstructs; else as ``load_encoder``."""
-    model, description = _load(file)
+    model, description = _load(checkpoints.named(file, "encoder"))
     if not isinstance(model, SimMIM | MixMAE):
         raise InputError(f"{file}: holds no pretrained model; give what 'pretrain' wrote")
     return Loaded(model, description)

@@ -1,0 +1,297 @@
+"""The book's own weights: an encoder pretrained on nine simulated worlds, a model fine-tuned from it.
+
+    python -m experiments.reference_weights [--device cuda]     -> book/weights/
+
+Three stages, each kept in data/work/reference and taken up where it was stopped: the worlds, as arrays
+of patches; the encoder, SAR-W-SimMIM with mask cells of 32 px; the model, fine-tuned on the laptop
+world's labelled training patches alone. No stage sees a validation or test patch of the laptop world.
+What is ours here and not the paper's: the cells, the cosine schedule, the decoder's head and the loss
+(``experiments.search`` compares them). On a GPU a step is captured once as a CUDA graph and replayed;
+without one the same steps take about a day. Sums are not associative: a second run differs by rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import sartutorial as st
+from sartutorial import files, splits, tutorial
+from sartutorial.learn import checkpoints, datasets, evaluation, training
+from sartutorial.learn.encoders import Encoder, EncoderConfig
+from sartutorial.learn.pretraining import CELL, SimMIM
+from sartutorial.learn.segmentation import Decoder, Segmenter
+from sartutorial.profiles import LAPTOP, data_dir
+from sartutorial.radiometry import lookup_table
+
+WEIGHTS = Path(__file__).parents[1] / "book" / "weights"
+WORLDS = range(101, 109)  # seeds; the laptop world itself has 0, the one that confirms 777
+SIZE, KEEP = 128, 500  # px; steps between two saved states
+CONFIG = EncoderConfig(SIZE, LAPTOP.embed_dim, LAPTOP.depths, LAPTOP.num_heads, 8)
+DECODER = Decoder(32, 9, dropout=0.0, merged_taps=False, detail=True)
+PRETRAIN = dict(steps=5940, batch=256, rate=1.5e-3, warmup=0.05, cells=32, ratio=0.6)
+FINETUNE = dict(steps=4000, batch=8, rate=3e-3, warmup=0.25, layer_decay=0.9, drop_path=0.1)
+
+
+def world(seed: int, out: Path) -> Path:
+    """The patches of a simulated world, cut from halved scenes and their labels, as one file."""
+    with files.made(out / f"world{seed}.npz", [], {"seed": seed, "size": SIZE}) as new:
+        if new is None:
+            return out / f"world{seed}.npz"
+        here = out / f"world{seed}"
+        st.simulate(here, seed=seed, progress=True)
+        halves = st.downsample(here / "scenes", here / "half")
+        labels = st.label(here / "half", here / "lulc", here / "labels")
+        sar, ids = [], []
+        for pair in zip(halves, labels, strict=True):
+            dn, classes = (rasterio.open(path).read(1) for path in pair)
+            for cell in np.ndindex(*(n // SIZE for n in dn.shape)):
+                at = tuple(slice(i * SIZE, (i + 1) * SIZE) for i in cell)
+                if (dn[at] > 0).all() and (classes[at] > 0).all():
+                    sar.append(dn[at])
+                    ids.append(classes[at])
+        with new.open("wb") as file:
+            np.savez(file, sar=np.stack(sar), ids=np.stack(ids))
+    return out / f"world{seed}.npz"
+
+
+def laptop(split: str, step: str = "finetune") -> tuple[Tensor, Tensor]:
+    """Decibels (N, 128, 128) and class indices of the laptop world's patches for a step and split."""
+    folder = tutorial.sampled()
+    rows = datasets.selected(folder, step, split)
+    store, legend = st.Store(folder, rows), st.HR_LULC
+    db = torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
+    ids = np.stack([store.label(i) for i in range(len(rows))])
+    return db, torch.from_numpy(legend.to_index(ids).astype(np.int8))
+
+
+class Stepper:
+    """One step of AdamW on fixed inputs, replayed as a CUDA graph where there is a GPU."""
+
+    def __init__(
+        self, model: nn.Module, loss: Callable[..., Tensor], inputs: list[Tensor], settings: Any
+    ) -> None:
+        self.model, self.loss, self.inputs = model, loss, inputs
+        self.cuda, self.graph, self.done = inputs[0].is_cuda, None, 0
+        groups = training.parameter_groups(model, settings)
+        for group in groups:
+            if self.cuda:  # a number would be frozen into the graph
+                group["lr"] = torch.tensor(float(group["lr"]), device="cuda")
+        self.adamw = torch.optim.AdamW(groups, fused=self.cuda, capturable=self.cuda)
+
+    def step(self) -> Tensor:
+        """Forward, backward, clip, step."""
+        self.adamw.zero_grad(set_to_none=True)
+        value = self.loss(*self.inputs)
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), training.CLIP, foreach=True)
+        self.adamw.step()
+        return value.detach()
+
+    def __call__(self, rate: float, *new: Tensor) -> Tensor:
+        """A step at a learning rate on new inputs; the loss."""
+        for group in self.adamw.param_groups:
+            value = rate * group["lr_scale"]
+            group["lr"].fill_(value) if self.cuda else group.update(lr=value)
+        for old, fresh in zip(self.inputs, new, strict=True):
+            old.copy_(fresh)
+        self.done += 1
+        if not self.cuda:
+            return self.step()
+        if self.done <= 3:  # warm up beside the stream that is captured
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                value = self.step()
+            torch.cuda.current_stream().wait_stream(side)
+            return value
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.value = self.step()
+        self.graph.replay()
+        return self.value
+
+
+def rate_at(share: float, peak: float, warmup: float) -> float:
+    """Linear warm-up, then a half cosine, over a run of which a share is done."""
+    if share < warmup:
+        return peak * (share / warmup + 1e-3)
+    return peak * ((1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) / 2 + 1e-3)
+
+
+def flipped(*images: Tensor) -> list[Tensor]:
+    """Each image of a batch flipped at random in both axes, the same for all of its kinds."""
+    for axis in (-1, -2):
+        chosen = torch.rand(len(images[0]), device=images[0].device) < 0.5
+        images = tuple(
+            torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x.flip(axis), x) for x in images
+        )
+    return list(images)
+
+
+def hidden(batch: int, cells: int, ratio: float, device: str) -> Tensor:
+    """Random masks (B, 8, 8) of SimMIM's cells that hide cells of ``cells`` px."""
+    side, fine = SIZE // cells, cells // CELL
+    order = torch.rand(batch, side * side, device=device).argsort(1)
+    mask = torch.zeros(batch, side * side, device=device)
+    mask.scatter_(1, order[:, : math.ceil(ratio * side * side)], 1.0)
+    mask = mask.view(-1, side, side)
+    return mask.repeat_interleave(fine, 1).repeat_interleave(fine, 2)
+
+
+def run(
+    stepper: Stepper, draw: Callable[[], list[Tensor]], how: dict[str, Any], state: Path
+) -> list[float]:
+    """Take ``how["steps"]`` steps on what ``draw`` gives; the loss at each saved state."""
+    start, losses = 0, []
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        stepper.model.load_state_dict(saved["model"])
+        stepper.adamw.load_state_dict(saved["adamw"])
+        start, losses = saved["step"], saved["losses"]
+    for i in tqdm(range(start, how["steps"]), state.stem, initial=start, total=how["steps"]):
+        value = stepper(rate_at(i / how["steps"], how["rate"], how["warmup"]), *draw())
+        if (i + 1) % KEEP == 0 or i + 1 == how["steps"]:
+            losses.append(float(value))
+            now = {"model": stepper.model.state_dict(), "adamw": stepper.adamw.state_dict()}
+            with files.atomic_write(state) as partial:
+                torch.save(now | {"step": i + 1, "losses": losses}, partial)
+    return losses
+
+
+def encoder(pool: Tensor, norm: datasets.Normalization, out: Path, device: str) -> SimMIM:
+    """SAR-W-SimMIM, pretrained on all patches of ``pool`` (N, 128, 128) dB."""
+    torch.manual_seed(0)
+    model, how = SimMIM(Encoder(CONFIG)).to(device).train(), PRETRAIN
+
+    def loss(image: Tensor, mask: Tensor) -> Tensor:
+        value: Tensor = model(image, mask, st.intensity_weight(image))[0]
+        return value
+
+    def draw() -> list[Tensor]:
+        chosen = torch.randint(len(pool), (how["batch"],)).to(pool.device)
+        image = ((pool[chosen].float() - norm.mean) / norm.std)[:, None].to(device)
+        return [*flipped(image), hidden(how["batch"], how["cells"], how["ratio"], device)]
+
+    settings = training.Settings(1, 0, how["batch"], how["rate"], "cosine")
+    run(Stepper(model, loss, draw(), settings), draw, how, out / "encoder.ckpt")
+    return model.eval()
+
+
+def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy plus Dice, as the package has it, without the indexing that no graph can hold."""
+    known = (target >= 0)[:, None]
+    p = logits.softmax(1) * known
+    g = nn.functional.one_hot(target.clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2) * known
+    common, union = (f(p, g.to(p.dtype)).sum((0, 2, 3)) for f in (torch.minimum, torch.maximum))
+    dice = 1 - (2 * common + 1e-6) / (common + union + 1e-6)
+    there = (g.sum((0, 2, 3)) > 0).to(p.dtype)
+    entropy = nn.functional.cross_entropy(logits, target, ignore_index=-1)
+    return entropy + (dice * there).sum() / there.sum().clamp(min=1)
+
+
+def segmenter(start: SimMIM, norm: datasets.Normalization, out: Path, device: str) -> Segmenter:
+    """The encoder with a decoder, fine-tuned on the laptop world's training patches."""
+    torch.manual_seed(0)
+    how, (db, classes) = FINETUNE, laptop("train")
+    model = Segmenter(Encoder(CONFIG, drop_path_rate=how["drop_path"]), DECODER)
+    model.encoder.load_state_dict(start.encoder.state_dict())
+    model.to(device).train()
+
+    def draw() -> list[Tensor]:
+        chosen = torch.randint(len(db), (how["batch"],))
+        image = ((db[chosen] - norm.mean) / norm.std)[:, None].to(device)
+        return flipped(image, classes[chosen].long().to(device))
+
+    settings = training.Settings(1, 0, how["batch"], how["rate"], "cosine",
+                                 layer_decay=how["layer_decay"])  # fmt: skip
+    stepper = Stepper(model, lambda x, y: dense_loss(model(x), y), draw(), settings)
+    run(stepper, draw, how, out / "model.ckpt")
+    return model.eval()
+
+
+@torch.inference_mode()
+def confusions(
+    model: nn.Module, norm: datasets.Normalization, db: Tensor, classes: Tensor
+) -> Tensor:
+    """The confusion matrix (rows truth) of every patch: (N, 9, 9)."""
+    found = []
+    for x, y in zip(db.float().split(16), classes.long().split(16), strict=True):
+        guess = model(((x - norm.mean) / norm.std)[:, None]).argmax(1)
+        pairs = torch.where(y >= 0, 9 * y + guess, 81)
+        found += [torch.bincount(p.ravel(), minlength=82)[:81].view(9, 9) for p in pairs]
+    return torch.stack(found)
+
+
+def scores_of(model: nn.Module, norm: datasets.Normalization) -> dict[str, Any]:
+    """MIoU on the laptop world's test blocks, with 95 % of 1,000 draws of whole blocks."""
+    rows = datasets.selected(tutorial.sampled(), "finetune", "test")
+    each = confusions(model, norm, *laptop("test")).numpy()
+    block, rng = splits.blocks(rows, 4), np.random.default_rng(0)
+    sums = np.stack([each[block == b].sum(0) for b in np.unique(block)])
+    whole = evaluation.scores(each.sum(0), st.HR_LULC.names)
+    draws = [evaluation.scores(sums[rng.integers(len(sums), size=len(sums))].sum(0),
+                               st.HR_LULC.names)["miou"] for _ in range(1000)]  # fmt: skip
+    return {
+        "on": "test blocks of the simulated laptop world (seed 0)",
+        "patches": len(rows),
+        "blocks": len(sums),
+        "miou": whole["miou"],
+        "miou_95": np.percentile(draws, [2.5, 97.5]).tolist(),
+        "per_class_iou": whole["per_class_iou"],
+    }
+
+
+def publish(
+    model: nn.Module, kind: str, norm: datasets.Normalization, made: dict[str, Any]
+) -> None:
+    """Write weights in half precision, and what the package must know of them."""
+    rows = datasets.selected(tutorial.sampled(), "finetune", "train")
+    about = {
+        "encoder": CONFIG._asdict(),
+        "normalization": norm._asdict(),
+        "training": (PRETRAIN if kind == "encoder" else FINETUNE) | {"seed": 0},
+        "simulated": True,
+        "licence": "MIT",
+        "script": "python -m experiments.reference_weights",
+    }
+    about |= datasets.common(rows)
+    if kind == "encoder":
+        about |= {"method": "sar-w-simmim", "domain": "normalised"}
+    else:
+        about |= {"decoder": DECODER._asdict(), "legend": st.HR_LULC.to_dict()}
+    checkpoints.save(model.half(), WEIGHTS / f"{kind}.safetensors", about | made)
+    model.float()
+
+
+def main() -> None:
+    """Worlds, encoder, model; then the files and their scores."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = options.parse_args().device
+    out, table = data_dir().parent / "reference", torch.from_numpy(lookup_table())
+    pool = [laptop("train", "pretrain")[0]]
+    for seed in WORLDS:
+        pool.append(table[np.load(world(seed, out))["sar"].astype(np.int64)])
+    patches = torch.cat(pool)
+    norm = datasets.Normalization(float(patches.mean()), float(patches.std()))
+    pretrained = encoder(patches, norm, out, device)
+    publish(pretrained, "encoder", norm, {"patches": len(patches)})
+    tuned = segmenter(pretrained, norm, out, device)
+    scores = scores_of(tuned.cpu(), norm)
+    publish(tuned, "model", norm, {"scores": scores})
+    print(scores["miou"], scores["miou_95"])
+
+
+if __name__ == "__main__":
+    main()
