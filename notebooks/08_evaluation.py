@@ -6,7 +6,7 @@
 #
 # **You need** [chapter 7](07_finetuning).
 #
-# **In the paper** §4, Table 1. **Modules** `evaluation`, `table1`. **Takes** fine-tuned models and the test split. **Makes** scores. What it costs is [measured](../book/costs).
+# **In the paper** §4, Table 1. **Modules** `learn.evaluation`, `learn.baselines`. **Takes** fine-tuned models and the test split. **Makes** scores. What it costs is [measured](../book/costs).
 # ```
 #
 # ## The scores
@@ -25,32 +25,29 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sartutorial import evaluation, lulc, segmentation, table1, workspace
+import sartutorial as st
+from sartutorial import tutorial
+from sartutorial.learn import baselines, datasets, evaluation
 
-workspace.show_source(evaluation.scores)
+tutorial.show_source(evaluation.scores)
 
 # %%
-folder = workspace.sampled()
-files = {"SAR-W-SimMIM": workspace.model(), "from scratch": workspace.model(None)}
-results = {name: evaluation.evaluate(folder, file) for name, file in files.items()}
+folder = tutorial.sampled()
+files = {"SAR-W-SimMIM": tutorial.model(), "from scratch": tutorial.model(None)}
+results = {name: st.evaluate(folder, file) for name, file in files.items()}
 for name, result in results.items():
     print(f"--- {name}, {result['patches']} test patches (simulated)")
-    print(evaluation.table(result))
-for result in results.values():
+    print(result)
     assert result["miou"] > result["majority"]["miou"]
+classes = results["SAR-W-SimMIM"]["classes"]  # from the legend in the model's file
 
 # %% mystnb={"figure": {"caption": "IoU by class on the simulated test blocks, pretrained and from scratch (one run each).", "name": "fig-iou"}, "image": {"alt": "Two bars for each class: IoU with pretraining and from scratch. Water and forest are high, rare classes low."}}
 fig, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
 for i, (name, result) in enumerate(results.items()):
-    iou = [result["per_class_iou"][c] or 0 for c in lulc.NAMES]
-    ax.bar(
-        np.arange(9) + 0.4 * (i - 0.5),
-        iou,
-        0.4,
-        label=name,
-        color=["#0072b2", "#bbbbbb"][i],
-    )
-ax.set_xticks(range(9), lulc.NAMES)
+    iou = [result["per_class_iou"][c] or 0 for c in classes]
+    at = np.arange(len(classes)) + 0.4 * (i - 0.5)
+    ax.bar(at, iou, 0.4, label=name, color=["#0072b2", "#bbbbbb"][i])
+ax.set_xticks(range(len(classes)), classes)
 ax.set_ylabel("IoU")
 ax.legend(frameon=False)
 plt.show()
@@ -60,8 +57,8 @@ matrix = np.array(results["SAR-W-SimMIM"]["confusion_matrix"])
 share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 fig, ax = plt.subplots(figsize=(6.4, 5.4), layout="constrained")
 drawn = ax.imshow(share, cmap="viridis", vmin=0, vmax=1)
-ax.set_xticks(range(9), lulc.NAMES, rotation=40, ha="right")
-ax.set_yticks(range(9), lulc.NAMES)
+ax.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+ax.set_yticks(range(len(classes)), classes)
 ax.set_xlabel("predicted")
 ax.set_ylabel("truth")
 fig.colorbar(drawn, shrink=0.8)
@@ -78,41 +75,38 @@ plt.show()
 # %%
 import torch
 
-from sartutorial import datasets
-
 rows = datasets.selected(folder, "finetune", "test")
 
 
 def per_patch(file):
-    """Confusion matrix of every test patch, (patches, 9, 9)."""
-    model, description = segmentation.from_file(file)
+    """Confusion matrix of every test patch, (patches, K, K) for K classes."""
+    model, description = st.load_model(file)
     norm = datasets.Normalization(**description["normalization"])
-    data, found = datasets.Patches(folder, rows, norm), []
+    data, found, k = st.Patches(folder, rows, norm), [], len(classes)
     with torch.inference_mode():
         for i in range(len(data)):
-            truth, predicted = (
-                data[i]["label"],
-                model(data[i]["image"][None]).argmax(1)[0],
-            )
+            item = data[i]
+            truth, predicted = item["label"], model(item["image"][None]).argmax(1)[0]
             keep = truth >= 0
             found.append(
-                np.bincount(9 * truth[keep] + predicted[keep], minlength=81).reshape(
-                    9, 9
-                )
+                np.bincount(k * truth[keep] + predicted[keep], minlength=k * k)
             )
-    return np.array(found)
+    return np.array(found).reshape(-1, k, k)
 
 
 matrices = {name: per_patch(file) for name, file in files.items()}
 for name in files:
     off = np.abs(matrices[name].sum(axis=0) - results[name]["confusion_matrix"]).sum()
-    assert (
-        off <= 1e-3 * matrices[name].sum()
-    )  # ties may fall differently in another batch
+    # Ties may fall differently in another batch.
+    assert off <= 1e-3 * matrices[name].sum()
+
+# %%
 rng = np.random.default_rng(0)
 draws = rng.integers(len(rows), size=(500, len(rows)))
 miou = {
-    name: np.array([evaluation.scores(m[d].sum(axis=0))["miou"] for d in draws])
+    name: np.array(
+        [evaluation.scores(m[d].sum(axis=0), classes)["miou"] for d in draws]
+    )
     for name, m in matrices.items()
 }
 difference = miou["SAR-W-SimMIM"] - miou["from scratch"]
@@ -129,7 +123,7 @@ print(
 #
 # ## Is a network worth it?
 #
-# A pixel's own neighbourhood already says much. `python -m book.hardness` sets a random forest on the mean and variance of the decibels in 7 × 7 pixels against a small U-Net that sees the patch, on the same simulated world and the same split, each trained once. The intervals draw whole blocks of test patches.
+# A pixel's own neighbourhood already says much. `python -m experiments.hardness` sets a random forest on the mean and variance of the decibels in 7 × 7 pixels against a small U-Net that sees the patch, on the same simulated world and the same split, each trained once. The intervals draw whole blocks of test patches.
 
 # %%
 import json
@@ -183,7 +177,7 @@ rivals.style.format(precision=3)
 # Between pretrained and scratch the paper's difference is large. Between SimMIM and SAR-W-SimMIM it is printed below, which for one run each is no measurable difference.
 
 # %%
-paper = {s.name: s.paper_miou for s in table1.STRATEGIES}
+paper = {s.name: s.paper_miou for s in baselines.STRATEGIES}
 print(f"{paper['SAR-W-SimMIM (fine-tuned)'] - paper['SimMIM (fine-tuned)']:.4f} mIoU")
 
 # %% [markdown]
@@ -192,7 +186,9 @@ print(f"{paper['SAR-W-SimMIM (fine-tuned)'] - paper['SimMIM (fine-tuned)']:.4f} 
 # Score each patch on its own and average, and patches with one easy class dominate.
 
 # %%
-each = np.mean([evaluation.scores(m)["miou"] for m in matrices["SAR-W-SimMIM"]])
+each = np.mean(
+    [evaluation.scores(m, classes)["miou"] for m in matrices["SAR-W-SimMIM"]]
+)
 print(
     f"mean of per-patch mIoU {each:.3f}; mIoU of the global matrix {results['SAR-W-SimMIM']['miou']:.3f}"
 )

@@ -6,7 +6,7 @@
 #
 # **You need** [chapter 7](07_finetuning).
 #
-# **In the paper** §4, Fig. 4. **Modules** `inference`, `maps`. **Takes** halved scenes and a model. **Makes** Cloud-Optimized GeoTIFFs and a web map. What it costs is [measured](../book/costs).
+# **In the paper** §4, Fig. 4. **Modules** `learn.inference`, `maps`. **Takes** halved scenes and a model. **Makes** Cloud-Optimized GeoTIFFs and a web map. What it costs is [measured](../book/costs).
 # ```
 #
 # **Paper:** "A qualitative example of inference over a large region is provided in Figure 4." How windows were laid and joined is not said; what follows is **ours**.
@@ -19,45 +19,42 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 
-from sartutorial import (
-    datasets,
-    evaluation,
-    inference,
-    lulc,
-    maps,
-    radiometry,
-    rasters,
-    segmentation,
-    workspace,
-)
-from sartutorial.profiles import data_dir
+import sartutorial as st
+from sartutorial import rasters, tutorial
+from sartutorial.learn import datasets, evaluation, inference
 
-scenes = workspace.halved()[:2]
-file = workspace.model()
-written = inference.predict(scenes, file, data_dir() / "maps")
+work = tutorial.data_dir()
+scenes = tutorial.halved()[:2]
+file = tutorial.model()
+written = st.predict(scenes, file, work / "maps")
 print(*[path.name for path in written], sep="\n")
-workspace.show_source(inference.classify)
+tutorial.show_source(inference.classify)
 
 # %% [markdown]
-# A map is a Cloud-Optimized GeoTIFF on the scene's grid: class index + 1, 0 for no data, with the class colours inside, so that QGIS shows it right.
+# Outside the swath there is nothing to see, so no data counts as the mean backscatter in this version, and the map's rim beside no data is therefore unreliable.
+#
+# A map is a Cloud-Optimized GeoTIFF on the scene's grid: class index + 1, 0 for no data, with the class colours inside, so that QGIS shows it right, and the names, which `st.read_classes` reads.
 
 # %%
-with rasterio.open(written[0]) as found, rasterio.open(scenes[0]) as scene:
-    assert rasters.grid_of(found) == rasters.grid_of(scene)
-    classes, dn = found.read(1), scene.read(1)
-    print(found.tags(ns="IMAGE_STRUCTURE"), found.overviews(1), found.tags()["CLASSES"])
-assert ((classes == lulc.VOID) == (dn == 0)).all()
+with rasterio.open(written[0]) as found:
+    print(found.tags(ns="IMAGE_STRUCTURE"), found.overviews(1))
+view, mapped = st.read_db(scenes[0]), st.read_classes(written[0])
+legend = mapped.legend  # the model's training classes, as ids 1, 2, 3, ...
+print(", ".join(f"{c.id} {c.name}" for c in legend.classes))
+assert rasters.same_grid(mapped.grid, view.grid)
+assert ((mapped.ids == legend.void) == np.isnan(view.db)).all()
 
-# %% mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, true classes and predicted classes of one scene side by side; the map follows coast, forest, fields and towns."}}
-with rasterio.open(workspace.labelled() / scenes[0].name) as source:
-    truth = lulc.to_index(source.read(1)) + 1
+# %% mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, label classes and predicted classes of one scene side by side, and a key to the nine colours. The map's outlines are rounder than the labels'."}}
+labels = tutorial.labelled()
+truth = st.read_classes(labels / scenes[0].name)
+merged = truth.legend.to_index(truth.ids) + 1  # as maps have it
 fig, axes = plt.subplots(
     1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
 )
-maps.show_backscatter(axes[0], radiometry.dn_to_db(dn[::3, ::3]), "σ⁰")
-maps.show_classes(axes[1], truth[::3, ::3], "labels", training=True)
-maps.show_classes(axes[2], classes[::3, ::3], "map", training=True)
-maps.class_legend(axes[3], training=True)
+st.show_backscatter(view.db[::3, ::3], axes[0], "σ⁰")
+st.show_classes(merged[::3, ::3], axes[1], "labels", legend=legend)
+st.show_classes(mapped.ids[::3, ::3], axes[2], "map", legend=legend)
+st.show_legend(legend, axes[3])
 plt.show()
 
 # %% [markdown]
@@ -66,9 +63,8 @@ plt.show()
 # On all labelled pixels of these scenes, *including those that were trained on*: this describes the map, it does not test the model ([chapter 8](08_evaluation) does).
 
 # %%
-folder = workspace.labelled()
-confusion = sum(inference.agreement(path, folder / path.name) for path in written)
-print(evaluation.table(evaluation.scores(confusion)))
+confusion = sum(inference.agreement(path, labels / path.name) for path in written)
+print(evaluation.scores(confusion, legend.names))
 
 # %% [markdown]
 # ## Wrong on purpose: no overlap
@@ -76,7 +72,7 @@ print(evaluation.table(evaluation.scores(confusion)))
 # Lay the windows side by side instead, and compare the class changes along the seams with those 20 to 60 pixels off.
 
 # %%
-model, description = segmentation.from_file(file)
+model, description = st.load_model(file)
 norm = datasets.Normalization(**description["normalization"])
 size = description["encoder"]["image_size"]
 
@@ -88,7 +84,7 @@ def whole(step):
         )
 
 
-butted, blended = whole(size), classes
+butted, blended = whole(size), mapped.ids
 seams = np.arange(size, butted.shape[1] - size, size)
 
 
@@ -110,21 +106,21 @@ assert changes(butted, seams) > changes(blended, seams)
 # ## In the browser
 
 # %%
-maps.web_map(
+st.web_map(
     {
         "backscatter (simulated)": scenes[0],
-        "labels (simulated)": folder / scenes[0].name,
+        "labels (simulated)": labels / scenes[0].name,
         "map": written[0],
     }
 )
 
 # %% [markdown]
 # Switch the layers on and off at the upper right.
-# The map has no base layer, so that the page needs no map server; `maps.web_map(..., base=True)` adds OpenStreetMap.
+# The map has no base layer, so that the page needs no map server; `st.web_map(..., base=True)` adds OpenStreetMap.
 # (There is nothing to see there: the island lies in the open Pacific.)
 #
 # ## Key points
 #
 # - Overlap and blend, or the windows show.
-# - A model belongs to a pixel spacing and a unit; `predict` refuses a scene that differs and says what to do.
+# - A model belongs to a pixel spacing, a unit and a polarisation; `predict` refuses a scene that differs and says what to do.
 # - On the command line: `sartutorial predict SCENE... --model FILE --out PATH`.

@@ -18,30 +18,34 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.transform import from_origin
 
-from sartutorial import patches, radiometry, workspace
-from sartutorial.encoders import Encoder, config_of
-from sartutorial.profiles import PROFILES, current, data_dir
+import sartutorial as st
+from sartutorial import profiles, tutorial
+from sartutorial.learn.encoders import config_of
+
+work = tutorial.data_dir()
+# The command `sartutorial`, of the Python that runs this page.
+main = [sys.executable, "-c", "from sartutorial.cli import main; main()"]
 
 
 def sartutorial(command):
     """Run a command of the package and show what it prints."""
     print(f"$ sartutorial {command}")
-    arguments = [sys.executable, "-m", "sartutorial", *command.split()]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=data_dir())
+    arguments = [*main, *command.split()]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=work)
     print(done.stdout + (done.stderr if done.returncode else ""))
     return done.returncode
 
 
-workspace.model()  # the commands below find their inputs, whichever chapter is opened first
-os.environ |= {
-    "COLUMNS": "90",
-    "TERM": "dumb",
-    "NO_COLOR": "1",
-}  # plain text for this page
+tutorial.model()  # the commands below find their inputs, whichever chapter is opened first
+# Plain text for this page.
+os.environ |= {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
 os.environ.pop("FORCE_COLOR", None)
 assert sartutorial("--help") == 0
 
@@ -49,8 +53,8 @@ assert sartutorial("--help") == 0
 # One scene through all raster steps, in a folder of its own:
 
 # %%
-shutil.rmtree(data_dir() / "chain", ignore_errors=True)
-name = workspace.scenes()[0].name
+shutil.rmtree(work / "chain", ignore_errors=True)
+name = tutorial.scenes()[0].name
 for command in (
     f"downsample scenes/{name} --out chain/half",
     "label chain/half --tiles lulc --out chain/labels",
@@ -65,11 +69,11 @@ for command in (
 
 # %%
 with (
-    rasterio.open(data_dir() / "half" / name) as a,
-    rasterio.open(data_dir() / "chain/half" / name) as b,
+    rasterio.open(work / "half" / name) as a,
+    rasterio.open(work / "chain/half" / name) as b,
 ):
     assert np.array_equal(a.read(1), b.read(1))
-index = patches.read_index(data_dir() / "chain/patches")
+index = st.read_index(work / "chain/patches")
 print(f"{len(index)} patches of {name}")
 
 # %% [markdown]
@@ -82,7 +86,7 @@ print(f"{len(index)} patches of {name}")
 code = sartutorial(
     f"predict scenes/{name} --model models/sar-w-simmim/model.safetensors --out chain/wrong.tif"
 )
-assert code != 0 and not (data_dir() / "chain/wrong.tif").exists()
+assert code != 0 and not (work / "chain/wrong.tif").exists()
 
 # %% [markdown]
 # ## Many scenes, many machines
@@ -97,13 +101,13 @@ assert code != 0 and not (data_dir() / "chain/wrong.tif").exists()
 # Here two at a time, one of them spoilt:
 
 # %%
-shutil.rmtree(data_dir() / "chain" / "some", ignore_errors=True)
-(data_dir() / "chain" / "some").mkdir()
-spoilt = workspace.scenes()[1]
-shutil.copy(workspace.scenes()[0], data_dir() / "chain" / "some")
-(data_dir() / "chain" / "some" / spoilt.name).write_bytes(spoilt.read_bytes()[:100_000])
+some = work / "chain" / "some"
+some.mkdir()
+good, spoilt = tutorial.scenes()[:2]
+shutil.copy(good, some)
+(some / spoilt.name).write_bytes(spoilt.read_bytes()[:100_000])
 assert sartutorial("downsample chain/some --out chain/few --workers 2") != 0
-assert [p.name for p in (data_dir() / "chain" / "few").iterdir()] == [name]
+assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
 
 # %% [markdown]
 # ## Real products
@@ -118,13 +122,20 @@ assert [p.name for p in (data_dir() / "chain" / "few").iterdir()] == [name]
 #
 # `data/README.md` in the repository says where to find them and under which terms.
 # The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns its no-data pixels into numbers.
+# `st.read_db` heeds what the file declares, and so does every step that reads a scene. A tiny tile, made up, under a mosaic's name:
 
 # %%
-mosaic = np.array(
-    [[1, 1, 4000], [1, 2500, 3000]], dtype=np.uint16
-)  # made up, in the form of a mosaic
-print("nodata 1:", radiometry.dn_to_db(mosaic, nodata=1).round(1).tolist())
-print("nodata 0:", radiometry.dn_to_db(mosaic, nodata=0).round(1).tolist())
+dn = np.array([[1, 1, 4000], [1, 2500, 3000]], dtype=np.uint16)
+form = dict(driver="GTiff", dtype="uint16", count=1, height=2, width=3, nodata=1)
+place = dict(crs="EPSG:4326", transform=from_origin(135, 35, 1 / 4500, 1 / 4500))
+with tempfile.TemporaryDirectory() as folder:
+    tile = Path(folder) / "N35E135_20_sl_HH_F02DAR.tif"
+    with rasterio.open(tile, "w", **form, **place) as target:
+        target.write(dn, 1)
+    view = st.read_db(tile)
+print(f"as declared, {view.quantity}: {view.db.round(1).tolist()}")
+print(f"1 taken for a number: {st.dn_to_db(dn).round(1).tolist()}")
+assert np.array_equal(np.isnan(view.db), dn == 1)
 
 # %% [markdown]
 # ## The authors' scale
@@ -133,7 +144,7 @@ print("nodata 0:", radiometry.dn_to_db(mosaic, nodata=0).round(1).tolist())
 # `SARTUTORIAL_PROFILE=japan` holds the authors' model and SimMIM schedule, where they are public.
 # A batch is global: `--devices 8` shares it among eight processes, one a GPU, and `--accumulate 4` lets each take its share in four parts, where memory is short.
 # Neither changes what SimMIM computes, except by rounding.
-# `sartutorial pack` writes the patches into one file for a machine without raster libraries.
+# The folder of patches is plain arrays and an index: copied as it is, it trains on a machine without raster libraries.
 
 # %%
 fields = (
@@ -145,37 +156,32 @@ fields = (
     "pretrain_batch",
     "finetune_epochs",
 )
-print(f"{'':<18}" + "".join(f"{p:>16}" for p in PROFILES))
+known = profiles.PROFILES
+print(f"{'':<18}" + "".join(f"{name:>16}" for name in known))
 for field in fields:
-    print(
-        f"{field:<18}"
-        + "".join(f"{getattr(p, field)!s:>16}" for p in PROFILES.values())
-    )
+    values = "".join(f"{getattr(p, field)!s:>16}" for p in known.values())
+    print(f"{field:<18}{values}")
 
 # %% [markdown]
 # **Paper:** more than 301,088 patches, 800 epochs of pretraining, 100 of fine-tuning. **Code:** one node of eight GPUs, with job limits of 72 and 48 hours.
 # How much is that, in the patches that this machine has just processed?
 
 # %%
-import json
-
-pretrained = json.loads((workspace.encoder().with_suffix(".json")).read_text())
-here = len(patches.read_index(workspace.sampled()).query("pretrain")) * len(
-    pretrained["history"]
-)
+pretrained = st.load_encoder(tutorial.encoder()).description
+here = int(st.read_index(work / "patches")["pretrain"].sum())
+here *= len(pretrained["history"])  # epochs
 there = 301_088 * 800
 print(
     f"pretraining here: {here:,} patches in all; at the authors' scale: {there:,}, {there / here:,.0f} times as many,"
 )
-ratio = (PROFILES["japan"].patch_size / current().patch_size) ** 2
-size = {
-    p: sum(
-        w.numel() for w in Encoder(config_of(PROFILES[p], 256, "simmim")).parameters()
-    )
-    for p in PROFILES
-}
+japan, ours = known["japan"], profiles.get()
+pixels = (japan.patch_size / ours.patch_size) ** 2
+large, small = (
+    sum(w.numel() for w in st.Encoder(config_of(p, 256, "simmim")).parameters())
+    for p in (japan, ours)
+)
 print(
-    f"each with {ratio:.0f} times the pixels, through an encoder {size['japan'] / size[current().name]:.0f} times as large."
+    f"each with {pixels:.0f} times the pixels, through an encoder {large / small:.0f} times as large."
 )
 
 # %% [markdown]
