@@ -30,9 +30,12 @@ STEPS = [
     (
         "fine-tune and score",
         "07, 08",
-        ["learn.segmentation", "learn.evaluation", "learn.finetuning"],
+        [
+            *("learn.segmentation", "learn.published", "learn.evaluation", "learn.finetuning"),
+            "learn.baselines",
+        ],
     ),
-    ("map a region", "09", ["learn.published", "learn.inference", "learn.baselines", "maps"]),
+    ("map a region", "09", ["learn.inference", "maps"]),
     ("open any chapter first", "", ["tutorial"]),
     ("all of Japan", "10", ["cli"]),
 ]
