@@ -4,11 +4,9 @@ import dataclasses
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -765,40 +763,6 @@ def test_table1_runs_what_is_left(world, tmp_path):
     assert "SAR-W-SimMIM (fine-tuned)" in str(table)
     scratch = told(tmp_path / "mixmae-scratch" / "seed0" / "finetune" / "model.safetensors")
     assert (scratch["encoder"]["kind"], scratch["pretrained"]) == ("mixmae", None)
-
-
-@pytest.mark.slow
-def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(world, tmp_path):
-    """kill -9 three times, each some moment after another epoch was saved."""
-    (tmp_path / "run.py").write_text(CHILD)
-
-    def start(out):
-        command = f"pretrain {world / 'patches'} --out {out} --epochs 12"
-        return subprocess.Popen(
-            [sys.executable, tmp_path / "run.py", Path(__file__).parent, *command.split()],
-            stderr=subprocess.PIPE, text=True, env=os.environ | FOREIGN,
-        )  # fmt: skip
-
-    def ended(out):
-        child = start(out)
-        _, err = child.communicate()
-        assert child.returncode == 0, err
-        return out / "encoder.safetensors"
-
-    undisturbed = ended(tmp_path / "undisturbed")
-    moments, last, epochs = random.Random(6), tmp_path / "killed" / "last.ckpt", []
-    for _ in range(3):
-        saved = last.stat().st_mtime_ns if last.exists() else 0
-        child = start(last.parent)
-        while child.poll() is None and not (last.exists() and last.stat().st_mtime_ns > saved):
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.15))
-        child.kill()
-        _, err = child.communicate()
-        assert child.returncode == -9, err
-        epochs.append(len(torch.load(last, weights_only=True)["history"]))
-    assert epochs == sorted(set(epochs))  # each run went on from where the last one was
-    assert same(undisturbed, ended(last.parent))
 
 
 def test_the_same_training_twice_at_once_is_done_once(world, tmp_path):
