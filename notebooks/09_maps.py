@@ -44,7 +44,7 @@ print(", ".join(f"{c.id} {c.name}" for c in legend.classes))
 assert rasters.same_grid(mapped.grid, view.grid)
 assert ((mapped.ids == legend.void) == np.isnan(view.db)).all()
 
-# %% mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, label classes and predicted classes of one scene side by side, and a key to the nine colours. The map's outlines are rounder than the labels'."}}
+# %% mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, label classes and predicted classes of one scene side by side, and a key to the nine colours."}}
 labels = tutorial.labelled()
 truth = st.read_classes(labels / scenes[0].name)
 merged = truth.legend.to_index(truth.ids) + 1  # as maps have it

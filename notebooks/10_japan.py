@@ -39,7 +39,9 @@ def sartutorial(command):
     print(f"$ sartutorial {command}")
     arguments = [*main, *command.split()]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=work)
-    print(done.stdout + (done.stderr if done.returncode else ""))
+    # Progress bars go where errors go, and are left out here.
+    errors = [e for e in done.stderr.splitlines() if e.startswith("sartutorial: ")]
+    print(done.stdout + "\n".join(errors))
     return done.returncode
 
 
