@@ -6,7 +6,7 @@
 #
 # **You need** NumPy and a little [Matplotlib](https://matplotlib.org). If you know radar and not networks, skim the formulas and read the last three sections; if you know networks and not radar, read it all.
 #
-# **In the paper** §1. **Modules** `radiometry`, `lulc`, `rasters`, `landscape`, `simulate`. **Makes** simulated scenes, land-cover tiles, a height model and the truth. What it costs is [measured](../book/costs); no GPU is needed.
+# **In the paper** §1. **Modules** `radiometry`, `lulc`, `rasters`, `world.landscape`, `world.simulate`. **Makes** simulated scenes, land-cover tiles, a height model and the truth. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # A camera waits for light.
@@ -19,7 +19,6 @@
 
 # %%
 import json
-import os
 from pathlib import Path
 
 import ipywidgets
@@ -27,15 +26,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import rasterio
-from IPython.display import HTML, display
+from IPython.display import display
 from rasterio.windows import Window
 from scipy import ndimage, stats
 
-from sartutorial import landscape, lulc, maps, radiometry, rasters, simulate, workspace
+import sartutorial as st
+from sartutorial import radiometry, rasters, tutorial
+from sartutorial.world import simulate
 
-scenes = workspace.scenes()
-tiles = workspace.tiles()
-world = workspace.world()
+scenes = tutorial.scenes()
+tiles = tutorial.tiles()
+world = tutorial.world()
 print(*[path.relative_to(world) for path in scenes + tiles], sep="\n")
 
 # %% [markdown]
@@ -58,25 +59,24 @@ print(*[path.relative_to(world) for path in scenes + tiles], sep="\n")
 # The paper speaks of "sensor-specific lookup tables"; that this table is what they mean is our reading.
 
 # %%
-workspace.show_source(radiometry.lookup_table)
+tutorial.show_source(radiometry.lookup_table)
 
 # %%
 with rasters.opened(scenes[0]) as scene:
-    nodata = rasters.nodata_of(scene)
     print(
-        f"{scene.width} x {scene.height} pixels of {rasters.spacing(scene)} m, {scene.crs}"
+        f"{scene.width} x {scene.height} pixels of {rasters.pixel_size(scene):.2f} m, {scene.crs}"
     )
-    print(f"declared nodata {nodata}, simulated: {scene.tags()['SIMULATED']}")
+    print(f"declared nodata {scene.nodata}, simulated: {scene.tags()['SIMULATED']}")
     grid = rasters.grid_of(scene)
     dn = scene.read(1)
 
-db = radiometry.dn_to_db(dn, nodata=nodata)
+db = st.dn_to_db(dn)
 valid = np.isfinite(db)
 print(f"{valid.mean():.1%} of the pixels hold data")
 
 known = db[valid][:100_000]
 assert np.array_equal(
-    radiometry.db_to_dn(known), dn[valid][:100_000]
+    st.db_to_dn(known), dn[valid][:100_000]
 )  # DN -> dB -> DN is exact
 
 # %% [markdown]
@@ -103,8 +103,8 @@ fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
 axes[0].imshow(np.where(valid, dn, np.nan)[::6, ::6], cmap="gray", vmax=20_000)
 axes[0].set_axis_off()
 axes[0].set_title("amplitude (DN)")
-maps.show_backscatter(axes[1], db[::6, ::6], "σ⁰ in dB, −25 to 0")
-maps.show_classes(axes[2], classes[::3, ::3], "HR-LULC classes")
+st.show_backscatter(db[::6, ::6], axes[1], title="σ⁰ in dB, −25 to 0")
+st.show_classes(classes[::3, ::3], axes[2], title="HR-LULC classes")
 plt.show()
 
 # %% [markdown]
@@ -126,7 +126,7 @@ plt.show()
 # Here is speckle alone, from the function that makes the simulated scenes: complex waves with the correlation of the point response, added up, then squared.
 
 # %%
-workspace.show_source(simulate.speckle)
+tutorial.show_source(simulate.speckle)
 
 # %% mystnb={"figure": {"caption": "Simulated speckle of an even field, for one, four and sixteen looks: the more looks, the narrower the distribution. Lines: gamma distributions from theory.", "name": "fig-speckle"}, "image": {"alt": "Three histograms of intensity with theoretical curves on top. One look is exponential, four looks are skewed, sixteen looks are nearly a narrow bell around one."}}
 fig, axes = plt.subplots(1, 3, figsize=(12, 3.2), sharey=True, layout="constrained")
@@ -157,7 +157,7 @@ for law in ("expon", "rayleigh"):
 # The sea is, over a few hundred metres; forest and towns have a *texture* of their own, a mean that changes from tree to tree, and come out lower.
 
 # %%
-power = radiometry.to_power(db)
+power = st.to_power(db)
 
 
 def enl(power, where, box=24):
@@ -174,7 +174,7 @@ def enl(power, where, box=24):
 fine = classes.repeat(2, 0).repeat(2, 1)
 level = (np.hypot(*np.gradient(dem, 5)) < 0.03).repeat(2, 0).repeat(2, 1)
 measured = {}
-for name, ids in {"sea": (1,), "forest": lulc.FOREST_IDS, "built-up": (2,)}.items():
+for name, ids in {"sea": (1,), "forest": st.HR_LULC.forest, "built-up": (2,)}.items():
     where = np.isin(fine, ids) & valid & (level | (name != "sea"))
     measured[name], boxes = enl(np.nan_to_num(power), where)
     print(f"{name:<9} ENL {measured[name]:.2f} in {boxes} boxes")
@@ -206,10 +206,10 @@ def averaged(n, of="power"):
     to, back = {
         "power": (lambda p: p, lambda m: m),
         "amplitude": (np.sqrt, np.square),
-        "decibels": (radiometry.to_db, radiometry.to_power),
+        "decibels": (st.to_db, st.to_power),
     }[of]
     blocks = to(power[cut]).reshape(288 // n, n, 288 // n, n)
-    return radiometry.to_db(back(blocks.mean(axis=(1, 3))))
+    return st.to_db(back(blocks.mean(axis=(1, 3))))
 
 
 def looks_figure(n, of="power"):
@@ -219,18 +219,18 @@ def looks_figure(n, of="power"):
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(9, 4.1), width_ratios=(1, 1.2), layout="constrained"
     )
-    maps.show_backscatter(left, image, f"mean of {of}, {2.5 * n:g} m")
+    st.show_backscatter(image, left, title=f"mean of {of}, {2.5 * n:g} m")
     right.hist(averaged(1)[field], np.arange(-35, 5), density=True, color="0.8")
     if crops.sum() > 20:
         right.hist(image[crops], np.arange(-35, 5), density=True, alpha=0.7)
-    right.axvline(radiometry.to_db(power[cut][field].mean()), color="tab:orange")
+    right.axvline(st.to_db(power[cut][field].mean()), color="tab:orange")
     right.set_xlabel("σ⁰ of cropland [dB]; grey: 2.5 m; line: its mean power")
     right.set_ylabel("density")
     right.set_ylim(0, 0.5)
     return fig
 
 
-maps.slider(
+tutorial.slider(
     [(f"{n} x {n}", looks_figure(n)) for n in (1, 2, 3, 4, 6, 8, 12)],
     "pixels",
     "A simulated radar image of a town and fields beside a histogram of its cropland. The larger the window of the average, the smoother the image and the narrower the histogram, around the same mean.",
@@ -254,7 +254,7 @@ def live(_=None):
     """Draw what the widgets say."""
     n, of = window.value, mean_of.value
     alt = f"The simulated town and fields, mean of {of} over {n} x {n} pixels."
-    picture = maps.picture(looks_figure(n, of))
+    picture = tutorial.picture(looks_figure(n, of))
     shown.value = f'<img src="{picture}" alt="{alt}">'
 
 
@@ -273,17 +273,17 @@ display(ipywidgets.VBox([window, mean_of, shown]))
 
 # %%
 exponential = np.random.default_rng(2).exponential(size=1_000_000)
-print(f"mean of power       {radiometry.to_db(exponential.mean()):+.2f} dB")
-amplitude_db = radiometry.to_db(np.sqrt(exponential).mean() ** 2)
+print(f"mean of power       {st.to_db(exponential.mean()):+.2f} dB")
+amplitude_db = st.to_db(np.sqrt(exponential).mean() ** 2)
 print(f"mean of amplitude   {amplitude_db:+.2f} dB")
-print(f"mean of decibels    {radiometry.to_db(exponential).mean():+.2f} dB")
+print(f"mean of decibels    {st.to_db(exponential).mean():+.2f} dB")
 theory = {
     "amplitude": 10 * np.log10(np.pi / 4),
     "decibels": -10 * np.euler_gamma / np.log(10),
 }
 print({of: f"{bias:+.2f} dB" for of, bias in theory.items()})
 assert abs(amplitude_db - theory["amplitude"]) < 0.02
-assert abs(radiometry.to_db(exponential).mean() - theory["decibels"]) < 0.02
+assert abs(st.to_db(exponential).mean() - theory["decibels"]) < 0.02
 
 # %% [markdown]
 # The last two numbers are no accident of the sample: they are $10\log_{10}(\pi/4)$ and $-10\gamma/\ln 10$ with Euler's constant $\gamma$.
@@ -357,12 +357,12 @@ assert np.degrees(np.arctan(-np.gradient(height, ground)[facing])).max() > 36
 cos = simulate.incidence(dem)
 half = power.reshape(len(cos), 2, len(cos), 2).mean(axis=(1, 3))  # 5 m
 covered = np.isfinite(half)
-forest = np.isin(classes, lulc.FOREST_IDS) & covered
+forest = np.isin(classes, st.HR_LULC.forest) & covered
 rows = []
 for low, high in ((0, 20), (20, 30), (30, 42), (42, 55), (55, 75)):
     angle = np.degrees(np.arccos(cos.clip(-1, 1)))
     here = forest & (angle >= low) & (angle < high) & ~simulate.shadow(dem)
-    mean = radiometry.to_db(half[here].mean())
+    mean = st.to_db(half[here].mean())
     rows.append((f"{low}–{high}°", int(here.sum()), mean))
 print(
     pd.DataFrame(
@@ -375,7 +375,7 @@ assert values == sorted(
 )  # the steeper it faces the radar, the brighter
 gone = simulate.shadow(dem) & covered
 print(
-    f"shadow: {gone.mean():.2%} of the scene, mean {radiometry.to_db(half[gone].mean()):.1f} dB"
+    f"shadow: {gone.mean():.2%} of the scene, mean {st.to_db(half[gone].mean()):.1f} dB"
 )
 
 # %% [markdown]
@@ -392,19 +392,19 @@ print(
 
 # %%
 table = pd.DataFrame(
-    simulate.SIGMA0.values(), index=[c.name for c in lulc.CLASSES[:14]]
+    simulate.SIGMA0.values(), index=[c.name for c in st.HR_LULC.classes[:14]]
 )
 total, count = np.zeros(16), np.zeros(16)
-for path in workspace.halved():
+for path in tutorial.halved():
     with rasterio.open(path) as source:
-        seen = radiometry.to_power(radiometry.dn_to_db(source.read(1)))
+        seen = st.to_power(st.dn_to_db(source.read(1)))
     cos = simulate.incidence(under(path, simulate.DEM))
     flat = np.isfinite(seen) & (np.abs(np.degrees(np.arccos(cos.clip(-1, 1))) - 36) < 3)
     ids = under(path, simulate.CLASSES)[flat]
     total += np.bincount(ids, seen[flat], 16)
     count += np.bincount(ids, minlength=16)
-floor = radiometry.to_power(simulate.NOISE_DB)
-table["measured"] = radiometry.to_db(total / np.maximum(count, 1) - floor)[1:15]
+floor = st.to_power(simulate.NOISE_DB)
+table["measured"] = st.to_db(total / np.maximum(count, 1) - floor)[1:15]
 
 real = json.loads(Path("../book/results/lband_levels.json").read_text())
 flevoland = {k: v["mean_db"] for k, v in real["flevoland"]["classes"].items()}
@@ -427,8 +427,10 @@ assert (np.abs(table["measured"] - table["level"])[big] < 0.5).all()
 # Its buildings are some hundred pixels, its season is not autumn, and it is flat: it is a check on the order, not a calibration.
 
 # %% mystnb={"figure": {"caption": "Backscatter of each class in a simulated scene at 5 m: median, and the range of the middle 80 % of the pixels. The ranges overlap: a single pixel does not give its class away.", "name": "fig-classes"}, "image": {"alt": "Horizontal bars, one for each land-cover class, water the darkest, built-up the brightest and widest, most of them overlapping."}}
-half_db = radiometry.to_db(half)
-present = [c for c in lulc.CLASSES if ((classes == c.id) & valid[::2, ::2]).sum() > 500]
+half_db = st.to_db(half)
+present = [
+    c for c in st.HR_LULC.classes if ((classes == c.id) & valid[::2, ::2]).sum() > 500
+]
 fig, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 for y, c in enumerate(present):
     low, middle, high = np.nanpercentile(half_db[classes == c.id], [10, 50, 90])
@@ -452,7 +454,7 @@ wanted = {"a town": (2,), "paddies": (3,), "mountains": (10, 7), "a coast": (1,)
 fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
 for pair, (name, ids) in zip(axes.T, wanted.items(), strict=True):
     best = (-1.0, None, 0, 0)
-    for path in workspace.halved():
+    for path in tutorial.halved():
         ids_here = under(path, simulate.CLASSES)
         share = ndimage.uniform_filter(np.isin(ids_here, ids).astype(np.float32), 400)
         if name == "a coast":
@@ -465,40 +467,15 @@ for pair, (name, ids) in zip(axes.T, wanted.items(), strict=True):
     _, path, r, c = best
     at = (slice(r - 200, r + 200), slice(c - 200, c + 200))
     with rasterio.open(path) as source:
-        maps.show_backscatter(pair[0], radiometry.dn_to_db(source.read(1)[at]), name)
-    maps.show_classes(pair[1], under(path, simulate.CLASSES)[at])
+        st.show_backscatter(st.dn_to_db(source.read(1)[at]), pair[0], title=name)
+    st.show_classes(under(path, simulate.CLASSES)[at], pair[1])
 plt.show()
 
 # %% [markdown]
 # Where the real L-band scene is at hand (`data/README.md` says where to put it), the next cell shows it in the same stretch; its pixels are their owners' and not part of this book.
 
-# %%
-real_scene = (
-    Path(os.environ.get("SARTUTORIAL_REAL_DATA", "data"))
-    / "flevoland-l-band"
-    / "AIRSAR-HH-FLEVOLAND.tif"
-)
-if real_scene.exists():
-    with rasterio.open(real_scene) as source:
-        airborne = radiometry.dn_to_db(source.read(1))
-    shift = table.loc[woods, "measured"] - flevoland[woods]
-    fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
-    maps.show_backscatter(
-        ax, airborne + shift, f"real: Flevoland, AIRSAR, {shift:+.1f} dB"
-    )
-    picture = maps.picture(fig)
-    display(
-        HTML(
-            f'<img src="{picture}" alt="Real airborne L-band scene: fields in long parcels.">'
-        )
-    )
-else:
-    print(
-        "NOT SHOWN: the real scene is not here; set SARTUTORIAL_REAL_DATA to its folder"
-    )
-
 # %% [markdown]
-# What differs from a real scene, and what this world therefore cannot teach:
+# No real scene is shown beside it: the pixels of the real ones that it was compared with belong to their owners, and none is copied into this book. What differs, and what this world therefore cannot teach:
 #
 # - No layover, no seasons, no rain, no growth: one level a class, one autumn.
 # - No radio interference, no ambiguities (ghosts of bright targets), no stripes.
@@ -518,7 +495,7 @@ for name in (
     "IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif",
     "N35E139_20_sl_HH_F02DAR.tif",
 ):
-    print(name, "->", radiometry.quantity(name))
+    print(name, "->", radiometry.product(name).quantity)
 print(f"γ⁰ - σ⁰ at 36 degrees: {-10 * np.log10(np.cos(np.radians(36))):.2f} dB")
 
 # %% [markdown]
@@ -534,21 +511,23 @@ print(f"γ⁰ - σ⁰ at 36 degrees: {-10 * np.log10(np.cos(np.radians(36))):.2f
 # %%
 with rasterio.open(world / simulate.CLASSES) as source:
     island = np.bincount(source.read(1).ravel(), minlength=16)
+counted = json.loads(Path("../book/results/japan_counts.json").read_text())["ids"]
+japan = np.array([counted.get(str(i), {"pixels": 0})["pixels"] for i in range(16)])
+land = [c.id for c in st.HR_LULC.classes if c.id > 1 and japan[c.id]]
 shares = pd.DataFrame(
     {
-        "Japan, HR-LULC v23.12 [%]": landscape.JAPAN,
-        "simulated island [%]": {
-            i: 100 * island[i] / island[2:].sum() for i in landscape.JAPAN
-        },
-    }
+        "Japan, HR-LULC v23.12 [%]": 100 * japan[land] / japan[2:].sum(),
+        "simulated island [%]": 100 * island[land] / island[2:].sum(),
+    },
+    index=land,
 )
-woodland = shares.loc[list(lulc.FOREST_IDS)].sum()
+woodland = shares.loc[list(st.HR_LULC.forest)].sum()
 assert (woodland > 60).all()
-shares.index = [lulc.CLASSES[i - 1].name for i in shares.index]
+shares.index = [st.HR_LULC.classes[i - 1].name for i in shares.index]
 shares.style.format(precision=2)
 
 # %% [markdown]
-# Shares of the land, without water. Japan: counted by `book/japan_counts.py` on JAXA's raster at 250 m.
+# Shares of the land, without water. Japan: counted by `python -m experiments.japan_counts` on JAXA's raster at 250 m.
 #
 # ## Exercises
 #

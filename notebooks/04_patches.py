@@ -6,7 +6,7 @@
 #
 # **You need** [chapter 3](03_labels).
 #
-# **In the paper** §2.1, third step. **Modules** `patches`, `stamps`, `scenes`, `exchange`. **Takes** halved scenes and label rasters. **Makes** GeoTIFF pairs and a GeoParquet index. What it costs is [measured](../book/costs); no GPU is needed.
+# **In the paper** §2.1, third step. **Module** `patches`. **Takes** halved scenes and label rasters. **Makes** arrays of pixels and a GeoParquet index; on request, GeoTIFF pairs. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # **Paper:** "non-overlapping and fixed-size patches (256 × 256 pixels) … patches containing no-data regions were excluded. SAR intensity values were also converted to the decibel (dB) scale."
@@ -23,59 +23,66 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 
-from sartutorial import exchange, lulc, maps, patches, radiometry, workspace
-from sartutorial.profiles import current
+import sartutorial as st
+from sartutorial import profiles, radiometry, tutorial
 
-folder = workspace.cut()
-index = patches.read_index(folder)
-size = current().patch_size
-print(f"profile {current().name}: {len(index)} patches of {size} px")
-assert len(index) >= 2000 or current().name != "laptop"
-index.drop(columns=["quantity", "max_void"]).head()
+work, legend = tutorial.data_dir(), st.HR_LULC
+tutorial.labelled()  # scenes and labels of the chapters before, if they are not there yet
+size = profiles.get().patch_size
+st.cut(work / "half", work / "labels", work / "patches", size=size)
+
+folder = work / "patches"
+index = st.read_index(folder, geometry=True)
+print(f"profile {profiles.get().name}: {len(index)} patches of {size} px")
+assert len(index) >= 2000 or profiles.get().name != "laptop"
+index[["patch", "row", "col", "spacing", "n_void", "n_1", "n_2", "geometry"]].head()
 
 # %% [markdown]
-# One row a patch: its file, its scene, where it was cut, the number of label pixels of each HR-LULC id (`n_0` is void), and its footprint in degrees.
-# The file name ends in the row and column at which the patch starts.
+# One row a patch: its name, its scene, where it was cut, what it holds (pixel spacing, unit, polarisation), the number of label pixels of each id of the legend (`n_void` is unlabelled), and its footprint in degrees.
+# The name ends in the row and column at which the patch starts.
 # **Code:** the authors' names end in two offsets as well; which of them comes first they do not say. Row first is **ours**.
 #
-# ## The steps
+# ## Where the pixels are
 #
-# A scene is read block by block, in pieces of some whole tiles. In each block, windows that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). DN become dB by the table of [chapter 1](01_sar_images), and each window is written with its own corner.
+# Japan is 300,000 patches. As files of their own that is a burden for any file system, so a scene's patches lie in two arrays, DN and ids, which numpy maps into memory: opening them costs nothing, and only what is asked for is read.
+# GeoTIFF pairs, the paper's form, are written when somebody wants them (below).
 
-# %% tags=["hide-input"]
-workspace.show_source(patches._cut_block)
+# %%
+for path in sorted((folder / "arrays").glob(f"{index.scene[0]}*.npy")):
+    array = np.load(path, mmap_mode="r")
+    print(path.name.removeprefix(index.scene[0]), array.dtype, array.shape)
+store = st.Store(folder, index)
+print(f"patch 0 in dB: {store.sar(0).mean():.1f} on average")
 
 # %% [markdown]
-# `Stamp` writes the files. To open, describe and close a GeoTIFF costs GDAL about as much as to compress a patch, and the patches of a scene differ in place and pixels alone. So GDAL compresses a stack of them in one go and writes one directory for them all; the files are byte for byte what GDAL writes one by one.
+# Windows of a scene that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). Whoever reads a patch gets decibels, by the table of [chapter 1](01_sar_images).
 #
 # ## A patch keeps its place
 #
-# A patch is a raster like any other: it opens in QGIS where it belongs.
+# Its row in the index holds the transform of its own corner.
 
 # %%
 row = index.iloc[len(index) // 2]
-scene = next(path for path in workspace.halved() if path.stem == row.scene)
-with rasterio.open(folder / "sar" / row.patch) as patch, rasterio.open(scene) as whole:
-    assert patch.crs == whole.crs and patch.res == whole.res
+scene = next(p for p in (work / "half").glob("*.tif") if p.stem == row.scene)
+with rasterio.open(scene) as whole:
     corner = whole.transform * (row.col, row.row)
-    assert (patch.transform.c, patch.transform.f) == corner
-    print(patch.transform, patch.crs, patch.tags(), sep="\n")
+    assert row.crs == whole.crs.to_string()
+    # The grid's metres are nearly, not quite, those on the ground.
+    assert abs(row.spacing / whole.res[0] - 1) < 1e-3
+assert (row["transform"][2], row["transform"][5]) == corner
+print(row["transform"], row.crs)
 
 # %% [markdown]
 # CRS and pixel size are the scene's; the corner alone has moved, by `row` and `col` pixels.
 # What has *not* come along is what the scene holds outside the patch: nothing here is resampled, so nothing leaks in.
 
 # %% mystnb={"figure": {"caption": "Four pairs of simulated patches: backscatter above, classes below.", "name": "fig-pairs"}, "image": {"alt": "Four radar patches in grey above and their land-cover classes in colour below: coast, fields, town and forest."}}
-ids = index[patches.COUNTS].to_numpy()[:, 1:]
-varied = np.argsort(-(ids > 200).sum(axis=1))[:40:10]  # patches that hold many classes
+held = index[[f"n_{i}" for i in legend.ids]].to_numpy()
+varied = np.argsort(-(held > 200).sum(axis=1))[:40:10]  # patches of many classes
 fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
-for (above, below), name in zip(axes.T, index.patch.iloc[varied], strict=True):
-    with (
-        rasterio.open(folder / "sar" / name) as sar,
-        rasterio.open(folder / "label" / name) as lab,
-    ):
-        maps.show_backscatter(above, sar.read(1))
-        maps.show_classes(below, lab.read(1))
+for (above, below), i in zip(axes.T, varied, strict=True):
+    st.show_backscatter(store.sar(i), above)
+    st.show_classes(store.label(i), below)
 plt.show()
 
 # %% [markdown]
@@ -87,13 +94,13 @@ plt.show()
 chosen = index[index.scene == row.scene]
 with rasterio.open(scene) as whole:
     dn, extent = whole.read(1), whole.bounds
-db = radiometry.dn_to_db(dn)
+db = st.dn_to_db(dn)
 mosaic = np.full(dn.shape, np.nan, np.float32)
 times = np.zeros(dn.shape, int)
-for name, r, c in zip(chosen.patch, chosen.row, chosen.col, strict=True):
+pixels = st.Store(folder, chosen)
+for i, (r, c) in enumerate(zip(chosen.row, chosen.col, strict=True)):
     cell = np.s_[r : r + size, c : c + size]
-    with rasterio.open(folder / "sar" / name) as patch:
-        mosaic[cell] = patch.read(1)
+    mosaic[cell] = pixels.sar(i)
     times[cell] += 1
 covered = times > 0
 assert times.max() == 1  # they do not overlap
@@ -103,7 +110,7 @@ print(f"{covered.sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch
 
 # %% mystnb={"figure": {"caption": "The patches of one simulated scene (orange) on the scene.", "name": "fig-footprints"}, "image": {"alt": "A simulated radar scene with a grid of square patch outlines that stay clear of the swath's slanted edges."}}
 fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-maps.show_backscatter(ax, db[::3, ::3])
+st.show_backscatter(db[::3, ::3], ax)
 for r, c in zip(chosen.row, chosen.col, strict=True):
     ax.add_patch(
         plt.Rectangle(
@@ -119,25 +126,28 @@ plt.show()
 # The paper removes fully-forest patches later, when it samples; the counts say how many there are.
 
 # %%
-nine = lulc.merged(index[patches.COUNTS].to_numpy())
-forest = nine[:, lulc.NAMES.index("forest")]
+counts = np.zeros((len(index), 256), int)  # by id
+counts[:, legend.ids] = held
+nine = legend.merged(counts)
+forest = nine[:, legend.names.index("forest")]
 print(f"{(forest == nine.sum(axis=1)).sum()} of {len(index)} patches: only forest")
-for name, share, held in zip(
-    lulc.NAMES, nine.sum(axis=0) / nine.sum(), (nine > 0).sum(axis=0), strict=True
+for name, share, holds in zip(
+    legend.names, nine.sum(axis=0) / nine.sum(), (nine > 0).sum(axis=0), strict=True
 ):
-    print(f"{name:<12} {share:6.1%} of the pixels, in {held:4d} patches")
-assert (index[patches.COUNTS].sum(axis=1) == size**2).all()  # every pixel is counted
+    print(f"{name:<12} {share:6.1%} of the pixels, in {holds:4d} patches")
+# Every pixel is counted.
+assert (held.sum(axis=1) + index["n_void"] == size**2).all()
 
 # %% mystnb={"figure": {"caption": "Footprints of all patches (simulated world), in the colour of their most frequent class.", "name": "fig-index"}, "image": {"alt": "A map of small squares in degrees, coloured by land cover: four tilted blocks of mostly green forest, with pink cropland and red towns in them and dark blue water at the outer corners."}}
-fig, (ax, legend) = plt.subplots(
+fig, (ax, key) = plt.subplots(
     1, 2, figsize=(9, 5.5), width_ratios=(4, 1), layout="constrained"
 )
 most = nine.argmax(axis=1)
-colours = np.array(lulc.RGB)[most] / 255
+colours = np.array(legend.colours)[most] / 255
 index.plot(ax=ax, color=colours, edgecolor="white", linewidth=0.3, alpha=0.8)
 ax.set(xlabel="longitude (°)", ylabel="latitude (°)")
 ax.set_aspect(1 / np.cos(np.radians(index.total_bounds[[1, 3]].mean())))
-maps.class_legend(legend, training=True)
+st.show_legend(legend, key, training=True)
 plt.show()
 
 # %% [markdown]
@@ -150,13 +160,13 @@ plt.show()
 
 # %%
 right, wrong, useless = [], [], 0
-for path in workspace.halved():
+for path in sorted((work / "half").glob("*.tif")):
     with rasterio.open(path) as source:
         here = source.read(1)
     down, across = (n // size for n in here.shape)
     cells = here[: down * size, : across * size].reshape(down, size, across, size)
     useless += (cells == 0).any(axis=(1, 3)).sum()
-    values = radiometry.dn_to_db(here[::2, ::2])
+    values = st.dn_to_db(here[::2, ::2])
     right.append(values[np.isfinite(values)])
     wrong.append(np.where(np.isfinite(values), values, radiometry.CALIBRATION_DB))
 right, wrong = np.concatenate(right), np.concatenate([w.ravel() for w in wrong])
@@ -190,15 +200,14 @@ plt.show()
 # %%
 temporary = tempfile.TemporaryDirectory()
 tmp = Path(temporary.name)
-halves, labels = workspace.halved(), workspace.labelled()
+halves, labels = sorted((work / "half").glob("*.tif")), work / "labels"
 for workers, name in ((1, "one"), (2, "two")):
-    patches.cut(halves[:2], labels, tmp / name, size=size, workers=workers)
-files = sorted(
-    p.relative_to(tmp / "one") for p in (tmp / "one").rglob("*") if p.is_file()
-)
-for file in files:
-    assert (tmp / "two" / file).read_bytes() == (tmp / "one" / file).read_bytes()
-print(f"{len(files)} files of two processes, byte for byte those of one")
+    st.cut(halves[:2], labels, tmp / name, size=size, workers=workers)
+made = sorted(p.name for p in (tmp / "one" / "arrays").iterdir() if p.is_file())
+for name in made:
+    one, two = (tmp / which / "arrays" / name for which in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+print(f"{len(made)} files of two processes, byte for byte those of one")
 
 # %% [markdown]
 # A scene that fails does not stop the rest. Errors are kept, and named at the end:
@@ -206,10 +215,10 @@ print(f"{len(files)} files of two processes, byte for byte those of one")
 # %%
 (tmp / "torn.tif").write_bytes(b"II*\0")  # four bytes of a TIFF
 try:
-    patches.cut([tmp / "torn.tif", halves[0]], labels, tmp / "some", size=size)
-except ValueError as error:
+    st.cut([tmp / "torn.tif", halves[0]], labels, tmp / "some", size=size)
+except st.InputError as error:
     print(str(error).replace(str(tmp), "..."))
-assert set(patches.read_index(tmp / "some").scene) == {halves[0].stem}
+assert set(st.read_index(tmp / "some").scene) == {halves[0].stem}
 
 # %% [markdown]
 # ## The authors' layout
@@ -218,7 +227,7 @@ assert set(patches.read_index(tmp / "some").scene) == {halves[0].stem}
 # What `Category` means is not said: ours is the patch's most frequent HR-LULC id, 0 where nothing is labelled.
 
 # %%
-table = exchange.export(folder, tmp / "theirs")
+table = st.export(tmp / "one", tmp / "theirs")  # of two scenes
 with open(table, newline="") as file:  # without a line of ours
     locations = list(csv.DictReader(file))
 first = locations[0]
@@ -226,28 +235,29 @@ print(*(f"{key:<11} {value}" for key, value in first.items()), sep="\n")
 place = Path(first["Year"], first["Month"], first["Day"], first["FileName"])
 with rasterio.open(table.parent / "sar" / place) as patch:
     print(patch.shape, patch.dtypes[0], f"{patch.read(1).mean():.1f} dB")
-assert len(locations) == len(index)
+two_scenes = st.read_index(tmp / "one")
+assert len(locations) == len(two_scenes)
 
 # %% [markdown]
-# The way back is `sartutorial import`: it takes such a table, looks at every file, and makes an index of ours. Label patches must hold HR-LULC ids; without any, every pixel counts as void.
+# The way back is `sartutorial import`: it takes such a table, looks at every file, and makes a folder of ours. It also takes any folder of GeoTIFF pairs, without a table. Labels in another legend are read with `legend=`; without labels, every pixel counts as void.
 
 # %%
-exchange.load(
-    table, tmp / "theirs" / "sar", tmp / "back", labels=tmp / "theirs" / "label"
-)
-back = patches.read_index(tmp / "back")
-assert back.patch.tolist() == index.patch.tolist()
-assert (back[patches.COUNTS] == index[patches.COUNTS]).all(axis=None)
+theirs = tmp / "theirs"
+st.import_patches(table, tmp / "back", sar=theirs / "sar", labels=theirs / "label")
+back = st.read_index(tmp / "back")
+by_class = ["n_void", *(f"n_{i}" for i in legend.ids)]
+assert back.patch.tolist() == two_scenes.patch.tolist()
+assert (back[by_class] == two_scenes[by_class]).all(axis=None)
 print(f"{len(back)} patches out and in again, with the same counts")
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Half the patch size follows the swath's edge more closely. How much more of the valid pixels lies in a patch, and in how many files?
+# **1.** Half the patch size follows the swath's edge more closely. How much more of the valid pixels lies in a patch, and in how many patches?
 
 # %% tags=["hide-cell"]
-patches.cut([scene], labels, tmp / "small", size=size // 2)
-small = patches.read_index(tmp / "small")
+st.cut(scene, labels, tmp / "small", size=size // 2)
+small = st.read_index(tmp / "small")
 for side, some in ((size, chosen), (size // 2, small)):
     share = len(some) * side**2 / (dn != 0).sum()
     print(f"{side:4d} px: {len(some):5d} patches, {share:.1%} of the valid pixels")
@@ -258,14 +268,14 @@ assert len(small) >= 4 * len(chosen)  # each large patch is four small ones
 
 # %% tags=["hide-cell"]
 (tmp / "sparse").mkdir()
-for path in labels.iterdir():
+for path in labels.glob("*.tif"):
     with rasterio.open(path) as source:
         mapped, profile = source.read(1), source.profile
-    mapped[~np.isin(mapped, (3, 4, 5))] = lulc.VOID
+    mapped[~np.isin(mapped, (3, 4, 5))] = legend.void
     with rasterio.open(tmp / "sparse" / path.name, "w", **profile) as target:
         target.write(mapped, 1)
-patches.cut(halves, tmp / "sparse", tmp / "void", size=size, max_void=1.0)
-void = patches.read_index(tmp / "void")["n_0"] / size**2
+st.cut(halves, tmp / "sparse", tmp / "void", size=size, max_void=1.0)
+void = st.read_index(tmp / "void")["n_void"] / size**2
 for tolerance in (0, 0.25, 0.5, 0.75, 0.95, 1):
     print(f"at most {tolerance:4.0%} void: {(void <= tolerance).sum()} patches")
 assert (void == 0).sum() < (void <= 0.95).sum() < len(void) == len(index)
@@ -275,7 +285,7 @@ assert (void == 0).sum() < (void <= 0.95).sum() < len(void) == len(index)
 # **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from their table alone?
 
 # %% tags=["hide-cell"]
-same = [p for p in locations if p["FileName"].startswith(row.scene)]
+same = [p for p in locations if p["FileName"].startswith(halves[0].stem)]
 offsets = np.array(
     [[int(n) for n in Path(p["FileName"]).stem.split("_")[-2:]] for p in same]
 )
@@ -308,7 +318,7 @@ temporary.cleanup()
 # %% [markdown]
 # ## Key points
 #
-# - Float32 decibels, georeferenced, without no-data; ids beside them, cut without resampling. Laid back, they are the scene.
+# - DN that are read as decibels, with their place on the ground and without no-data; ids beside them, cut without resampling. Laid back, they are the scene.
 # - The index answers questions about the set without opening a patch.
 # - Forgotten no-data does not fail: it squeezes the contrast of everything that matters.
 # - A run that was stopped goes on; a scene that fails is named at the end; several processes make the same files as one.

@@ -12,7 +12,7 @@
 # ## Japan is not balanced
 #
 # Count the pixels of every class over all label rasters, $N_c$, and divide by their sum.
-# The next numbers are **real**: JAXA's HR-LULC v23.12 of all Japan on its 250 m grid, counted by `book/japan_counts.py`. The raster is JAXA's and not part of this book; its counts are.
+# The next numbers are **real**: JAXA's HR-LULC v23.12 of all Japan on its 250 m grid, counted by `python -m experiments.japan_counts`. The raster is JAXA's and not part of this book; its counts are.
 
 # %%
 import json
@@ -30,12 +30,15 @@ from IPython.display import display
 from matplotlib.colors import LogNorm
 from scipy.spatial import KDTree
 
-from sartutorial import datasets, lulc, maps, patches, sampling, splits, workspace
+import sartutorial as st
+from sartutorial import sampling, splits, tutorial
 
 japan = json.loads(Path("../book/results/japan_counts.json").read_text())
-japan_counts = np.array(list(japan["tiles"].values()))  # squares of 1°, 16 ids
+squares = np.array(list(japan["tiles"].values()))  # of 1°; ids 0 to 15
+japan_counts = np.zeros((len(squares), 256), int)  # as the package counts: by id
+japan_counts[:, : squares.shape[1]] = squares
 japan_total = japan_counts.sum(axis=0)
-present = [c for c in lulc.CLASSES if japan_total[c.id]]
+present = [c for c in st.HR_LULC.classes if japan_total[c.id]]
 ids = [c.id for c in present]
 p = japan_total[ids] / japan_total.sum()
 print(f"{japan['source']}; {japan['script']}, {japan['date']}")
@@ -56,12 +59,12 @@ assert japan_total.sum() == japan["pixels"]
 # w_c \propto \frac{1}{p_c} \qquad\text{or}\qquad w_c \propto 1 - p_c
 # $$ (eq-inverse)
 #
-# The first is the literal one. The second is the only one that fits the nine *loss* weights in the authors' code.
+# The first is the literal one. The second is the only one that fits the nine *loss* weights in the authors' code (exercise 4).
 # On real Japan they are worlds apart:
 
 # %% mystnb={"figure": {"caption": "The class shares of real Japan (JAXA HR-LULC v23.12, 250 m) and the two readings of \"inverse\" on them, on a logarithmic axis.", "name": "fig-inverse"}, "image": {"alt": "For each of fourteen classes three bars on a logarithmic axis: its share of the labelled pixels of Japan, its reciprocal weight and its complement weight. Shares and reciprocal weights span more than three orders of magnitude, in opposite order; the complement weights are nearly equal."}}
 weights = {
-    kind: sampling.category_weights(japan_total, kind)
+    kind: st.category_weights(japan_total, kind)
     for kind in ("reciprocal", "complement")
 }
 x = np.arange(len(present))
@@ -100,10 +103,10 @@ for kind, w in weights.items():
 # $N_i$ is rounded by largest remainder, so that the $N_i$ sum to $N$.
 
 # %%
-workspace.show_source(sampling.probabilities)
+tutorial.show_source(sampling.probabilities)
 
 # %% [markdown]
-# Two steps of {eq}`eq-draw` can be read otherwise, and `draw` offers both: images by their labelled *area*, and the class by $w_c$ *alone*.
+# Two steps of {eq}`eq-draw` can be read otherwise, and `st.sample_points` offers both: images by their labelled *area*, and the class by $w_c$ *alone*.
 # What each would do to real Japan needs no draw: it follows from the counts.
 
 # %%
@@ -139,7 +142,7 @@ print(
 # Drawing the class by its weight alone applies the weight twice.
 # Allocating by area applies it only inside an image, and most squares of this map are sea: their sea takes points that it would not get by weight, and what little land they hold is drawn again and again.
 
-# %% mystnb={"figure": {"caption": "Where a million points would go on real Japan (JAXA HR-LULC v23.12, 250 m; squares of 1°, logarithmic colour): by weight, and by labelled area.", "name": "fig-squares"}, "image": {"alt": "Two maps of Japan in squares of one degree. By weight the squares with land on the main islands have most points, and squares of open sea hardly any. By area all squares have nearly the same number."}}
+# %% mystnb={"figure": {"caption": "Where a million points would go on real Japan (JAXA HR-LULC v23.12, 250 m; squares of 1\u00b0, logarithmic colour): by weight, and by labelled area.", "name": "fig-squares"}, "image": {"alt": "Two maps of Japan in squares of one degree. By weight the squares with land on the main islands have most points, and squares of open sea hardly any. By area all squares have nearly the same number."}}
 corner = [(int(n[4:6]), int(n[7:10])) for n in japan["tiles"]]
 fig, axes = plt.subplots(
     1, 2, figsize=(10, 4.2), layout="constrained", sharex=True, sharey=True
@@ -162,8 +165,9 @@ plt.show()
 # %% [markdown]
 # ## Turn the weight up
 #
-# Both readings of {eq}`eq-inverse` are points on a scale that nobody needs to stop at 1: weights $w_c \propto p_c^{-k}$ give class $c$ the share $p_c^{1-k}$ of the points.
-# At $k = 0$ the points follow the land, at $k = 1$ every class gets the same, at $k = 2$ the weight is applied twice.
+# The reciprocal of {eq}`eq-inverse` is one point on a scale that nobody needs to stop at 1: weights $w_c \propto p_c^{-k}$ give class $c$ a share of the points proportional to $p_c^{1-k}$.
+# At $k = 0$ the points follow the land, at $k = 1$ every class gets the same, at $k = 2$ the weight is applied twice. (The other reading, $1 - p$, is no power of $p$ and not on this scale.)
+# Weights of your own go into `st.sample_points(tiles, points, weights={id: weight})`; exercise 1 asks for the best exponent, exercise 2 draws.
 
 # %% tags=["hide-input"]
 
@@ -187,7 +191,7 @@ def shares_figure(k):
     return fig
 
 
-maps.slider(
+tutorial.slider(
     [(f"{k:g}", shares_figure(k)) for k in np.linspace(0, 2, 9)],
     "exponent k",
     "Bars of the share of the points that each of fourteen classes of real Japan gets, for the exponent that the slider chooses: at 0 water has most, at 1 all have the same, at 2 solar panels have half.",
@@ -206,7 +210,7 @@ shown = ipywidgets.HTML()
 def live(_=None):
     """Draw what the widget says."""
     alt = f"Bars of the share of the points of each class at the exponent {exponent.value:g}."
-    picture = maps.picture(shares_figure(exponent.value))
+    picture = tutorial.picture(shares_figure(exponent.value))
     shown.value = f'<img src="{picture}" alt="{alt}">'
 
 
@@ -219,22 +223,25 @@ display(ipywidgets.VBox([exponent, shown]))
 #
 # **Paper:** points are matched to patches by coordinates; several points on one patch collapse into one; patches of nothing but forest are removed, which a forest probability of 0 would also do (`forest=False`).
 #
-# From here on the world is **simulated**. One call draws the points, matches them by a spatial index, drops what is all forest, splits the rest, and writes down what is left after each stage:
+# From here on the world is **simulated**. One call draws the points, matches them with the patches, marks those that hold more than forest, splits all patches, and reports what is left after each stage:
 
 # %%
-folder, tiles = workspace.cut(), workspace.tiles()
-index = sampling.sample(folder, tiles, seed=0)
-points = gpd.read_parquet(folder / sampling.POINTS)
-report = pd.read_csv(folder / sampling.REPORT, index_col=0)
-percent = dict.fromkeys(lulc.NAMES, "{:.1%}")
-report.style.format(percent)
+tutorial.cut()  # the patches of chapter 04, if they are not there yet
+work, legend = tutorial.data_dir(), st.HR_LULC
+tiles = tutorial.tiles()
+report = st.sample(work / "patches", work / "lulc", seed=0)
+index = st.read_index(work / "patches", geometry=True)
+points = gpd.read_parquet(work / "patches" / "points.parquet")
+density = len(points) / len(index)
+report.style.format(dict.fromkeys(legend.names, "{:.1%}"))
 
 # %% [markdown]
-# Read it downwards. Points outside the patches are lost. Several points collapse into one patch: that is where most of them go, and with this many points a patch nearly every patch is hit.
+# Read it downwards. Points outside the patches are lost. Several points collapse into one patch: that is where most of them go. There are 20 points a patch here (our default), and so nearly every patch is hit.
 # The last rows are what training sees, without the patches that the split's buffer takes (below).
 
 # %%
-counts = sampling.count_classes(tiles)
+assert round(density) == 20
+counts = st.count_classes(tiles)
 drawn = points["category"].value_counts(normalize=True)
 print(f"{len(drawn)} classes, shares {drawn.min():.3f} to {drawn.max():.3f}")
 assert np.allclose(drawn, 1 / len(drawn), atol=0.015)
@@ -253,11 +260,11 @@ for tile in tiles:
 # Simulated world and real Japan in one table. Of real Japan only the points are known, by formula: matching them to patches needs scenes.
 
 # %%
-names9 = list(lulc.NAMES)
-formula = lulc.merged(joint[next(iter(ways))].sum(axis=0))
+names9 = list(legend.names)
+formula = legend.merged(joint[next(iter(ways))].sum(axis=0))
 balance = pd.DataFrame(
     {
-        "real Japan: pixels": lulc.merged(japan_total) / japan_total.sum(),
+        "real Japan: pixels": legend.merged(japan_total) / japan_total.sum(),
         "real Japan: points, by formula": formula,
         "simulated: pixels of the tiles": report.loc["pixels of the tiles", names9],
         "simulated: points": report.loc["points drawn", names9],
@@ -281,8 +288,21 @@ balance.apply(evenness).round(2).rename("effective number of classes")
 
 # %% [markdown]
 # The points are balanced over the fourteen HR-LULC ids, so forest (five ids) and cropland (two) still have more than one share of the nine.
-# The *patches* are hardly more balanced than before: one that was chosen for its greenhouse is mostly something else.
-#
+# The *patches* are hardly more balanced than before, for two reasons: one that was chosen for its greenhouse is mostly something else, and at 20 points a patch nearly all are chosen. With fewer points the choice is sharper, and leaves fewer patches:
+
+# %%
+held = np.zeros((len(index), 256), int)
+held[:, legend.ids] = index[[f"n_{i}" for i in legend.ids]].to_numpy()
+for number in (200, 1_000, 5_000, len(points)):
+    few = points.sample(number, random_state=0)
+    hit = np.unique(sampling.match(few, st.read_index(work / "patches"))[1])
+    share = legend.merged(held[hit].sum(axis=0))
+    print(
+        f"{number / len(index):6.2f} points a patch: {len(hit):5d} patches, "
+        f"{evenness(share / share.sum()):.2f} effective classes of their pixels"
+    )
+
+# %% [markdown]
 # ## A split that leaks less
 #
 # **Paper:** 72,238 / 20,005 / 18,894 patches for training, validation and test, which is 65 / 18 / 17 %. How they were split is not said.
@@ -293,7 +313,7 @@ balance.apply(evenness).round(2).rename("effective number of classes")
 # Real scenes overlap, so what counts is the distance between footprints, not between block numbers.
 
 # %%
-workspace.show_source(splits.by_block)
+tutorial.show_source(st.split_by_block)
 
 # %% mystnb={"figure": {"caption": "The split by spatial blocks with a buffer of one patch side (simulated scenes; white between them: no patch).", "name": "fig-split"}, "image": {"alt": "Map of patch footprints coloured by split; training, validation and test patches form blocks of several patches, and grey buffer patches lie between them."}}
 colours = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73", "buffer": "#bbbbbb"}
@@ -329,7 +349,7 @@ def gap(split):
 
 alternatives = {
     "blocks and buffer": index["split"].to_numpy(),
-    "blocks, no buffer": splits.by_block(index, seed=0, buffer=0),
+    "blocks, no buffer": st.split_by_block(index, seed=0, buffer=0),
     "scenes": splits.by_scene(index, seed=0),
     "random": splits.at_random(index, seed=0),
 }
@@ -342,13 +362,14 @@ assert not index[index.pretrain]["split"].isin(["val", "test", "buffer"]).any()
 # %% [markdown]
 # ## Wrong on purpose: a random split
 #
-# What is the leak worth? Take the simplest classifier there is: a patch gets the land cover of the nearest training patches.
+# The *leak* of a split is how much higher the same classifier scores on it than on blocks with a buffer. Take the simplest classifier there is: a patch gets the land cover of the nearest training patches.
 # *Nearest on the map* never looks at the radar: whatever it scores above always saying the most frequent class is memory of the place.
 # *Nearest in statistics* sees the mean, the spread and five percentiles of the backscatter, and *statistics and place* sees both.
 # The same classifiers, the same number of training patches, ten seeds, three splits:
 
 # %%
-db = np.stack([datasets.read(folder / "sar" / name).ravel() for name in index.patch])
+store = st.Store(work / "patches", index)
+db = np.stack([store.sar(i).ravel() for i in range(len(index))])
 look = np.column_stack(
     [db.mean(1), db.std(1), np.percentile(db, [5, 25, 50, 75, 95], axis=1).T]
 )
@@ -361,7 +382,7 @@ features = {
     "nearest in statistics": look,
     "statistics and place": np.column_stack([look, 2 * place]),
 }
-classes = lulc.merged(index[patches.COUNTS].to_numpy()).argmax(axis=1)
+classes = legend.merged(held).argmax(axis=1)
 
 
 def score(x, split, train, neighbours=5):
@@ -374,11 +395,11 @@ def score(x, split, train, neighbours=5):
 
 runs = []
 for seed in range(10):
-    blocked = splits.by_block(index, seed=seed)
+    blocked = st.split_by_block(index, seed=seed)
     size = (blocked == "train").sum()
     for name, split in {
         "random": splits.at_random(index, seed=seed),
-        "blocks": splits.by_block(index, seed=seed, buffer=0),
+        "blocks": st.split_by_block(index, seed=seed, buffer=0),
         "blocks and buffer": blocked,
     }.items():
         train = np.flatnonzero(split == "train")
@@ -419,7 +440,7 @@ ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# A classifier that knows nothing but the place looks good on the random split and bad on blocks with a buffer: the difference is the leak. Blocks without a buffer stop only part of it.
+# A classifier that knows nothing but the place looks good on the random split and bad on blocks with a buffer. Blocks without a buffer stop only part of it.
 # Statistics of the backscatter carry no place here, and leak nothing that can be seen: the leak belongs to what *can* remember.
 # A network of millions of parameters can. How much it does on real scenes, a simulated world cannot tell.
 #
@@ -442,7 +463,7 @@ for split, colour in colours.items():
 west, south, east, north = index.total_bounds
 inside = points.cx[west:east, south:north]
 inside = inside.sample(min(900, len(inside)), random_state=0)
-for c in lulc.CLASSES:
+for c in legend.classes:
     rows = inside[inside.category == c.id][["geometry"]]
     if not rows.empty:
         rgb = "#{:02x}{:02x}{:02x}".format(*c.rgb)
@@ -467,10 +488,10 @@ world
 
 # %% tags=["hide-cell"]
 exponents = np.linspace(0, 2, 41)
-ids_share = np.zeros((len(exponents), 16))
+ids_share = np.zeros((len(exponents), 256))
 ids_share[:, ids] = p[None] ** (1 - exponents[:, None])
 ids_share /= ids_share.sum(axis=1, keepdims=True)
-spread = [evenness(share) for share in lulc.merged(ids_share)]
+spread = [evenness(share) for share in legend.merged(ids_share)]
 best = int(np.argmax(spread))
 print(
     f"k = {exponents[best]:.2f}: {spread[best]:.2f} effective classes; at k = 1, {spread[20]:.2f}"
@@ -484,9 +505,10 @@ assert spread[best] > spread[20]
 
 # %% tags=["hide-cell"]
 for number in (10_000, 100_000, 1_000_000):
-    few = sampling.draw(tiles, points=number, seed=0, counts=counts, replace=False)
-    short = {lulc.CLASSES[int(c) - 1].name: n for c, n in few.attrs["short"].items()}
-    print(f"{number:>9,} points asked, {len(few):,} drawn, short: {short}")
+    few = st.sample_points(tiles, number, seed=0, replace=False)
+    short = few.attrs["short"]  # by id
+    words = {c.name: short[str(c.id)] for c in legend.classes if str(c.id) in short}
+    print(f"{number:>9,} points asked, {len(few):,} drawn, short: {words}")
     assert len(few) + sum(short.values()) == number
     assert not few.duplicated(["longitude", "latitude"]).any()
 
@@ -497,7 +519,7 @@ for number in (10_000, 100_000, 1_000_000):
 for buffer in (0, 1, 2, 3):
     accuracy, most, kept = [], [], []
     for seed in range(5):
-        split = splits.by_block(index, seed=seed, buffer=buffer)
+        split = st.split_by_block(index, seed=seed, buffer=buffer)
         train = np.flatnonzero(split == "train")
         accuracy.append(score(place, split, train))
         common = np.bincount(classes[train]).argmax()
@@ -509,11 +531,23 @@ for buffer in (0, 1, 2, 3):
     )
 
 # %% [markdown]
+# **4.** The authors' code holds nine loss weights (below). Which class shares $p$ would give them if $w = (1 - p)/8$, and which if $w \propto 1/p$? One of the two is no land.
+
+# %% tags=["hide-cell"]
+theirs = np.array([0.11347487, 0.10774269, 0.10684644, 0.11319541, 0.06752731,
+                   0.12183155, 0.12457897, 0.12064208, 0.12416070])  # fmt: skip
+complement, reciprocal = 1 - 8 * theirs, (1 / theirs) / (1 / theirs).sum()
+both = {"if (1 - p) / 8": complement, "if 1 / p": reciprocal}
+print(pd.DataFrame(both, index=list(legend.names)).map("{:.1%}".format))
+# Both add up to 1. But a tenth of the land under solar panels is no country.
+assert abs(complement.sum() - 1) < 1e-4 and reciprocal[6] > 0.09 > complement[6]
+
+# %% [markdown]
 # ## Key points
 #
 # - "Inverse" has two readings; the reciprocal balances the points over the classes up to chance; the complement's weights are nearly equal.
 # - Drawing the class by its weight alone applies the weight twice; allocating by area forgets it between images.
-# - Collapsing points into patches undoes most of the balance.
+# - At 20 points a patch, collapsing points into patches undoes most of the balance; fewer points choose more sharply.
 # - A test patch beside a training patch rewards memory. Whole blocks and a buffer cost patches, and the score that is left means more.
-# - Pretraining sees no patch that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
+# - Pretraining sees every patch of the training split, labelled or hit by a point or not, and none that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
 # - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--split block|scene|random] [--buffer 1] [--seed 0]`; `sartutorial sample --help` lists the other readings.

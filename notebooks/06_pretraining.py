@@ -6,7 +6,7 @@
 #
 # **You need** [chapter 5](05_sampling) and some PyTorch.
 #
-# **In the paper** §3.1, Fig. 5 and 6. **Modules** `datasets`, `encoders`, `pretraining`, `training`, `checkpoints`, `inpainting`. **Takes** the patches marked `pretrain`. **Makes** `encoder.safetensors`. What it costs is [measured](../book/costs); no GPU is needed.
+# **In the paper** §3.1, Fig. 5 and 6. **Modules** `learn.datasets`, `learn.encoders`, `learn.pretraining`, `learn.training`, `learn.checkpoints`, `learn.baselines`. **Takes** the patches marked `pretrain`. **Makes** `encoder.safetensors`. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # A *masked autoencoder* {cite:p}`he2022masked` learns from images alone: hide a part, let the network fill it in, compare.
@@ -29,27 +29,21 @@ from IPython.display import display
 from rasterio.windows import Window
 from scipy import ndimage
 
-from sartutorial import (
-    checkpoints,
-    datasets,
-    inpainting,
-    maps,
-    patches,
-    pretraining,
-    radiometry,
-    simulate,
-    splits,
-    workspace,
-)
-from sartutorial.encoders import PATCH, STRIDE, EncoderConfig, config_of
-from sartutorial.pretraining import CELL, MASK_RATIO
-from sartutorial.profiles import current
+import sartutorial as st
+from sartutorial import maps, profiles, splits, tutorial
+from sartutorial.learn import baselines, checkpoints, datasets, pretraining, training
+from sartutorial.learn.encoders import PATCH, STRIDE, config_of
+from sartutorial.learn.pretraining import CELL, MASK_RATIO
+from sartutorial.world import simulate
 
-profile = current()
-folder = workspace.sampled()
+profile = profiles.get()
+folder = tutorial.sampled()  # chapters 01 to 05, if they have not been run yet
 rows = datasets.selected(folder, "pretrain")
 norm = datasets.statistics(folder, rows)
-print(f"{len(rows)} patches for pretraining (simulated)")
+unlabelled = int((~rows["finetune"]).sum())
+print(
+    f"{len(rows)} patches for pretraining (simulated), {unlabelled} without a use for labels"
+)
 print(f"mean {norm.mean:.2f} dB, standard deviation {norm.std:.2f} dB")
 
 
@@ -72,9 +66,10 @@ def db(z):
 
 # %%
 data = datasets.Patches(folder, rows, norm)
-counts = rows[patches.COUNTS].to_numpy()
+ids = [f"n_{i}" for i in st.HR_LULC.ids]
+counts = rows[ids].to_numpy()
 first = int((counts > 200).sum(axis=1).argmax())  # the patch of most classes
-half_sea = np.abs(counts[:, 1] / counts.sum(axis=1) - 0.5)
+half_sea = np.abs(counts[:, 0] / counts.sum(axis=1) - 0.5)
 second = int(half_sea.argmin())  # a coast
 pair = torch.stack([data[first]["image"], data[second]["image"]])
 image = pair[:1]
@@ -86,7 +81,7 @@ mask = pretraining.mask_cells(cells, MASK_RATIO["simmim"], key)
 print(f"image {tuple(image.shape)}, mask {tuple(mask.shape)}")
 print(f"{int(mask.sum())} of {mask.numel()} cells hidden")
 assert mask.sum() == np.ceil(0.6 * mask.numel())
-workspace.show_source(pretraining.mask_cells)
+tutorial.show_source(pretraining.mask_cells)
 
 # %% [markdown]
 # A mask depends on the seed, the epoch and the patch, on nothing else.
@@ -108,7 +103,7 @@ def ratio_figure(ratio):
     far = np.where(hidden, ndimage.distance_transform_edt(hidden), np.nan)
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout="constrained")
     seen = np.where(hidden, np.nan, db(image[0, 0]))
-    maps.show_backscatter(axes[0], seen, f"{ratio:.0%} hidden")
+    st.show_backscatter(seen, axes[0], title=f"{ratio:.0%} hidden")
     drawn = axes[1].imshow(far, cmap="viridis", vmin=0, vmax=2 * CELL)
     axes[1].set_axis_off()
     axes[1].set_title(f"distance, mean {np.nanmean(far):.1f} px")
@@ -116,7 +111,7 @@ def ratio_figure(ratio):
     return fig
 
 
-maps.slider(
+tutorial.slider(
     [(f"{ratio:.1f}", ratio_figure(ratio)) for ratio in np.linspace(0.1, 0.9, 9)],
     "mask ratio",
     "A simulated radar patch with square cells blanked, and a map of the distance from each hidden pixel to the nearest visible one. The higher the ratio, the fewer cells are left and the larger the distances.",
@@ -151,7 +146,7 @@ panels = {
     "seen of the second": (axes[1, 2], torch.where(other, pair[1, 0], torch.nan)),
 }
 for title, (ax, z) in panels.items():
-    maps.show_backscatter(ax, db(z), title)
+    st.show_backscatter(db(z), ax, title=title)
 axes[0, 1].imshow(other, cmap=two)
 axes[0, 1].set_axis_off()
 axes[0, 1].set_title("the batch's mask")
@@ -164,7 +159,7 @@ with torch.inference_mode():
     origin = torch.from_numpy(enlarged(shared[0, 0], STRIDE // PATCH))[..., None]
     expected = torch.where(origin, tokens[1:], tokens[:1])
     assert torch.allclose(embed(mixed), expected, atol=1e-5)
-workspace.show_source(pretraining.MixMAE.forward)
+tutorial.show_source(pretraining.MixMAE.forward)
 
 # %% [markdown]
 # The assertion says: mixing tokens is mixing pixels, because a token sees its own 4 × 4 pixels only and the mask never cuts one.
@@ -191,12 +186,12 @@ workspace.show_source(pretraining.MixMAE.forward)
 def weigh(z, domain="normalised", scale=1.0):
     """The weight of normalised patches (B, 1, H, W) in one of its two domains."""
     z = z if domain == "normalised" else z * norm.std + norm.mean
-    return pretraining.intensity_weight(z, scale=scale)
+    return st.intensity_weight(z, scale=scale)
 
 
 DOMAINS = {"normalised": "#0072b2", "linear": "#d55e00"}
 fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
-maps.show_backscatter(axes[0], db(image[0, 0]), "σ⁰")
+st.show_backscatter(db(image[0, 0]), axes[0], title="σ⁰")
 for ax, domain in zip(axes[1:], DOMAINS, strict=True):
     w = weigh(image, domain)
     assert w.min() >= 1 and w.max() <= np.e + 1e-5
@@ -241,7 +236,7 @@ def scale_figure(scale):
     return fig
 
 
-maps.slider(
+tutorial.slider(
     [(f"{scale:g}", scale_figure(scale)) for scale in np.linspace(0, 2, 9)],
     "scale s",
     "The weight map of the simulated patch and the weight as a function of backscatter. At scale 0 all weights are 1. The larger the scale, the steeper the weight falls with backscatter: evenly in the normalised domain, only for the very brightest pixels in the linear one.",
@@ -263,14 +258,14 @@ def live(_=None):
     w = weigh(image, domain_of.value, scale.value)[0, 0].numpy()
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout="constrained")
     seen = np.where(hidden, np.nan, db(image[0, 0]))
-    maps.show_backscatter(axes[0], seen, "what the encoder sees")
+    st.show_backscatter(seen, axes[0], title="what the encoder sees")
     top = max(np.exp(scale.value), 1.01)
     drawn = axes[1].imshow(np.where(hidden, w, np.nan), vmin=1, vmax=top)
     axes[1].set_axis_off()
     axes[1].set_title("what multiplies the error")
     fig.colorbar(drawn, shrink=0.85)
     alt = f"The patch, {ratio.value:.0%} hidden, and the weights of the hidden pixels."
-    shown.value = f'<img src="{maps.picture(fig)}" alt="{alt}">'
+    shown.value = f'<img src="{tutorial.picture(fig)}" alt="{alt}">'
 
 
 for widget in (ratio, scale, domain_of):
@@ -283,7 +278,7 @@ display(ipywidgets.VBox([ratio, scale, domain_of, shown]))
 #
 # The paper's Fig. 5 shows the architecture. Our copy has lost the picture, so this one is **ours**, drawn from the authors' code; the shapes are those that this profile's network returns for one patch.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "SAR-W-SimMIM, the subject of the paper's Fig. 5, redrawn by us (patch, mask and weight are this chapter's own, simulated). Shapes are channels × height × width. Only hidden pixels enter the loss, each with its weight.", "name": "fig-architecture"}, "image": {"alt": "A diagram from left to right: the patch, patch embedding, mask tokens in place of hidden tokens, four Swin stages of shrinking size, a one-by-one convolution, pixel shuffle, the reconstruction. Below it two branches lead from the patch and the mask to the loss: the weight map and the mask."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "SAR-W-SimMIM, the subject of the paper's Fig. 5, redrawn by us (patch, mask and weight are this chapter's own, simulated). Shapes are channels \u00d7 height \u00d7 width. Only hidden pixels enter the loss, each with its weight.", "name": "fig-architecture"}, "image": {"alt": "A diagram from left to right: the patch, patch embedding, mask tokens in place of hidden tokens, four Swin stages of shrinking size, a one-by-one convolution, pixel shuffle, the reconstruction. Below it two branches lead from the patch and the mask to the loss: the weight map and the mask."}}
 torch.manual_seed(0)
 config = config_of(profile, size, "simmim")
 blank = pretraining.build("sar-w-simmim", config, profile).eval()
@@ -388,7 +383,7 @@ print(f"{number / 1e6:.1f} million parameters; authors: Swin-B, 256 px")
 # In code it is one screen:
 
 # %%
-workspace.show_source(pretraining.SimMIM)
+tutorial.show_source(pretraining.SimMIM)
 
 # %% [markdown]
 # The loss is SimMIM's, with the weight put in and its denominator kept (**ours**, in parallel to the code of SAR-W-MixMAE):
@@ -400,29 +395,46 @@ workspace.show_source(pretraining.SimMIM)
 # where $M$ is 1 on hidden pixels.
 # Of SAR-W-MixMAE the **paper** says "mean absolute error"; the **code** squares the error, over all pixels.
 #
+# ## The loop
+#
+# Everything that trains in this book goes through one loop: forward, loss, backward, clip the gradients, step, set the learning rate, and after each epoch write down the state, so that a run that was stopped goes on where it was.
+# Lightning's Fabric moves tensors to the device, casts them where the device multiplies a shorter format, and shares gradients among processes; the rest can be seen.
+
+# %% tags=["hide-input"]
+tutorial.show_source(training.fit)
+
+# %% [markdown]
 # ## Train
 #
-# **Paper:** 800 epochs, 40 of them warm-up, AdamW. This profile does:
+# **Paper:** 800 epochs, 40 of them warm-up, AdamW. This profile does a few; the call is `st.pretrain(patches, out, method="sar-w-simmim")`, and `tutorial.encoder` makes it with a hook that keeps the weights of every epoch for the pictures below:
 
 # %%
 print(f"{profile.pretrain_epochs} epochs, {profile.pretrain_warmup} of warm-up,")
 print(f"batches of {profile.pretrain_batch}")
-file = workspace.encoder()
+file = tutorial.encoder()
 state, description = checkpoints.load(file)
 history = description["history"]
 assert np.isfinite(history).all() and history[-1] < history[0]  # it learns
 
 # %% [markdown]
 # Training kept the weights after its epochs.
-# What they can do is measured where it counts: on patches of the *test* split, which pretraining never saw, under masks that training never drew.
+# What they can do is measured on patches of the *validation* split, which pretraining never saw, under masks that training never drew. The test split waits until nothing is chosen any more.
 
 # %%
-test_rows = datasets.selected(folder, "finetune", "test")
-test = datasets.Patches(folder, test_rows, norm)
-images = torch.stack([test[i]["image"] for i in range(len(test))])
-keys = torch.tensor([[1, 0, i] for i in range(len(test))])  # seed 1: training has 0
-masks = pretraining.mask_cells(cells, MASK_RATIO["simmim"], keys)
-unseen = torch.from_numpy(np.stack([enlarged(m, CELL) for m in masks]))[:, None]
+
+
+def held_out(split):
+    """The patches of a split, their masks, and where these hide pixels."""
+    rows = datasets.selected(folder, "finetune", split)
+    patches = datasets.Patches(folder, rows, norm)
+    images = torch.stack([patches[i]["image"] for i in range(len(patches))])
+    keys = torch.tensor([[1, 0, i] for i in range(len(patches))])  # training has seed 0
+    masks = pretraining.mask_cells(cells, MASK_RATIO["simmim"], keys)
+    unseen = torch.from_numpy(np.stack([enlarged(m, CELL) for m in masks]))[:, None]
+    return rows, images, keys, masks, unseen
+
+
+val_rows, images, _, masks, unseen = held_out("val")
 
 
 def reconstruct(model, images, masks):
@@ -433,10 +445,9 @@ def reconstruct(model, images, masks):
 
 
 torch.manual_seed(description["training"]["seed"])  # as training began
-config = EncoderConfig(**description["encoder"])
 model = pretraining.build("sar-w-simmim", config, profile).eval()
 weights = {0: {k: v.clone() for k, v in model.state_dict().items()}}
-weights |= workspace.epochs()
+weights |= tutorial.epochs()
 filled = {}
 for epoch, kept in weights.items():
     checkpoints.load_into(model, kept, file)
@@ -445,28 +456,27 @@ error_of = {
     epoch: float((x - images).abs()[unseen].mean()) * norm.std
     for epoch, x in filled.items()
 }
-reconstruction = filled[max(filled)]
 for epoch, error in error_of.items():
     print(f"epoch {epoch}: {error:.3f} dB mean absolute error of hidden pixels")
 assert error_of[max(filled)] < error_of[0]
 
-# %% mystnb={"figure": {"caption": "Left: training loss by epoch (weighted L1 error of hidden pixels, normalised units, simulated patches). Right: L1 error of the hidden pixels of the test patches, without the weight and in dB; epoch 0 is before training.", "name": "fig-pretrain"}, "image": {"alt": "Two falling curves, steep at first, then flatter: the training loss by epoch and the error on test patches by epoch."}}
+# %% mystnb={"figure": {"caption": "Left: training loss by epoch (weighted L1 error of hidden pixels, normalised units, simulated patches). Right: L1 error of the hidden pixels of the validation patches, without the weight and in dB; epoch 0 is before training.", "name": "fig-pretrain"}, "image": {"alt": "Two falling curves, steep at first, then flatter: the training loss by epoch and the error on validation patches by epoch."}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 axes[0].plot(range(1, len(history) + 1), history, marker="o", color="#0072b2")
 axes[0].set(xlabel="epoch", ylabel="training loss")
 axes[0].locator_params(axis="x", integer=True)
 axes[1].plot(error_of.keys(), error_of.values(), marker="s", color="#d55e00")
-axes[1].set(xlabel="epoch", ylabel="test error [dB]")
+axes[1].set(xlabel="epoch", ylabel="validation error [dB]")
 plt.show()
 
 # %% [markdown]
 # ## Look at what it fills in
 #
-# The paper's Fig. 6 shows input, masked input, reconstruction and mask after training. Here is the same for two test patches, epoch by epoch; visible pixels are pasted back.
+# The paper's Fig. 6 shows input, masked input, reconstruction and mask after training. Here is the same for two validation patches, epoch by epoch; visible pixels are pasted back.
 
 # %% tags=["hide-input"]
 contrast = torch.nn.functional.avg_pool2d(images, CELL).std((1, 2, 3))
-classes = (test_rows[patches.COUNTS] > 200).sum(axis=1).to_numpy()
+classes = (val_rows[ids] > 200).sum(axis=1).to_numpy()
 chosen = [
     int(contrast.argmax()),
     int(classes.argmax()),
@@ -481,19 +491,21 @@ def player_figure(epoch):
         masked = torch.where(unseen[i], torch.nan, images[i])[0]
         pasted = torch.where(unseen[i], filled[epoch][i], images[i])[0]
         for ax, z in zip(row, (images[i, 0], masked, pasted), strict=False):
-            maps.show_backscatter(ax, db(z))
+            st.show_backscatter(db(z), ax)
         row[3].imshow(unseen[i, 0], cmap="gray_r", vmin=0, vmax=1)
         row[3].set_axis_off()
     for ax, title in zip(axes[0], shared_title, strict=True):
         ax.set_title(title)
-    fig.suptitle(f"epoch {epoch}: error on all test patches {error_of[epoch]:.2f} dB")
+    fig.suptitle(
+        f"epoch {epoch}: error on all validation patches {error_of[epoch]:.2f} dB"
+    )
     return fig
 
 
-maps.slider(
+tutorial.slider(
     [(f"{epoch}", player_figure(epoch)) for epoch in filled],
     "epoch",
-    "Two simulated test patches in four columns: input, masked input, reconstruction with the visible pixels pasted back, and mask. Before training the filled cells are noise, after one epoch flat squares; later they take on the brightness of their surroundings and some of its edges, and stay smooth.",
+    "Two simulated validation patches in four columns: input, masked input, reconstruction with the visible pixels pasted back, and mask. Before training the filled cells are noise, after one epoch flat squares; later they take on the brightness of their surroundings and some of its edges, and stay smooth.",
     start=-1,
 )
 
@@ -509,7 +521,7 @@ maps.slider(
 # - *bilinear* interpolation between them: linear on triangles, since a mask leaves no rectangles;
 # - their *Gaussian*-weighted mean, with the best width.
 #
-# The width is chosen on training patches, as one may; on the test patches it would be cheating in the guess's favour, if only a little.
+# The width is chosen on training patches, as one may; on the test patches, on which all are compared now, it would be cheating in the guess's favour, if only a little.
 
 # %% mystnb={"figure": {"caption": "Error of the Gaussian-weighted guess by its width, on simulated training patches; the best width is marked.", "name": "fig-sigma"}, "image": {"alt": "A curve of error against the width of the Gaussian on a logarithmic axis: high for narrow ones, a flat minimum that is marked, and rising again for wide ones."}}
 SIGMAS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8, 11, 15, 20, 28, 40)
@@ -522,7 +534,7 @@ def blur_error(images, masks, cell, sigma):
     """The Gaussian guess's mean error in dB over images (B, H, W) under masks."""
     return norm.std * np.mean(
         [
-            inpainting.masked_error(z, inpainting.gaussian(z, v, sigma), v)
+            baselines.masked_error(z, baselines.gaussian(z, v, sigma), v)
             for z, v in zip(images, (~enlarged(m, cell) for m in masks), strict=True)
         ]
     )
@@ -548,10 +560,12 @@ ax.set(xlabel="sigma [px]", ylabel="error of hidden pixels [dB]")
 plt.show()
 
 # %%
+test_rows, images, keys, masks, unseen = held_out("test")
+reconstruction = reconstruct(model, images, masks)  # of the last epoch
 guesses = {
-    "visible mean": inpainting.visible_mean,
-    "bilinear": inpainting.bilinear,
-    "Gaussian": lambda z, visible: inpainting.gaussian(z, visible, sigma),
+    "visible mean": baselines.visible_mean,
+    "bilinear": baselines.bilinear,
+    "Gaussian": lambda z, visible: baselines.gaussian(z, visible, sigma),
 }
 fills = {"SAR-W-SimMIM": reconstruction[:, 0].numpy()}
 truth, visible = images[:, 0].numpy(), ~unseen[:, 0].numpy()
@@ -559,7 +573,7 @@ for name, guess in guesses.items():
     fills[name] = np.stack(list(map(guess, truth, visible)))
 errors = pd.DataFrame(
     {
-        name: [*map(inpainting.masked_error, truth, fill, visible)]
+        name: [*map(baselines.masked_error, truth, fill, visible)]
         for name, fill in fills.items()
     }
 )
@@ -590,19 +604,19 @@ assert table["error [dB]"]["SAR-W-SimMIM"] < table["error [dB]"]["visible mean"]
 # The Gaussian is the hard rival, because it averages speckle away, as the network must; bilinear interpolation takes the speckle of the rim along.
 
 # %% mystnb={"figure": {"caption": "One simulated test patch filled by the three guesses and by the network; visible pixels as they are.", "name": "fig-guesses"}, "image": {"alt": "Six panels of one radar patch: input, masked, and four fills. The mean leaves flat cells, bilinear interpolation leaves streaks and facets, the Gaussian is a soft blur, and the network's fill is smooth as well."}}
-i = chosen[0]
+i = int(torch.nn.functional.avg_pool2d(images, CELL).std((1, 2, 3)).argmax())
 order = [(name, fills[name]) for name in (*guesses, "SAR-W-SimMIM")]
 fig, axes = plt.subplots(1, 6, figsize=(12, 2.5), layout="constrained")
-maps.show_backscatter(axes[0], db(truth[i]), "input")
-maps.show_backscatter(axes[1], np.where(visible[i], db(truth[i]), np.nan), "masked")
+st.show_backscatter(db(truth[i]), axes[0], title="input")
+st.show_backscatter(np.where(visible[i], db(truth[i]), np.nan), axes[1], title="masked")
 for ax, (name, fill) in zip(axes[2:], order, strict=True):
-    maps.show_backscatter(ax, db(np.where(visible[i], truth[i], fill[i])), name)
+    st.show_backscatter(db(np.where(visible[i], truth[i], fill[i])), ax, title=name)
 plt.show()
 
 # %% [markdown]
 # ## How far a short run gets
 #
-# `python -m book.reference` trains the same network on the same patches for longer, and holds it against the same guesses on the same hidden pixels. It gives the Gaussian a lead: its width is chosen on the test patches themselves. What it found is part of the book:
+# `python -m experiments.reference` trains the same network on the same patches for longer, and holds it against the same guesses on the same hidden pixels. It gives the Gaussian a lead: its width is chosen on the test patches themselves. What it found is part of the book:
 
 # %%
 reference = json.loads(Path("../book/results/reference.json").read_text())
@@ -714,7 +728,7 @@ for cell in (PATCH, 8, CELL, STRIDE):
     seen = [~enlarged(m, cell) for m in fine]
     mean = norm.std * np.mean(
         [
-            inpainting.masked_error(z, inpainting.visible_mean(z, v), v)
+            baselines.masked_error(z, baselines.visible_mean(z, v), v)
             for z, v in zip(truth[::2], seen, strict=True)
         ]
     )
@@ -777,7 +791,7 @@ for name, weight in {"plain": None, "weighted": w["normalised"]}.items():
 window = Window(0, 0, 1024, 1024)
 power = simulate.speckle(1.0, simulate.LOOKS, simulate.CORRELATION, (7,), window)
 power = power.reshape(512, 2, 512, 2).mean(axis=(1, 3))  # halved, as in chapter 2
-field = radiometry.to_db(power)
+field = st.to_db(power)
 normalised = torch.from_numpy(field / norm.std)[None, None].float()  # of average level
 order = np.sort(field, axis=None)
 print(f"plain: {np.median(field):+.2f} dB from the true level (the median)")
