@@ -17,6 +17,7 @@ import functools
 import io
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -202,16 +203,14 @@ def cut(
         The path of the index.
 
     Raises:
-        InputError: No scene, or no patch is left; scenes differ in quantity, polarisation, spacing,
-            size or legend from each other or those of the folder; or, when the others are done, a
-            scene has no label raster on its grid.
+        InputError: No patch is left; scenes differ in quantity, polarisation, spacing, size or
+            legend; or, when the others are done, a scene has no label raster on its grid.
     """
     size = profiles.get().patch_size if size is None else size
     if size < 1 or not 0 <= max_void <= 1:
         raise InputError(f"--size {size}, --max-void {max_void:g}: must be 1 or more, and 0 to 1")
-    scenes, labels, out = files.find_scenes(scene), Path(labels), Path(out)
-    if scheduler:  # whose workers may have other working folders
-        labels, out = labels.absolute(), out.absolute()
+    place = os.path.abspath if scheduler else str  # its workers may have other working folders
+    scenes, labels, out = files.find_scenes(scene), Path(place(labels)), Path(place(out))
     legend = None if legend is None else lulc.legend(legend)
     kinds: list[Mapping[Any, Any]] = _kinds(out)
     for one in scenes:

@@ -75,6 +75,9 @@ def load_model(file: str | Path) -> Loaded[Segmenter]:
 
     Returns:
         The model, from normalised images (B, 1, H, W) to logits (B, K, H, W). And its description.
+
+    Raises:
+        InputError: ``file`` cannot be read as weights, or holds no segmentation model.
     """
     model, description = _load(checkpoints.named(file, "model"))
     if not isinstance(model, Segmenter):
