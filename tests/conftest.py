@@ -107,14 +107,14 @@ def stopped_in(epoch):
 
     fit = training.fit
 
-    def dies(*arguments, on_epoch=None, **options):
+    def dies(*arguments, run, **options):
         def stop(model, losses):
             if len(losses) > epoch:
                 raise KeyboardInterrupt
-            if on_epoch:
-                on_epoch(model, losses)
+            if run.on_epoch:
+                run.on_epoch(model, losses)
 
-        return fit(*arguments, on_epoch=stop, **options)
+        return fit(*arguments, run=dataclasses.replace(run, on_epoch=stop), **options)
 
     with (
         mock.patch.object(training, "fit", dies),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,8 +48,7 @@ def finetune(
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
         out: Folder for the weights and ``metrics.json``.
-        encoder: What ``pretrain`` or ``import_weights`` wrote, or ``reference``, the book's own; default
-            random weights.
+        encoder: What ``pretrain`` or ``import_weights`` wrote, or ``reference``; default random.
         kind: Of the encoder that starts from random weights.
         epochs: Times that every patch is seen; default the profile's.
         learning_rate: At its peak, of AdamW; default the profile's times batch / 512.
@@ -74,9 +74,10 @@ def finetune(
         layer_decay = scale.layer_decay if encoder else 1.0
     settings = training.settings(scale, "finetune", len(rows), epochs, batch, learning_rate,
                                  decay="cosine", layer_decay=layer_decay, seed=seed)  # fmt: skip
-    job = _job(patches, rows, legend, encoder, kind, scale, dropout, settings)
+    said, prepare = _job(patches, rows, legend, encoder, kind, scale, dropout, seed)
     file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
-    fresh = training.trained(file, job, settings, hardware, progress, on_epoch)
+    run = training.Run(said, settings, hardware, progress, on_epoch)
+    fresh = training.trained(file, run, prepare)
     index = datasets.selected(patches, "finetune")
     if (fresh or not metrics.exists()) and (index["split"] == "val").any():
         evaluation.evaluate(patches, file, split="val", out=metrics)
@@ -91,8 +92,8 @@ def _job(
     kind: Literal["simmim", "mixmae"],
     scale: profiles.Profile,
     dropout: float | None,
-    settings: training.Settings,
-) -> training.Job:
+    seed: int,
+) -> tuple[dict[str, Any], Callable[[], Any]]:
     """What makes this run, and what it needs to be trained."""
     encoder = checkpoints.named(encoder, "encoder") if encoder else None
     start: Loaded[Encoder] | None = load_encoder(encoder) if encoder else None
@@ -106,7 +107,7 @@ def _job(
     decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps, scale.detail)
     counts = torch.from_numpy(datasets.class_counts(rows, legend).sum(0))
     weights = rarity_weights(counts, scale.class_weight) if scale.loss != "dice-focal" else None
-    run: dict[str, Any] = {
+    said: dict[str, Any] = {
         "encoder": config._asdict(),
         "decoder": decoder._asdict(),
         "drop_path": scale.drop_path,
@@ -124,7 +125,7 @@ def _job(
         if start:
             model.encoder.load_state_dict(start.model.state_dict())
         loss = partial(segmentation_loss, loss=scale.loss, weights=weights)
-        data = datasets.Patches(patches, rows, norm, seed=settings.seed)
+        data = datasets.Patches(patches, rows, norm, seed=seed)
         return model, loss, data
 
-    return training.Job(run, prepare)
+    return said, prepare

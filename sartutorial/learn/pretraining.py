@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,11 +67,16 @@ def _mixed(z: Tensor) -> Tensor:
 def intensity_weight(image: Tensor, *, scale: float = 1.0) -> Tensor:
     """The SAR-W weight of every pixel: exp(s (1 - x)), x the min-max of power per image and channel.
 
-    ``image`` (B, C, H, W) is read as decibels; the weight has its shape and lies in [1, e^s]: dark
-    pixels weigh most, and all of a constant image weigh e^s. The authors' code hands it the
+    Dark pixels weigh most, and all of a constant image weigh e^s. The authors' code hands it the
     *normalised* image z = (dB - mean) / std, whose "power" 10^(z/10) is the true power to the 1/std;
-    hand it dB for the linear domain.
-    Source: SAR-W-MixMAE (Caglayan et al. 2025) and its code.
+    hand it dB for the linear domain. Source: SAR-W-MixMAE (Caglayan et al. 2025) and its code.
+
+    Args:
+        image: Read as decibels, (B, C, H, W).
+        scale: The exponent s.
+
+    Returns:
+        Weights in [1, e^s], of the image's shape.
     """
     power = torch.pow(10.0, image.float() / 10)
     low, high = power.amin((2, 3), keepdim=True), power.amax((2, 3), keepdim=True)
@@ -266,9 +272,9 @@ def pretrain(
         scale, "pretrain", len(rows), epochs, batch, learning_rate, seed=seed,
         decay="cosine" if mixes else "step", betas=(0.9, 0.95) if mixes else (0.9, 0.999),
     )  # fmt: skip
-    job = _job(patches, rows, method, weighing, scale, settings)
+    said, prepare = _job(patches, rows, method, weighing, scale, seed)
     file = Path(out) / "encoder.safetensors"
-    training.trained(file, job, settings, hardware, progress, on_epoch)
+    training.trained(file, training.Run(said, settings, hardware, progress, on_epoch), prepare)
     return file
 
 
@@ -278,13 +284,13 @@ def _job(
     method: Method,
     domain: Domain | None,
     scale: Profile,
-    settings: training.Settings,
-) -> training.Job:
+    seed: int,
+) -> tuple[dict[str, Any], Callable[[], Any]]:
     """What makes this run, and what it needs to be trained."""
     kind: Literal["simmim", "mixmae"] = "mixmae" if "mixmae" in method else "simmim"
     config = config_of(scale, int(rows["size"].iloc[0]), kind)
     decoder = dict(zip(("width", "blocks", "heads"), scale.mixmae_decoder, strict=True))
-    run: dict[str, Any] = {
+    said: dict[str, Any] = {
         "method": method,
         "domain": domain,
         "encoder": config._asdict(),
@@ -295,8 +301,8 @@ def _job(
     def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         norm = datasets.statistics(patches, rows)
         loss = partial(reconstruction_loss, domain=domain, norm=norm)
-        data = datasets.Patches(patches, rows, norm, seed=settings.seed, labels=False)
+        data = datasets.Patches(patches, rows, norm, seed=seed, labels=False)
         # The whole model is kept, so that its reconstructions can be looked at.
         return build(method, config, scale), loss, data
 
-    return training.Job(run, prepare)
+    return said, prepare

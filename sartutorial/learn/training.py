@@ -10,11 +10,11 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -96,118 +96,103 @@ ALONE = Hardware()
 
 
 def settings(
-    scale: Profile,
-    step: Literal["pretrain", "finetune"],
-    patches: int,
-    epochs: int | None,
-    batch: int | None,
-    learning_rate: float | None,
-    **more: Any,
+    scale: Profile, step: Literal["pretrain", "finetune"], patches: int, *chosen: Any, **more: Any
 ) -> Settings:
-    """Settings of a step: what is None is the profile's, and warm-up at most half of the run (ours)."""
-    said = {k: getattr(scale, f"{step}_{k}") for k in ("epochs", "warmup", "batch", "base_lr")}
-    epochs = said["epochs"] if epochs is None else epochs
-    batch = min(said["batch"] if batch is None else batch, patches)
-    rate = said["base_lr"] * batch / 512 if learning_rate is None else learning_rate
-    return Settings(epochs, min(said["warmup"], epochs / 2), batch, rate, **more)
+    """Settings of a step: of the ``chosen`` epochs, batch and learning rate, None is the profile's.
+
+    Warm-up is at most half of the run (ours).
+    """
+    said = [getattr(scale, f"{step}_{name}") for name in ("epochs", "batch", "base_lr", "warmup")]
+    epochs, batch, rate = (a if b is None else b for a, b in zip(said, chosen, strict=False))
+    batch = min(batch, patches)
+    rate = rate * batch / 512 if chosen[2] is None else rate
+    return Settings(epochs, min(said[3], epochs / 2), batch, rate, **more)
 
 
-class Job(NamedTuple):
-    """What makes two runs the same, for JSON, and what gives a model, its loss and its patches."""
+@dataclass(frozen=True)
+class Run:
+    """What makes two runs the same (for JSON), how one is trained, and who watches it."""
 
-    run: dict[str, Any]
-    prepare: Callable[[], tuple[nn.Module, Loss, datasets.Patches]]
+    said: dict[str, Any]
+    settings: Settings
+    hardware: Hardware = ALONE
+    progress: bool = False
+    on_epoch: OnEpoch | None = None
 
 
 def trained(
-    file: Path,
-    job: Job,
-    settings: Settings,
-    hardware: Hardware,
-    progress: bool,
-    on_epoch: OnEpoch | None,
+    file: Path, run: Run, prepare: Callable[[], tuple[nn.Module, Loss, datasets.Patches]]
 ) -> bool:
     """Train what ``file`` is to hold, and save it with its description; False if it is there already.
 
     A run that was stopped goes on from its last epoch, bit for bit: its state is kept in ``last.ckpt``.
     A second process that asks for the same file waits for the first. For several devices, loss and
     ``on_epoch`` must be functions of a module that can be imported.
-
-    Raises InputError if the state is damaged or another run's, the batch does not divide among
-    processes and parts, these do not start, or the loss is no longer finite.
     """
-    run = json.loads(json.dumps(job.run | {"training": asdict(settings)}))
-    whole, shares, state = (
-        settings.batch,
-        hardware.devices * hardware.accumulate,
-        file.with_name(STATE),
-    )
-    if whole % shares:
+    s, hardware, state = run.settings, run.hardware, file.with_name(STATE)
+    said = json.loads(json.dumps(run.said | {"training": asdict(s)}))
+    if s.batch % (hardware.devices * hardware.accumulate):
         raise InputError(
-            f"a batch of {whole} patches does not divide into {hardware.devices} processes times "
+            f"a batch of {s.batch} patches does not divide into {hardware.devices} processes times "
             f"{hardware.accumulate} parts; take other --devices and --accumulate"
         )
     with files.locked(file):
-        if is_done(file, run):
+        if is_done(file, said):
             return False
-        torch.manual_seed(settings.seed % datasets.SEEDS)
-        model, loss, data = job.prepare()
-        known = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
         if state.exists():
-            read_state(state, run)
+            read_state(state, said)
+        torch.manual_seed(s.seed % datasets.SEEDS)
+        model, loss, data = prepare()
+        # Bound here, all but the model: Fabric gives each process its own copy of that.
+        loop = partial(fit, loss=loss, data=data, state=state, run=replace(run, said=said))
         try:
             with own_processes():
-                # Bound here, all but the model: Fabric gives each process its own copy of that.
-                loop = partial(fit, loss=loss, data=data, settings=settings, state=state, run=run,
-                               hardware=hardware, progress=progress, on_epoch=on_epoch)  # fmt: skip
                 history = fabric(hardware).launch(loop, model)
         except (ProcessRaisedException, ProcessExitedException) as error:
-            said = str(error).strip().splitlines()[-1]
-            raise InputError(f"{file}: one of the processes failed: {said}") from error
+            what = str(error).strip().splitlines()[-1]
+            raise InputError(f"{file}: one of the processes failed: {what}") from error
         if hardware.devices > 1:
-            model.load_state_dict(read_state(state, run)["model"])
-        checkpoints.save(model, file, run | known | {"history": history})
+            model.load_state_dict(read_state(state, said)["model"])
+        about = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
+        checkpoints.save(model, file, said | about | {"history": history})
         state.unlink(missing_ok=True)
     return True
 
 
 def fit(
-    fabric: Fabric,
-    model: Any,
-    loss: Loss,
-    data: datasets.Patches,
-    settings: Settings,
-    state: Path,
-    run: Mapping[str, Any],
-    hardware: Hardware,
-    progress: bool,
-    on_epoch: OnEpoch | None,
+    fabric: Fabric, model: Any, loss: Loss, data: datasets.Patches, state: Path, run: Run
 ) -> list[float]:
     """Train ``model`` in place, as one of the processes; returns the mean loss of every epoch."""
-    s, parts, first, world = settings, hardware.accumulate, fabric.is_global_zero, fabric.world_size
+    s, parts, first, world = (
+        run.settings,
+        run.hardware.accumulate,
+        fabric.is_global_zero,
+        fabric.world_size,
+    )
     order = datasets.Shuffled(len(data), s.seed, s.batch, rank=fabric.global_rank, world=world)
     batches = datasets.loader(data, s.batch // (world * parts), order)
     adamw = torch.optim.AdamW(parameter_groups(model, s), betas=s.betas, fused=True)
-    if hardware.compile:
+    if run.hardware.compile:
         model.compile()
     history: list[float] = []
     wrapped, optimiser = fabric.setup(model, adamw)
     if state.exists():
-        saved = read_state(state, run)
+        saved = read_state(state, run.said)
         model.load_state_dict(saved["model"])
         adamw.load_state_dict(saved["optimiser"])
         history = saved["history"]
-    steps, silent = len(order) * world // s.batch, not (progress and first)
+    steps, silent = len(order) * world // s.batch, not (run.progress and first)
     bar = tqdm(total=steps * s.epochs, initial=steps * len(history), unit="step", disable=silent)
     with repeatable(), bar:
         for epoch in range(len(history), s.epochs):
             # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
             torch.manual_seed((s.seed * 100_003 + epoch) % datasets.SEEDS)
             order.set_epoch(epoch)
+            wrapped.train()
             losses = []
             for i, batch in enumerate(batches):
                 last = (i + 1) % parts == 0
-                with fabric.no_backward_sync(wrapped.train(), enabled=not last):
+                with fabric.no_backward_sync(wrapped, enabled=not last):
                     with fabric.autocast():
                         value = loss(wrapped, fabric.to_device(batch))
                     fabric.backward(value / parts)
@@ -222,28 +207,28 @@ def fit(
                     bar.update()
             mean: Any = fabric.all_reduce(torch.stack(losses).mean())
             history.append(float(mean))
-            check_finite(history)
-            bar.set_description(f"epoch {epoch + 1}, loss {history[-1]:.4f}")
+            if not math.isfinite(mean):
+                raise InputError(
+                    f"the loss is {mean} in epoch {epoch + 1}; lower the learning rate"
+                )
+            bar.set_description(f"epoch {epoch + 1}, loss {mean:.4f}")
             if first:
-                if on_epoch:
-                    on_epoch(model, history)
+                if run.on_epoch:
+                    run.on_epoch(model, history)
                 saved = {"model": model.state_dict(), "optimiser": adamw.state_dict()}
                 with files.atomic_write(state) as partial, partial.open("wb") as file:
-                    torch.save(saved | {"history": history, "run": json.dumps(run)}, file)
+                    torch.save(saved | {"history": history, "run": json.dumps(run.said)}, file)
     return history
 
 
 def fabric(hardware: Hardware) -> Any:
-    """Lightning's Fabric: it moves to devices, casts, and shares gradients among processes.
-
-    Processes beyond one are its own, whoever (SLURM, torchrun) started this one.
-    """
+    """Lightning's Fabric: it moves to devices, casts, and shares gradients among its processes."""
     from lightning.fabric import Fabric  # takes seconds; whoever only loads a model needs none
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.strategies.ddp import DDPStrategy
 
     several, cuda = hardware.devices > 1, torch.cuda.is_available()
-    if several and cuda and hardware.devices > torch.cuda.device_count():
+    if cuda and hardware.devices > torch.cuda.device_count():
         raise InputError(f"devices={hardware.devices}: there are {torch.cuda.device_count()} GPUs")
     if several and hasattr(sys, "ps1"):
         raise InputError("several devices cannot be used from a notebook; use the command line")
@@ -252,17 +237,8 @@ def fabric(hardware: Hardware) -> Any:
         devices=hardware.devices,
         strategy=DDPStrategy(start_method="spawn") if several else "auto",
         precision=hardware.precision or precision(),
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment()],  # whoever started this process, ours are its own
     )
-
-
-def check_finite(history: list[float]) -> None:
-    """Raise InputError if the last epoch's loss is not finite."""
-    if not math.isfinite(history[-1]):
-        raise InputError(
-            f"the loss is {history[-1]} in epoch {len(history)}: look for extreme values in the "
-            "patches, or lower the learning rate"
-        )
 
 
 def lr_factor(epoch: float, settings: Settings) -> float:
