@@ -38,7 +38,7 @@ NBMAKE = [
 CHAIN = [
     ("data", "tutorial.sampled()", ""),
     ("encoder", "tutorial.encoder()", "data"),
-    ("models", "tutorial.model(); tutorial.model(None)", "encoder"),
+    ("models", "tutorial.model(); tutorial.model(None)", "data"),
 ]
 
 

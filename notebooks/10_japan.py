@@ -45,7 +45,7 @@ def sartutorial(command):
     return done.returncode
 
 
-tutorial.model()  # the commands below find their inputs, whichever chapter is opened first
+tutorial.sampled()  # the commands below find their inputs, whichever chapter is opened first
 # Plain text for this page.
 os.environ |= {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
 os.environ.pop("FORCE_COLOR", None)
@@ -62,7 +62,7 @@ for command in (
     "label chain/half --tiles lulc --out chain/labels",
     "patches chain/half --labels chain/labels --out chain/patches",
     "sample chain/patches --tiles lulc",
-    f"predict chain/half/{name} --model models/sar-w-simmim/model.safetensors --out chain/map.tif",
+    f"predict chain/half/{name} --model reference --out chain/map.tif",
 ):
     assert sartutorial(command) == 0
 
@@ -85,9 +85,7 @@ print(f"{len(index)} patches of {name}")
 # Give it the scene as it comes, at 2.5 m:
 
 # %%
-code = sartutorial(
-    f"predict scenes/{name} --model models/sar-w-simmim/model.safetensors --out chain/wrong.tif"
-)
+code = sartutorial(f"predict scenes/{name} --model reference --out chain/wrong.tif")
 assert code != 0 and not (work / "chain/wrong.tif").exists()
 
 # %% [markdown]
@@ -166,15 +164,14 @@ for field in fields:
 
 # %% [markdown]
 # **Paper:** more than 301,088 patches, 800 epochs of pretraining, 100 of fine-tuning. **Code:** one node of eight GPUs, with job limits of 72 and 48 hours.
-# How much is that, in the patches that this machine has just processed?
+# How much is that, beside the book's reference encoder?
 
 # %%
-pretrained = st.load_encoder(tutorial.encoder()).description
-here = int(st.read_index(work / "patches")["pretrain"].sum())
-here *= len(pretrained["history"])  # epochs
+pretrained = st.load_encoder("reference").description
+here = round(pretrained["patches"] * pretrained["epochs"])
 there = 301_088 * 800
 print(
-    f"pretraining here: {here:,} patches in all; at the authors' scale: {there:,}, {there / here:,.0f} times as many,"
+    f"reference: {here:,} patches in all; at the authors' scale: {there:,}, {there / here:,.0f} times as many,"
 )
 japan, ours = known["japan"], profiles.get()
 pixels = (japan.patch_size / ours.patch_size) ** 2
