@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import os
 import pickle
 import sys
@@ -40,8 +41,8 @@ STATE = "last.ckpt"  # in a run's folder, until it is done
 LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",
              "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
 
-for _name in ("distributed", "rank_zero"):  # no announcement of every process
-    logging.getLogger(f"lightning.fabric.utilities.{_name}").setLevel(logging.WARNING)
+for _name in ("fabric.utilities.distributed", "pytorch.utilities.rank_zero"):  # no announcements
+    logging.getLogger(f"lightning.{_name}").setLevel(logging.WARNING)
 
 Precision = Literal["bf16-mixed", "32-true"]
 Batch = dict[str, Tensor]
@@ -163,12 +164,8 @@ def fit(
     fabric: Fabric, model: Any, loss: Loss, data: datasets.Patches, state: Path, run: Run
 ) -> list[float]:
     """Train ``model`` in place, as one of the processes; returns the mean loss of every epoch."""
-    s, parts, first, world = (
-        run.settings,
-        run.hardware.accumulate,
-        fabric.is_global_zero,
-        fabric.world_size,
-    )
+    s, parts, world = run.settings, run.hardware.accumulate, fabric.world_size
+    first = fabric.is_global_zero
     order = datasets.Shuffled(len(data), s.seed, s.batch, rank=fabric.global_rank, world=world)
     batches = datasets.loader(data, s.batch // (world * parts), order)
     adamw = torch.optim.AdamW(parameter_groups(model, s), betas=s.betas, fused=True)
@@ -212,6 +209,8 @@ def fit(
                     f"the loss is {mean} in epoch {epoch + 1}; lower the learning rate"
                 )
             bar.set_description(f"epoch {epoch + 1}, loss {mean:.4f}")
+            if (caller := multiprocessing.parent_process()) and not caller.is_alive():
+                raise SystemExit("the process that started this one has ended")  # and may run again
             if first:
                 if run.on_epoch:
                     run.on_epoch(model, history)
