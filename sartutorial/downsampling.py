@@ -113,8 +113,9 @@ def downsample(
     """
     _check(factor, average)
     work = partial(_downsample, how=dict(factor=factor, average=average), quantity=quantity)
-    return files.products(work, scene, out, name="downsample", workers=workers,
-                          scheduler=scheduler, progress=progress)  # fmt: skip
+    return files.products(
+        work, scene, out, name="downsample", workers=workers, scheduler=scheduler, progress=progress
+    )
 
 
 def _check(factor: int, average: str) -> None:

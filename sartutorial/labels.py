@@ -59,8 +59,9 @@ def label(
     if scheduler:  # other machines have another working folder
         found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
     work = partial(_label, tiles=found, legend=lulc.legend(legend))
-    return files.products(work, scene, out, name="label", workers=workers,
-                          scheduler=scheduler, progress=progress)  # fmt: skip
+    return files.products(
+        work, scene, out, name="label", workers=workers, scheduler=scheduler, progress=progress
+    )
 
 
 def _label(
@@ -135,8 +136,9 @@ def overlapping(scene: rasters.Grid, tiles: Sequence[str | Path]) -> list[str]:
     for tile in tiles:
         with rasters.opened(tile, dtype="uint8") as t:
             there = rasters.bounds_of(rasters.grid_of(t), rasters.DEGREES)
-        if any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-               for a in here for b in there):  # fmt: skip
+        if any(
+            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a in here for b in there
+        ):
             chosen.append(str(tile))
     return chosen
 

@@ -158,9 +158,14 @@ def _mercator(
     at, width, height = calculate_default_transform(grid.crs, crs, width, height, *bounds)
     out = np.zeros((4, height, width), np.uint8)
     reproject(
-        picture, out, src_transform=grid.transform, src_crs=grid.crs, dst_transform=at, dst_crs=crs,
+        picture,
+        out,
+        src_transform=grid.transform,
+        src_crs=grid.crs,
+        dst_transform=at,
+        dst_crs=crs,
         resampling=Resampling.nearest,
-    )  # fmt: skip
+    )
     west, east = (middle + math.degrees(m / EARTH) for m in (at.c, at.c + width * at.a))
     south, north = (
         math.degrees(math.atan(math.sinh(m / EARTH))) for m in (at.f + height * at.e, at.f)

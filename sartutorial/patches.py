@@ -635,8 +635,8 @@ def import_patches(
         for scene, group in groupby(pairs, lambda pair: pair.scene):
             some = list(group)
             about = first | {"scene": scene, "source": table.name}
-            parameters = {"legend": first["legend"], "quantity": quantity,
-                          "patches": [pair.patch for pair in some]}  # fmt: skip
+            said = {"legend": first["legend"], "quantity": quantity}
+            parameters = said | {"patches": [pair.patch for pair in some]}
             inputs = [file for pair in some for file in (pair.sar, pair.label) if file]
             _write_scene(out, about, batches(some), inputs, parameters)
     _join(out)

@@ -323,8 +323,9 @@ def _drawn(
         asked = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
         given = asked if replace else np.minimum(asked, counts[i])
         short += asked - given
-        ranks[i] = {int(c): _ranks(rng, counts[i, c], given[c], replace)
-                    for c in np.flatnonzero(given)}  # fmt: skip
+        ranks[i] = {
+            int(c): _ranks(rng, counts[i, c], given[c], replace) for c in np.flatnonzero(given)
+        }
     return ranks, short
 
 
@@ -426,8 +427,15 @@ def sample(
     Raises:
         InputError: No point falls on a patch, or none is left to fine-tune.
     """
-    how = dict(points=points, seed=seed, inverse=inverse, allocation=allocation,
-               category=category, forest=forest, replace=replace)  # fmt: skip
+    how = dict(
+        points=points,
+        seed=seed,
+        inverse=inverse,
+        allocation=allocation,
+        category=category,
+        forest=forest,
+        replace=replace,
+    )
     cut = dict(seed=seed, split=split, block=block, buffer=buffer)
     return _sample(Path(patches), tiles, how, cut, dict(workers=workers, progress=progress))
 

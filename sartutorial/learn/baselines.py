@@ -156,8 +156,11 @@ def table1(
     patches = profiles.data_dir() / "patches" if patches is None else patches
     if seeds < 1:
         raise InputError(f"seeds={seeds}: must be at least 1")
-    runs = [(s, seed, Path(out) / (s.method or f"{s.kind}-scratch") / f"seed{seed}")
-            for s in STRATEGIES for seed in range(seeds)]  # fmt: skip
+    runs = [
+        (s, seed, Path(out) / (s.method or f"{s.kind}-scratch") / f"seed{seed}")
+        for s in STRATEGIES
+        for seed in range(seeds)
+    ]
     if plan:
         return [f"{s.name}, seed {n}" for s, n, at in runs if not (at / "test.json").exists()]
     rows = {s: s._asdict() | {"miou": [], "macc": []} for s in STRATEGIES}
@@ -166,9 +169,14 @@ def table1(
             patches, at / "pretrain", method=s.method, seed=seed, profile=profile, progress=progress
         )
         model = finetuning.finetune(
-            patches, at / "finetune", encoder=encoder, kind=s.kind, seed=seed, profile=profile,
+            patches,
+            at / "finetune",
+            encoder=encoder,
+            kind=s.kind,
+            seed=seed,
+            profile=profile,
             progress=progress,
-        )  # fmt: skip
+        )
         scores = evaluation.evaluate(patches, model, out=at / "test.json")
         for metric in ("miou", "macc"):
             rows[s][metric].append(scores[metric])

@@ -72,8 +72,8 @@ def finetune(
     rows = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     if layer_decay is None:  # which would starve random lower layers (ours)
         layer_decay = scale.layer_decay if encoder else 1.0
-    settings = training.settings(scale, "finetune", len(rows), epochs, batch, learning_rate,
-                                 decay="cosine", layer_decay=layer_decay, seed=seed)  # fmt: skip
+    more, chosen = dict(layer_decay=layer_decay, seed=seed), (epochs, batch, learning_rate)
+    settings = training.settings(scale, "finetune", len(rows), *chosen, decay="cosine", **more)
     said, prepare = _job(patches, rows, legend, encoder, kind, scale, dropout, seed)
     file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
     run = training.Run(said, settings, hardware, progress, on_epoch)
