@@ -2,12 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import random
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,18 @@ from conftest import GRID, land_array, scene_array, write
 from safetensors.torch import load_file
 
 import sartutorial as st
+from sartutorial import cli
+from sartutorial.world import simulate
 
-KILLS = {"predict": 3}  # imports take most of its time; ten for every other step
+# Children are forks of a process that has all imports done, so that a kill falls into the work.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *{f"sartutorial.{module}" for module in ("cli", *st._HOME.values())},
+        *("hypothesis", "lightning.fabric", "pandas", "pyarrow.parquet", "pytest", "shapely"),
+    ]
+)
+KILLS = 10
 STEPS = {
     "simulate": "simulate --out out --seed 3 --profile tiny",
     "downsample": "downsample scenes --out out",
@@ -30,18 +39,41 @@ STEPS = {
     "predict": "predict half --model model/model.safetensors --out out",
 }
 TRAINING = "pretrain sampled --out out --epochs 12 --profile tiny"
-# The imports come before the word, so that a kill falls into the work. Small tiles, small worlds.
-CHILD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import conftest, pandas
-from sartutorial import cli
-from sartutorial.world import simulate
-getattr(cli, cli.COMMANDS[sys.argv[2]])
-simulate.TILE_PIXELS = 1200
-print("ready", flush=True)
-cli.main(sys.argv[2:])
-"""
+
+
+def act(where, *lines):
+    """What a child does: commands in a folder, what they say in ``said`` beside it."""
+    os.chdir(where)
+    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    simulate.TILE_PIXELS = 1200
+    for line in lines:
+        cli.main(line.split())
+
+
+def begin(where, *lines):
+    """A child that has begun to run commands."""
+    child = FORKS.Process(target=act, args=(where, *lines))
+    child.start()
+    return child
+
+
+def finished(where, *lines):
+    """Run commands to their end; the seconds they take."""
+    start = time.monotonic()
+    child = begin(where, *lines)
+    child.join()
+    assert child.exitcode == 0, (where / "said").read_text()
+    return time.monotonic() - start
+
+
+def killed(child, seconds):
+    """Kill a child after some time; whether it was still at work."""
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode == -9
 
 
 @pytest.fixture(scope="module")
@@ -63,26 +95,15 @@ def ground(tmp_path_factory):
     return at
 
 
-def start(ground, step, where):
-    """A run of ``step`` that has its imports done; its output goes to ``where/out``."""
+def prepared(ground, step, where):
+    """A folder for a step, with links to what it needs."""
     where.mkdir(exist_ok=True)
     for path in ground.iterdir():
         if not (where / path.name).exists():
             (where / path.name).symlink_to(path)
     if step == "sample" and not (where / "out").exists():
         shutil.copytree(ground / "cut", where / "out")
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        Path(__file__).parent,
-        *(STEPS | {"pretrain": TRAINING})[step].split(),
-    ]
-    child = subprocess.Popen(
-        command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "ready\n", child.stderr.read()
-    return child
+    return where
 
 
 def contents(folder):
@@ -94,36 +115,26 @@ def contents(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_killed_step_runs_again_to_the_same_bytes(ground, tmp_path, step):
-    child = start(ground, step, tmp_path / "undisturbed")
-    begin = time.monotonic()
-    _, err = child.communicate()
-    assert child.returncode == 0, err
-    takes, whole = time.monotonic() - begin, contents(tmp_path / "undisturbed" / "out")
+    line = STEPS[step]
+    takes = finished(prepared(ground, step, tmp_path / "undisturbed"), line)
+    whole = contents(tmp_path / "undisturbed" / "out")
     assert whole
     allowed = {k: {v} for k, v in whole.items()}
     if step == "sample":  # the index is there before, and is completed
         before = contents(ground / "cut")
         allowed = {k: {v, before.get(k)} for k, v in whole.items()}
 
-    moments, killed, where = random.Random(step), 0, tmp_path / "killed"
-    kills = KILLS.get(step, 10)
-    for _ in range(10 * kills):
-        if killed == kills:
+    moments, kills, where = random.Random(step), 0, tmp_path / "killed"
+    for _ in range(10 * KILLS):
+        if kills == KILLS:
             break
-        child = start(ground, step, where)
-        time.sleep(moments.uniform(0, takes))
-        child.kill()
-        child.communicate()
-        if child.returncode == -9:
-            killed += 1
+        kills += killed(begin(prepared(ground, step, where), line), moments.uniform(0, takes))
         found = contents(where / "out")
         assert all(v in allowed[k] for k, v in found.items())
         if found == whole:  # done too early: begin anew
             shutil.rmtree(where / "out")
-    assert killed == kills
-    child = start(ground, step, where)
-    _, err = child.communicate()
-    assert child.returncode == 0, err
+    assert kills == KILLS
+    finished(prepared(ground, step, where), line)
     assert contents(where / "out") == whole
 
 
@@ -132,9 +143,7 @@ def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(ground, 
     """kill -9 three times, each some moment after another epoch was saved."""
 
     def ended(where):
-        child = start(ground, "pretrain", where)
-        _, err = child.communicate()
-        assert child.returncode == 0, err
+        finished(prepared(ground, "pretrain", where), TRAINING)
         file = where / "out" / "encoder.safetensors"
         return load_file(file), json.loads(file.with_suffix(".json").read_text())
 
@@ -142,13 +151,10 @@ def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(ground, 
     moments, last, epochs = random.Random(6), tmp_path / "killed" / "out" / "last.ckpt", []
     for _ in range(3):
         saved = last.stat().st_mtime_ns if last.exists() else 0
-        child = start(ground, "pretrain", tmp_path / "killed")
-        while child.poll() is None and not (last.exists() and last.stat().st_mtime_ns > saved):
+        child = begin(prepared(ground, "pretrain", tmp_path / "killed"), TRAINING)
+        while child.is_alive() and not (last.exists() and last.stat().st_mtime_ns > saved):
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.15))
-        child.kill()
-        _, err = child.communicate()
-        assert child.returncode == -9, err
+        assert killed(child, moments.uniform(0, 0.15)), (tmp_path / "killed/said").read_text()
         epochs.append(len(torch.load(last, weights_only=True)["history"]))
     assert epochs == sorted(set(epochs))  # each run went on from where the last one was
     resumed, said = ended(tmp_path / "killed")
@@ -163,55 +169,31 @@ def test_ten_scenes_killed_thirty_times_end_as_if_undisturbed(tmp_path):
     for i in range(10):
         dn = scene_array(rng, 420, 380)
         dn[:, :40] = 0
-        write(
-            tmp_path / "scenes" / f"{i}.tif", dn, transform=Affine.translation(i * 1500, 0) * GRID
+        moved = Affine.translation(i * 1500, 0) * GRID
+        write(tmp_path / "scenes" / f"{i}.tif", dn, transform=moved)
+    land = land_array(rng, 500, 1800)
+    write(tmp_path / "tiles" / "t.tif", land, transform=GRID * Affine.scale(2))
+
+    def chain(out):
+        return (
+            f"downsample scenes --out {out}/half",
+            f"label {out}/half --tiles tiles --out {out}/labels",
+            f"patches {out}/half --labels {out}/labels --out {out}/patches --size 32 --max-void 1",
         )
-    write(
-        tmp_path / "tiles" / "t.tif", land_array(rng, 500, 1800), transform=GRID * Affine.scale(2)
-    )
-    chain = """
-import sys
-import pandas
-from sartutorial import cli, downsampling, labels, patches
-print("ready", flush=True)
-for line in (
-    "downsample scenes --out OUT/half",
-    "label OUT/half --tiles tiles --out OUT/labels",
-    "patches OUT/half --labels OUT/labels --out OUT/patches --size 32 --max-void 1",
-):
-    cli.main(line.replace("OUT", sys.argv[1]).split())
-"""
 
-    def begin(out):
-        child = subprocess.Popen([sys.executable, "-c", chain, out], cwd=tmp_path, text=True,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-        assert child.stdout.readline() == "ready\n", child.stderr.read()
-        return child
-
-    child = begin("undisturbed")
-    ready = time.monotonic()
-    _, err = child.communicate()
-    assert child.returncode == 0, err
-    takes, whole = time.monotonic() - ready, contents(tmp_path / "undisturbed")
+    takes, whole = finished(tmp_path, *chain("undisturbed")), contents(tmp_path / "undisturbed")
     assert len(whole) == 10 + 10 + 3 * 10 + 1
-    moments, killed = random.Random(30), 0
-    progress = [0]
+    moments, kills, progress = random.Random(30), 0, [0]
     for _ in range(90):
-        if killed == 30:
+        if kills == 30:
             break
-        child = begin("killed")
-        time.sleep(moments.uniform(0, takes / 4))
-        child.kill()
-        child.communicate()
-        killed += child.returncode == -9
+        kills += killed(begin(tmp_path, *chain("killed")), moments.uniform(0, takes / 4))
         found = contents(tmp_path / "killed")
         assert found.items() <= whole.items()  # whole files, and right ones
         progress.append(len(found))
         if found == whole:  # done too early: begin anew
             shutil.rmtree(tmp_path / "killed")
-    assert killed == 30
+    assert kills == 30
     assert len(set(progress)) > 5  # the kills fell into the work
-    child = begin("killed")
-    _, err = child.communicate()
-    assert child.returncode == 0, err
+    finished(tmp_path, *chain("killed"))
     assert contents(tmp_path / "killed") == whole
