@@ -293,6 +293,7 @@ def sample_points(
 
     ground = gpd.points_from_xy(table["longitude"], table["latitude"], crs="EPSG:4326")
     frame: pd.DataFrame = gpd.GeoDataFrame(table, geometry=ground)
+    frame.attrs = dict(table.attrs)  # which an older geopandas drops
     return frame
 
 
