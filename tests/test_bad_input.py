@@ -142,7 +142,7 @@ def rows():
     yield "patches", "labels", "wrong", "wrong/IMG.tif: holds uint16, expected uint8"
     yield "patches", "labels", "shortlabels", "shortlabels/IMG.tif: not a readable raster"
     yield "patches", "labels", "unknown", "unknown/IMG.tif: unknown class ids [77]"
-    yield "patches", "--size 64", "--size 999", "smaller than --size 999"
+    yield "patches", "--size 64", "--size 999", "less than --size 999"
     yield "patches", "--size 64", "--size 0", "--size"
     yield "patches", "--size 64", "--size 6.4", "6.4 is not a whole number"
     yield "patches", "--max-void 1", "--max-void 2", "--max-void"
