@@ -235,7 +235,6 @@ LONG = {
     "two workers": "downsample scenes --out o --workers 2",
     "label": "label scenes --tiles tiles --out o",
     "patches": "patches scenes --labels labels --out o --size 64 --max-void 1",
-    "export": "export {world}/patches --out o",
     "sample": "sample patches --tiles {world}/lulc --points 3e8 --block 2 --buffer 0",
     "pretrain": "pretrain {world}/patches --out o --epochs 2000",
     "two processes": "pretrain {world}/patches --out o --epochs 2000 --devices 2",
