@@ -110,7 +110,7 @@ def test_jobs_run_after_what_they_need_and_stop_at_a_failure(tmp_path, monkeypat
         "needy": 0,
     }
     assert costs["maker"].seconds > 0.3
-    assert 0.001 < costs["maker"].peak_gb < 1
+    assert costs["maker"].peak_gb > 0.001
     jobs = [job("bad", "1 / 0"), job("good", "", "bad")]
     assert list(execute.run_all(jobs)) == ["bad"]
     said = capsys.readouterr().err
