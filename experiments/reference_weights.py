@@ -5,9 +5,10 @@
 Three stages, each kept in data/work/reference and taken up where it was stopped: the worlds, as arrays
 of patches; the encoder, SAR-W-SimMIM with mask cells of 32 px; the model, fine-tuned on the laptop
 world's labelled training patches alone. No stage sees a validation or test patch of the laptop world.
-What is ours here and not the paper's: the cells, the cosine schedule, the decoder's head and the loss
-(``experiments.search`` compares them). On a GPU a step is captured once as a CUDA graph and replayed;
-without one the same steps take about a day. Sums are not associative: a second run differs by rounding.
+What is ours here and not the paper's: the cells, the cosine schedule, the decoder's head and the loss;
+book/results/search.json holds the trials that led there. On a GPU a step is captured once as a CUDA graph
+and replayed; without one the same steps take about a day. Sums are not associative: a second run differs
+by rounding.
 """
 
 from __future__ import annotations
@@ -286,7 +287,8 @@ def main() -> None:
     patches = torch.cat(pool)
     norm = datasets.Normalization(float(patches.mean()), float(patches.std()))
     pretrained = encoder(patches, norm, out, device)
-    publish(pretrained, "encoder", norm, {"patches": len(patches)})
+    epochs = PRETRAIN["steps"] * PRETRAIN["batch"] / len(patches)
+    publish(pretrained, "encoder", norm, {"patches": len(patches), "epochs": epochs})
     tuned = segmenter(pretrained, norm, out, device)
     scores = scores_of(tuned.cpu(), norm)
     publish(tuned, "model", norm, {"scores": scores})

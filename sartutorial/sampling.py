@@ -181,21 +181,6 @@ def category_weights(
     return normalised
 
 
-def _own_weights(
-    weights: Mapping[int, float] | NDArray[np.float64], legend: lulc.Legend
-) -> NDArray[np.float64]:
-    """Weights of the user's own, by id: float64 of shape (256,)."""
-    given = dict(weights.items() if isinstance(weights, Mapping) else enumerate(weights))
-    own = np.zeros(256)
-    for c, weight in given.items():
-        if c not in legend.ids and weight != 0:
-            raise InputError(f"weights: {legend.name} has no class {c}; it has {legend.ids}")
-        if not 0 <= weight < math.inf:
-            raise InputError(f"weights: {weight} for class {c}; take a number from 0")
-        own[c] = weight
-    return own
-
-
 def probabilities(
     counts: NDArray[np.int64],
     weights: NDArray[np.float64],

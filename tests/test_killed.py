@@ -76,6 +76,12 @@ def killed(child, seconds):
     return child.exitcode == -9
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imports(tmp_path_factory):
+    """The server of the forks imports for seconds: before the first child whose time is taken."""
+    finished(tmp_path_factory.mktemp("imports"))
+
+
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     """Three scenes and what each step needs."""
