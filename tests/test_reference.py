@@ -8,6 +8,7 @@ import torch
 from rasterio.windows import Window
 
 import sartutorial as st
+from experiments import model_cards
 from sartutorial.learn import checkpoints, published
 from sartutorial.learn.datasets import Normalization
 from sartutorial.world import simulate
@@ -32,6 +33,12 @@ def test_the_model_comes_from_the_encoder_beside_it():
     for loaded in (encoder, model):  # of simulated data, and says so
         assert loaded.description["simulated"]
         assert loaded.description["licence"] == "MIT"
+
+
+def test_the_cards_are_those_of_the_files():
+    for kind in model_cards.TITLES:
+        written = (WEIGHTS / f"{kind}.md").read_text(encoding="utf-8")
+        assert written == model_cards.card(kind), "run `python -m experiments.model_cards`"
 
 
 def test_the_model_tells_sea_from_forest():
