@@ -33,6 +33,7 @@ $(READY): requirements.lock pyproject.toml
 # A cell may take half an hour, or another time: make book CELL_SECONDS=60
 book: $(READY) ## run every chapter on a copy, then build the book from it
 	$(BIN)/python -m book.execute
+	$(BIN)/python -m book.live
 	rm -rf build/book
 	cd build/src && "$(abspath $(BIN))/jupyter-book" build . --config book/_config.yml --toc book/_toc.yml \
 	  --path-output ../book -W -n --keep-going
@@ -55,7 +56,7 @@ test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges a
 	$(BIN)/uv pip check --python $(OLDEST)
 	cd $(OLDEST) && bin/python -I -c "import sartutorial.cli, sartutorial.learn.baselines, sartutorial.maps"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) -c tests/oldest.lock "$$(echo build/wheel/*.whl)[dev]"
-	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python -m pytest ../../tests -n 2 -m "not slow" -c ../../pyproject.toml \
+	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python -m pytest ../../tests -n 2 -m "not slow" --first-cases -c ../../pyproject.toml \
 	  -o pythonpath= $(HOUSE:%=--ignore ../../tests/test_%.py) $(ARGS)
 
 check: $(READY) ## format, lint, types, imports, dependencies, and notebooks against their twins

@@ -41,6 +41,22 @@ UTM = "EPSG:32653"
 GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first-cases",
+        action="store_true",
+        help="of a test with many cases, run the first: what other library versions break, breaks there",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--first-cases"):
+        first = {(i.path, getattr(i, "originalname", i.name)): i for i in reversed(items)}
+        rest = [i for i in items if i not in first.values()]
+        config.hook.pytest_deselected(items=rest)
+        items[:] = [i for i in items if i in first.values()]
+
+
 @pytest.fixture(autouse=True)
 def quiet(capsys):
     """The package's functions draw no progress bar unless they are asked to."""

@@ -10,7 +10,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+import sartutorial as st
+from book import live as live_data
+from sartutorial.learn import published
 
 BOOK = Path(__file__).resolve().parents[1] / "build" / "book" / "_build" / "html"
 PAGES = sorted(
@@ -130,6 +136,85 @@ def test_page_is_whole_without_a_network(browser, page):
         pytest.skip("PAGES NOT TESTED: they keep public links; run `make book` where npm is")
     found = look(browser, BOOK / page)
     assert not found, f"{page}:\n" + "\n".join(found)
+
+
+@pytest.fixture
+def live(browser):
+    """The live page, once it has drawn."""
+    path = BOOK / "book" / "live.html"
+    if not path.exists():
+        pytest.skip(f"THE LIVE PAGE IS NOT TESTED: no {path}; run `make book`")
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(path.as_uri())
+    page.wait_for_function(DRAWN, arg=1, timeout=10 * SECONDS * 1000)
+    yield page
+    page.close()
+
+
+DRAWN = "times => document.getElementById('live').dataset.drawn >= times"
+COMPUTE = """async ([kind, pack, image, hidden]) => {
+  const network = await networks[kind](pack);
+  return [...network(Float32Array.from(image), hidden)];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantised", "filled", "named"), [(False, 1e-3, 1e-3), (True, 0.1, 0.1)])
+def test_the_live_networks_compute_what_torch_does(live, quantised, filled, named):
+    """Filled-in pixels to so many dB, logits to so much."""
+    about = live_data.about("encoder")["normalization"]
+    rng = np.random.default_rng(7)
+    steps = np.kron(rng.normal(-12, 6, (8, 8)), np.ones((16, 16)))  # fields under speckle
+    db = steps + 10 * np.log10(rng.gamma(4, 0.25, steps.shape))
+    image = torch.from_numpy((db - about["mean"]) / about["std"]).float()
+    hidden = torch.arange(64) % 3 == 0
+    simmim, segmenter = published.load_pretraining("reference")[0], st.load_model("reference")[0]
+    with torch.inference_mode():
+        fill = simmim(image[None, None], hidden.float().view(1, 8, 8))[1].ravel() * about["std"]
+        logits = segmenter(image[None, None])[0].permute(1, 2, 0).ravel()
+    for kind, weights, right, scale, bound in (
+        ("simmim", "encoder", fill, about["std"], filled),
+        ("segmenter", "model", logits, 1, named),
+    ):
+        pack = live_data.packed(weights, quantised=quantised)
+        found = live.evaluate(COMPUTE, [kind, pack, image.ravel().tolist(), hidden.int().tolist()])
+        assert (torch.tensor(found) * scale - right).abs().max() < bound, kind
+
+
+@pytest.mark.slow
+def test_the_live_page_answers_keys_and_pointer(live):
+    def said():
+        return live.inner_text("#live-said")
+
+    def hidden():
+        return live.evaluate("live.state.hidden.reduce((a, b) => a + b, 0)")
+
+    def changed(act):
+        """What the page says after an act, which draws it anew."""
+        drawn = live.evaluate("Number(document.getElementById('live').dataset.drawn)")
+        act()
+        live.wait_for_function(DRAWN, arg=drawn + 1, timeout=10 * SECONDS * 1000)
+        return said()
+
+    before, number = said(), hidden()
+    live.focus("#live-radar")
+    live.keyboard.press("ArrowDown")
+    assert changed(lambda: live.keyboard.press("Space")) != before
+    assert abs(hidden() - number) == 1
+    before, number = said(), hidden()
+    assert changed(lambda: live.click("#live-radar", position={"x": 5, "y": 5})) != before
+    assert abs(hidden() - number) == 1
+    changed(lambda: live.click("#live-clear"))
+    assert hidden() == 0
+    before = live.evaluate("document.getElementById('live-classes').toDataURL()")
+    changed(lambda: live.select_option("#live-patch", "1"))
+    assert live.evaluate("document.getElementById('live-classes').toDataURL()") != before
+    live.focus("#live-offset")
+    before = live.evaluate("document.getElementById('live-classes').toDataURL()")
+    changed(lambda: live.keyboard.press("End"))
+    assert live.evaluate("document.getElementById('live-classes').toDataURL()") != before
+    live.hover("#live-classes")
+    assert "called" in live.inner_text("#live-under")
 
 
 # The look itself, on small pages: first whole ones, then ones with a single fault.
