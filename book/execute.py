@@ -64,8 +64,9 @@ class Cost(NamedTuple):
 
 def chapters(toc: Path) -> list[str]:
     """The notebooks of the table of contents, in order: ``notebooks/01_sar_images`` and so on."""
-    entries = yaml.safe_load(toc.read_text(encoding="utf-8"))["chapters"]
-    return [e["file"] for e in entries if e["file"].startswith("notebooks/")]
+    parts = yaml.safe_load(toc.read_text(encoding="utf-8"))["parts"]
+    files = [entry["file"] for part in parts for entry in part["chapters"]]
+    return [file for file in files if file.startswith("notebooks/")]
 
 
 def needs(chapter: str) -> str:

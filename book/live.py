@@ -91,8 +91,15 @@ def script() -> str:
     return f"window.liveData = {json.dumps(data, separators=(',', ':'))};\n"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the script beside the page, where the book has that page."""
+    if not (SOURCE / "book" / "live.md").exists():
+        return
     file = SOURCE / "book" / "_static" / "live" / "data.js"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(script(), encoding="utf-8")
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

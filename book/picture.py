@@ -16,7 +16,7 @@ SIDE = 768  # pixels drawn of each raster
 
 def main() -> None:
     scene = tutorial.halved()[0]
-    drawn = st.predict(scene, tutorial.model(), data_dir() / "maps")
+    drawn = st.predict(scene, "reference", data_dir() / "maps")
     fig, axes = plt.subplots(
         1, 4, figsize=(11, 3.9), width_ratios=[1, 1, 1, 0.36], layout="constrained"
     )
@@ -24,7 +24,7 @@ def main() -> None:
     label = st.read_classes(tutorial.labelled() / scene.name, max_size=SIDE)
     indices = label.legend.to_index(label.ids) + 1
     st.show_classes(indices, axes[1], "its land cover", legend=label.legend, training=True)
-    st.show_classes(st.read_classes(drawn, max_size=SIDE), axes[2], "a model's map")
+    st.show_classes(st.read_classes(drawn, max_size=SIDE), axes[2], "the model's map")
     st.show_legend(label.legend, axes[3], training=True)
     fig.savefig(OUT, dpi=100, bbox_inches="tight")
 

@@ -58,9 +58,9 @@ def house(tmp_path):
     for page in (tmp_path / "book").glob("*.md"):
         page.unlink()
     (tmp_path / "book" / "index.md").write_text("# A book\n\nOf two pages.\n")
-    chapters = "".join(f"  - file: notebooks/{n}\n" for n in ("01_one", "02_two"))
+    chapters = "".join(f"      - file: notebooks/{n}\n" for n in ("01_one", "02_two"))
     (tmp_path / "book" / "_toc.yml").write_text(
-        f"format: jb-book\nroot: book/index\nchapters:\n{chapters}"
+        f"format: jb-book\nroot: book/index\nparts:\n  - chapters:\n{chapters}"
     )
     check_notebooks.write(tmp_path / "notebooks")
     return tmp_path
