@@ -84,10 +84,8 @@ def find_scenes(
     shown = {os.path.realpath(file): path for path in found for file in _shown(Path(path))}
     for path in found:
         if (other := names.setdefault(product_name(path), path)) is not path:
-            raise InputError(
-                f"{other} and {path}: two {what}s of one name, after which products are called; "
-                "name one of them, or rename one"
-            )
+            fault = f"two {what}s of one name, after which products are called; rename one"
+            raise InputError(f"{other} and {path}: {fault}")
         if vrt := shown.get(os.path.realpath(path)):
             raise InputError(f"{vrt} and {path}: the one shows the other; name one of them")
     return found
@@ -374,9 +372,9 @@ def map_scenes(
     names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
     with closing(_each(work, names, min(workers, len(names)), scheduler)) as done:
         found = dict(tqdm(done, name, len(names), unit="scene", disable=not progress))
-    failed = {s: error for s in names if isinstance(error := found[s], Exception)}
+    failed = [(s, error) for s in names if isinstance(error := found[s], Exception)]
     if failed:
-        lines, first = [_line(*f) for f in failed.items()], next(iter(failed.values()))
+        lines, first = [_line(s, error) for s, error in failed], failed[0][1]
         if lines == [str(first)]:
             raise first
         raise InputError("\n".join(lines)) from first
@@ -433,10 +431,10 @@ def _each(
             client = stack.enter_context(Client(address, timeout=10))
             client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{scheduler}: no dask scheduler answers, or it has no worker; start one with "
-                "'dask scheduler' and 'dask worker'"
-            ) from error
+            fault = (
+                "no dask scheduler answers, with workers; start 'dask scheduler' and 'dask worker'"
+            )
+            raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
             yield tasks[task], task.exception() or task.result()

@@ -77,6 +77,12 @@ def _label(
             needed = ", ".join(missing(grid, [])) if ours else " and ".join(here)
             raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
+        classes = {(c.id, c.name) for c in legend.classes}
+        for source in sources:
+            said = rasters.legend_of(source)
+            if said and {(c.id, c.name) for c in said.classes} != classes:
+                fault = f"its tag LEGEND has other classes than {legend.name}; name its legend"
+                raise InputError(f"{source.name}: {fault}")
         absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
         if absent and progress:
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
@@ -84,14 +90,6 @@ def _label(
         made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
         if made is None:
             return out
-        classes = {(c.id, c.name) for c in legend.classes}
-        for source in sources:
-            said = rasters.legend_of(source)
-            if said and {(c.id, c.name) for c in said.classes} != classes:
-                raise InputError(
-                    f"{source.name}: its tag LEGEND has other classes than {legend.name}; is it a "
-                    "map? name the legend whose ids it holds"
-                )
         tags = {
             "LEGEND": json.dumps(legend.to_dict()),
             "SCENE": files.name_of(scene),

@@ -53,9 +53,7 @@ class Legend:
         if not self.names:
             raise InputError(f"{self.name}: holds no class of training (index 0 and up)")
         if indices != set(range(len(self.names))):
-            raise InputError(
-                f"{self.name}: training indices must be 0, 1, 2, ... without a gap, or -1 for none"
-            )
+            raise InputError(f"{self.name}: indices must be 0, 1, 2, ... without a gap, or -1")
 
     @cached_property
     def ids(self) -> tuple[int, ...]:
@@ -93,10 +91,7 @@ class Legend:
         return table
 
     def to_index(self, ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Turn ids (uint8, any shape) into training indices (int64, same shape), -1 for none.
-
-        Raises InputError naming the values if there are ids that the legend does not have.
-        """
+        """Turn ids (uint8) into training indices (int64), -1 for none; unknown ids: InputError."""
         self.check(ids)
         return self._table[ids]
 
@@ -107,10 +102,9 @@ class Legend:
         unknown = self._table == UNKNOWN
         # Whether any could be unknown is quicker to tell than to look up every pixel.
         if unknown[: int(ids.max(initial=0)) + 1].any() and unknown[ids].any():
-            raise InputError(
-                f"{source}: unknown class ids {np.unique(ids[unknown[ids]]).tolist()}; {self.name} "
-                f"has {', '.join(map(str, self.ids))}; name another legend, or a table of your own"
-            )
+            found, known = np.unique(ids[unknown[ids]]).tolist(), ", ".join(map(str, self.ids))
+            fault = f"unknown class ids {found}; {self.name} has {known}; name another legend"
+            raise InputError(f"{source}: {fault}, or a table of your own")
 
     def merged(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Counts by id (..., 256) as counts of the training classes (..., K)."""
@@ -190,18 +184,15 @@ def _of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Legend:
             red, green, blue = bytes.fromhex(row.get("colour", row.get("color", "")).lstrip("#"))
             one = LandCover(int(row["id"]), row["name"], (red, green, blue), int(row["index"]))
         except (AttributeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{name}: the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
-            ) from error
+            fault = f"the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
+            raise InputError(f"{name}: {fault}") from error
         classes.append(one)
         colours.setdefault(one.index, one.rgb)
         first = names.setdefault(one.index, row.get("training") or one.name)
         called = row.get("training") or first
         if called != first and one.index != IGNORE_INDEX:
-            raise InputError(
-                f"{name}: training class {one.index} is called {first} and, in the row of id "
-                f"{one.id}, {called}; give it one name in the column 'training'"
-            )
+            fault = f"{first} and, in the row of id {one.id}, {called}; give it one in 'training'"
+            raise InputError(f"{name}: training class {one.index} is called {fault}")
     classes.sort(key=lambda c: c.id)
     order = sorted(names.keys() - {IGNORE_INDEX})
     merged = tuple(names[i] for i in order), tuple(colours[i] for i in order)
@@ -216,10 +207,9 @@ def legend(of: str | Path | Legend) -> Legend:
     """Find a legend.
 
     Args:
-        of: A name (hr-lulc, worldcover), a legend, or a table of your own: a CSV file with the
-            columns id, name, colour (#rrggbb), index (of the training class from 0, -1 for none)
-            and, where classes are merged, training (what they are called together); or JSON, a
-            list of such rows or what ``Legend.to_dict`` gave.
+        of: A name (hr-lulc, worldcover), a legend, or a table of your own: CSV with the columns id,
+            name, colour (#rrggbb), index (of the training class from 0, -1 for none) and, for merged
+            classes, training (their common name); or JSON, such rows or what ``to_dict`` gave.
 
     Raises:
         InputError: There is no such legend, or the table does not say what it must.
@@ -230,9 +220,7 @@ def legend(of: str | Path | Legend) -> Legend:
         return known
     path = Path(of)
     if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(
-            f"{of}: no such legend; use hr-lulc, worldcover or a table (id, name, colour, index)"
-        )
+        raise InputError(f"{of}: no such legend; use hr-lulc, worldcover or a table (CSV, JSON)")
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")

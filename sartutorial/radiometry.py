@@ -18,6 +18,7 @@ from sartutorial import InputError
 
 CALIBRATION_DB = -83.0  # dB, JAXA
 MAX_DN = 65535
+SAY = "name the unit: --quantity sigma0 of 'sartutorial downsample --factor 1' (or of 'import')"
 
 Quantity = Literal["sigma0", "gamma0"]
 
@@ -121,20 +122,15 @@ def product(
             raise InputError(f"{path}: holds {said}, expected sigma0 or gamma0")
         known = (known or Product("unknown", "sigma0"))._replace(quantity=cast(Quantity, said))
     elif known is None:
-        raise InputError(
-            f"{path}: its name is none of JAXA's, so its unit is unknown; keep the product's name, "
-            "or name the unit: --quantity sigma0 of 'sartutorial downsample --factor 1' (or of 'import')"
-        )
+        fault = "its name is none of JAXA's, so its unit is unknown; keep the product's name"
+        raise InputError(f"{path}: {fault}, or {SAY}")
     elif known.level[0].isdigit() and known.level not in _LEVELS:
-        raise InputError(
-            f"{path}: level {known.level} cannot be calibrated to backscatter; "
-            "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
-        )
+        fault = f"level {known.level} cannot be calibrated to backscatter; order level 1.5 or 2.1"
+        raise InputError(f"{path}: {fault}, or {SAY}")
     factor = str(tags.get("CALIBRATION_DB", CALIBRATION_DB))
     if not re.fullmatch(r"[-+]?\d+\.?\d*", factor):
-        raise InputError(
-            f"{path}: its tag CALIBRATION_DB is '{factor}', no number of dB; write it anew, such as -83"
-        )
+        fault = f"its tag CALIBRATION_DB is '{factor}', no number of dB; write one, such as -83"
+        raise InputError(f"{path}: {fault}")
     word = _POLARISATION.search(str(path).rpartition("/")[2])
     polarisation = word[0].upper() if word else tags.get("POLARISATION", "unknown")
     return known._replace(polarisation=polarisation, calibration_db=float(factor))

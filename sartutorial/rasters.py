@@ -80,9 +80,7 @@ def check_proj() -> None:
             CRS.from_epsg(4326)
     except CRSError as error:
         said = [f"{v}={os.environ[v]}" for v in ("PROJ_DATA", "PROJ_LIB") if v in os.environ]
-        fault = (
-            f"{', '.join(said) or 'PROJ'}: of another program, perhaps; unset PROJ_DATA, PROJ_LIB"
-        )
+        fault = f"{', '.join(said) or 'PROJ'}: another program's PROJ data; unset PROJ_DATA and PROJ_LIB"
         raise InputError(fault) from error
 
 
@@ -206,10 +204,8 @@ def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
         fault = f"declares the unit '{unit}', expected {kind}"
     else:
         return
-    raise InputError(
-        f"{path}: {fault}; write the values themselves ('gdal_translate -ot Byte' for ids up to 255, "
-        "db_to_dn turns dB into DN), or mend what is declared (gdal_edit.py)"
-    )
+    mend = "db_to_dn turns dB into DN, 'gdal_translate -ot Byte' converts ids"
+    raise InputError(f"{path}: {fault}; convert it ({mend}) or declare it right (gdal_edit.py)")
 
 
 def _read(dataset: DatasetReader, what: str = "read", band: int = 1, **how: Any) -> NDArray[Any]:
@@ -417,10 +413,8 @@ def _viewed(
         rows, columns = dataset.shape
         row, col, height, width = window or (0, 0, rows, columns)
         if not (0 <= row < row + height <= rows and 0 <= col < col + width <= columns):
-            raise InputError(
-                f"{path}: window {row}, {col}, {height}, {width} (row, column, height, width) is not "
-                f"in its {rows} rows and {columns} columns"
-            )
+            view = f"window {row}, {col}, {height}, {width} (row, column, height, width)"
+            raise InputError(f"{path}: {view} is not in its {rows} rows and {columns} columns")
         part, shape = Window(col, row, width, height), None
         at = dataset.transform * Affine.translation(col, row)
         if max_size and max(height, width) > max_size:
