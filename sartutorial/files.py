@@ -431,9 +431,7 @@ def _each(
             client = stack.enter_context(Client(address, timeout=10))
             client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:
-            fault = (
-                "no dask scheduler answers, with workers; start 'dask scheduler' and 'dask worker'"
-            )
+            fault = "no dask scheduler answers, or none with workers; start it and 'dask worker'"
             raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
