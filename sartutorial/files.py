@@ -411,17 +411,19 @@ def products(
     return made[0] if isinstance(scene, str | Path) and not os.path.isdir(scene) else made
 
 
+def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
+    try:
+        return work(scene)
+    except Exception as error:  # whatever it is, the other scenes can do without this one
+        return error
+
+
 def _each(
     work: Callable[[str], T], scenes: Sequence[str], workers: int, scheduler: str | None
 ) -> Generator[tuple[str, T | Exception]]:
     """Scenes and what came of them, in the order in which they are done."""
     if workers < 2 and not scheduler:
-        for scene in scenes:
-            try:
-                result: T | Exception = work(scene)
-            except Exception as error:  # whatever it is, the other scenes can do without this one
-                result = error
-            yield scene, result
+        yield from ((scene, _tried(work, scene)) for scene in scenes)
         return
     from distributed import Client, as_completed
 
@@ -435,7 +437,8 @@ def _each(
             raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
-            yield tasks[task], task.exception() or task.result()
+            fault = task.exception()  # of dask, such as a worker that died; ours is a result
+            yield tasks[task], fault or task.result()
 
 
 @contextmanager
@@ -461,10 +464,10 @@ def _own_workers(number: int) -> Iterator[Any]:
         yield cluster
 
 
-def _task(work: Callable[[str], T], scene: str) -> T:
+def _task(work: Callable[[str], T], scene: str) -> T | Exception:
     """``work`` on a worker, which decodes and encodes a scene in one thread."""
     os.environ["GDAL_NUM_THREADS"] = "1"
-    return work(scene)
+    return _tried(work, scene)
 
 
 def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
