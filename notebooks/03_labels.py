@@ -24,7 +24,7 @@ import pandas as pd
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform, transform_bounds
+from rasterio.warp import transform
 
 import sartutorial as st
 from sartutorial import labels, lulc, nearest, rasters, tutorial
@@ -34,8 +34,7 @@ work, halved, tiles = tutorial.data_dir(), tutorial.halved(), tutorial.tiles()
 scene = halved[len(halved) // 2]  # the one in the middle meets four tiles
 with rasters.opened(scene) as sar:
     grid = rasters.grid_of(sar)
-    box = transform_bounds(sar.crs, "EPSG:4326", *sar.bounds)
-needed = lulc.tile_names(*box)
+needed = labels.missing(grid, [])  # of no tiles at all
 found = labels.overlapping(grid, tiles)
 print("by name:", needed)
 print("by bounds:", [name_of(path) for path in found])

@@ -29,9 +29,8 @@ def block_mean(
 ) -> NDArray[np.uint16]:
     """Average amplitude DN over blocks of pixels.
 
-    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule).
-    The power mean is the DN whose power is the mean power, sqrt(<DN^2>): backscatter is power, so
-    this one is unbiased. The paper says "average resampling" without saying of what.
+    A block is the mean of its valid pixels, and no data only where none is valid (GDAL's rule). That of
+    power, sqrt(<DN^2>), is unbiased. The paper says "average resampling" without saying of what.
 
     >>> block_mean(np.array([[300, 0, 0], [400, 0, 0]], np.uint16)).tolist()
     [[354, 0]]
@@ -90,10 +89,9 @@ def downsample(
 ) -> Path | list[Path]:
     """Average scenes over blocks of pixels; georeference and tags are kept (paper section 2.1).
 
-    The upper-left corner stays and the pixel grows by ``factor``. What is invalid, by the file or by
-    the mask that the product comes with, becomes DN 0, the declared nodata. The tags ``QUANTITY``,
-    ``CALIBRATION_DB`` and ``POLARISATION`` say what the pixels are to whatever reads them next.
-    Memory does not grow with the scene. What is up to date is left alone.
+    The upper-left corner stays. What is invalid, by the file or by the mask that the product comes
+    with, becomes DN 0, the declared nodata. The tags ``QUANTITY``, ``CALIBRATION_DB`` and
+    ``POLARISATION`` tell the next step what the pixels are. What is up to date is left alone.
 
     Args:
         scene: Scenes of amplitude DN (uint16): files, URLs, folders, or archives of JAXA's mosaics.
@@ -112,7 +110,8 @@ def downsample(
         InputError: A scene cannot be read or calibrated, or ``factor`` is below 1.
     """
     _check(factor, average)
-    work = partial(_downsample, how=dict(factor=factor, average=average), quantity=quantity)
+    how = dict(factor=factor, average=average, quantity=quantity)
+    work = partial(_downsample, how=how)
     return files.products(
         work, scene, out, name="downsample", workers=workers, scheduler=scheduler, progress=progress
     )
@@ -125,19 +124,11 @@ def _check(factor: int, average: str) -> None:
         raise InputError(f"average {average}: must be one of {', '.join(get_args(Average))}")
 
 
-def _downsample(
-    scene: str,
-    *,
-    out: Path,
-    how: Mapping[str, Any],
-    quantity: radiometry.Quantity | None,
-    progress: bool,
-) -> Path:
+def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool) -> Path:
     mask, factor = rasters.mask_of(scene), how["factor"]
-    inputs = [scene, *([mask] if mask else [])]
     with rasters.opened(scene) as source:
-        product = radiometry.product(scene, source.tags(), quantity)
-        with files.made(out, inputs, {**how, "quantity": quantity}) as made:
+        product = radiometry.product(scene, source.tags(), how["quantity"])
+        with files.made(out, [scene, *filter(None, [mask])], how) as made:
             if made is None:
                 return out
             tags = source.tags() | {
@@ -149,16 +140,14 @@ def _downsample(
             if mask:  # which read_dn honours
                 tags["MASK"] = files.name_of(mask)
             tags.pop("AREA_OR_POINT", None)  # what we write are areas
-            grid = rasters.Grid(
-                source.crs,
-                source.transform * Affine.scale(factor),
-                math.ceil(source.width / factor),
-                math.ceil(source.height / factor),
-            )
+            width, height = math.ceil(source.width / factor), math.ceil(source.height / factor)
+            place = source.transform * Affine.scale(factor)
+            grid = rasters.Grid(source.crs, place, width, height)
             # Three windows are under way at a time: one is read, one averaged, one written.
             windows = list(rasters.row_windows(source, factor * ROWS, factor * COLUMNS))
             read = files.prefetch(partial(rasters.read_dn, source), windows)
-            blocks = files.prefetch(partial(block_mean, **how), read)
+            mean = partial(block_mean, factor=factor, average=how["average"])
+            blocks = files.prefetch(mean, read)
             bar = tqdm(blocks, f"downsample {out.name}", len(windows), disable=not progress)
             with rasters.create(made, grid, tags, dtype="uint16", **DEFLATE) as target:
                 for w, dn in zip(windows, bar, strict=True):

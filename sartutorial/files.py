@@ -22,7 +22,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -37,17 +36,14 @@ SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
 SETTLED = 2e9  # nanoseconds: two changes within a tick of a file system's clock look alike
-ANSWER = 60  # seconds that a scheduler has to name a worker
 
 _TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
 _LAYER = re.compile(  # of a product, and no scene; nor WorldCover's quality
     rf"{_TILE}_(mask|linci|date)(_F\d\d[A-Z]{{3}})?(\.tiff?)?$|^ALOS2.*_(LIN|MSK)\.tiff?$"
     r"|_InputQuality\.tif$"
 )
-_PACKED = re.compile(rf"^({_TILE}_MOS|.*ALOS2\d{{9}})[^/]*$")
-_INSIDE = re.compile(
-    rf"(^|/)({_TILE}_sl_HH(_F\d\d[A-Z]{{3}})?(\.tiff?)?|IMG-HH-ALOS2[^/]*\.tiff?)$"
-)
+_PACKED = re.compile(rf"^({_TILE}_MOS|.*ALOS2\d{{9}}).*({'|'.join(ARCHIVES)})$", re.IGNORECASE)
+_HH = re.compile(rf"(^|/)({_TILE}_sl_HH(_F\d\d[A-Z]{{3}})?(\.tiff?)?|IMG-HH-ALOS2[^/]*\.tiff?)$")
 
 
 # Scenes ------------------------------------------------------------------------------------------
@@ -56,23 +52,18 @@ _INSIDE = re.compile(
 def find_scenes(
     paths: Paths, what: str = "scene", *, without: str | Path | None = None
 ) -> list[str]:
-    """Find the rasters that files, URLs, folders and archives stand for.
+    """Find the rasters that files, URLs, folders and archives stand for: their paths and URLs.
 
     A folder is searched through, in the order of names, but for hidden files and a product's other
-    layers (mask, incidence angle, date). ENVI rasters need no suffix. An archive of JAXA's (.tar.gz,
-    .zip) stands for its HH layer, which is read in place.
+    layers. ENVI rasters need no suffix. An archive of JAXA's (.tar.gz, .zip) stands for its HH layer.
 
     Args:
         paths: One path or several.
         what: What they are called in an error.
         without: A folder to pass over, such as that of the products.
 
-    Returns:
-        Paths and URLs.
-
     Raises:
-        InputError: A path does not exist or cannot be read, a folder holds no raster, or two rasters
-            would be made into products of the same name.
+        InputError: A path cannot be read, a folder holds no raster, or two rasters share a name.
     """
     found: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
@@ -83,23 +74,20 @@ def find_scenes(
             except OSError as error:
                 raise unreadable(path, error, what) from error
             inside = list(_rasters(inside[0], without)) if os.path.isdir(path) else inside
+            inside = [_hh(p) if p.lower().endswith(ARCHIVES) else p for p in inside]
         if not inside:
             raise InputError(f"{path}: the folder holds no raster (*.tif); name a {what}")
-        found += [_hh(p) if p.lower().endswith(ARCHIVES) else p for p in inside]
+        found += inside
     if not found:
         raise InputError(f"no {what} given; name a file or a folder")
     names: dict[str, str] = {}
+    shown = {os.path.realpath(file): path for path in found for file in _shown(Path(path))}
     for path in found:
         if (other := names.setdefault(product_name(path), path)) is not path:
-            raise InputError(
-                f"{other} and {path}: two {what}s of one name, after which products are called; "
-                "name one of them, or rename one"
-            )
-    places = {os.path.realpath(path): path for path in found}
-    for path in found:
-        for file in _shown(Path(path)):
-            if twin := places.get(os.path.realpath(file)):
-                raise InputError(f"{path} and {twin}: the one shows the other; name one of them")
+            fault = f"two {what}s of one name, after which products are called; rename one"
+            raise InputError(f"{other} and {path}: {fault}")
+        if vrt := shown.get(os.path.realpath(path)):
+            raise InputError(f"{vrt} and {path}: the one shows the other; name one of them")
     return found
 
 
@@ -117,39 +105,28 @@ def _rasters(folder: str, without: str | Path | None) -> Iterator[str]:
         raise unreadable(error.filename, error) from error
 
     seen = {os.path.realpath(without)} if without else set()
-    seen.discard(os.path.realpath(folder))
     for at, folders, names in os.walk(folder, onerror=closed, followlinks=True):
-        seen.add(os.path.realpath(at))
-        places = {f: os.path.realpath(os.path.join(at, f)) for f in sorted(folders)}
-        folders[:] = [f for f in places if not f.startswith(".") and places[f] not in seen]
+        seen.add(os.path.realpath(at))  # a link may lead back
+        inside = {f: os.path.realpath(os.path.join(at, f)) for f in sorted(folders)}
+        folders[:] = [f for f in inside if not f.startswith(".") and inside[f] not in seen]
         for name in sorted(n for n in names if not n.startswith(".") and not _LAYER.search(n)):
             raster = name.lower().endswith(SUFFIXES) or f"{name}.hdr" in names
-            if raster or (_PACKED.search(name) and name.lower().endswith(ARCHIVES)):
+            if raster or _PACKED.search(name):
                 yield os.path.join(at, name)
 
 
 def _hh(archive: str) -> str:
-    """GDAL's path of the HH layer in an archive; of one elsewhere, by JAXA's rule for names."""
-    kind = "/vsizip/" if archive.lower().endswith(".zip") else "/vsitar/"
-    if is_virtual(archive):
-        layer = _without(name_of(archive), ARCHIVES).replace("_MOS", "_sl_HH")
-        return f"{kind}/vsicurl/{archive}/{layer}{'.tif' * ('_F' in layer)}"
+    """GDAL's path of the HH layer in an archive."""
+    zipped = archive.lower().endswith(".zip")
     try:
-        if kind == "/vsizip/":
-            with zipfile.ZipFile(archive) as packed:
-                name = next(filter(_INSIDE.search, packed.namelist()), None)
-        else:
-            with tarfile.open(archive) as packed:  # read as far as the layer, not to its end
-                name = next((m.name for m in packed if _INSIDE.search(m.name)), None)
+        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as packed:
+            names = packed.namelist() if isinstance(packed, zipfile.ZipFile) else packed.getnames()
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{archive}: not a readable archive ({error}); fetch it anew") from error
-    if name is None:
+    if not (name := next(filter(_HH.search, names), None)):
         raise InputError(f"{archive}: holds no HH layer (*_sl_HH*); unpack it and name the raster")
+    kind = "/vsizip/" if zipped else "/vsitar/"
     return f"{kind}{os.path.abspath(archive)}/{name.removeprefix('./')}"
-
-
-def _without(name: str, suffixes: tuple[str, ...]) -> str:
-    return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s)), name)
 
 
 def is_virtual(path: str | Path) -> bool:
@@ -160,9 +137,7 @@ def is_virtual(path: str | Path) -> bool:
 def name_of(path: str | Path) -> str:
     """The file name of a path or URL, without a URL's query."""
     text = str(path)
-    if not is_virtual(text):
-        return Path(text).name  # whose separators are those of this machine
-    return PurePosixPath(urlsplit(text).path if "://" in text else text).name
+    return PurePosixPath(text.partition("?")[0] if is_virtual(text) else text).name
 
 
 def stem_of(path: str | Path) -> str:
@@ -171,7 +146,8 @@ def stem_of(path: str | Path) -> str:
     >>> stem_of("a/IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif")
     'IMG-HH-ALOS2458503210-221119-UBSR2.1GUD'
     """
-    return _without(name_of(path), SUFFIXES)
+    name = name_of(path)
+    return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
 def product_name(scene: str | Path) -> str:
@@ -188,29 +164,15 @@ def on_disk(path: str | Path) -> Path:
     return next((p for p in inside.parents if p.is_file()), inside)
 
 
-def target(out: str | Path, scene: str | Path, several: bool) -> Path:
-    """Where a scene's product goes: into the folder ``out``, or to a file if it is called .tif.
-
-    Raises InputError if ``out`` is one file for ``several`` scenes.
-    """
-    file = str(out).lower().endswith((".tif", ".tiff")) and not Path(out).is_dir()
-    if file and several:
-        raise InputError(f"{out}: one file for several scenes; name a folder")
-    return Path(out) if file else Path(out) / product_name(scene)
-
-
 # Whole files -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a file to write to, which becomes ``path`` only if all went well.
+    """Yield a file of this run's own, called as ``path`` is, that becomes ``path`` if all goes well.
 
-    It is one of its own, so two runs do not meet in it, and ends as ``path`` does. An interrupted
-    run leaves the old file or none; what a killed run has left is removed by the next.
-
-    Raises:
-        OSError: ``path`` cannot be written; it is named.
+    An interrupted run leaves the old file or none; what a killed run has left is removed by the next.
+    Raises OSError, naming ``path``, if it cannot be written.
     """
     path, here = Path(path), socket.gethostname()
     notes = path.parent / NOTES
@@ -240,10 +202,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -268,12 +228,10 @@ def up_to_date(
 ) -> bool:
     """Whether ``out`` was made from the same inputs, with the same parameters, by this version.
 
-    Inputs are the same if their content is: neither times nor folders count. What lies elsewhere
-    is known by its address alone.
-
     Args:
         out: The product; what it was made from is noted beside it, in the folder ``.made``.
-        inputs: The files it is made from, in order.
+        inputs: The files it is made from, in order. Their content counts, neither times nor folders;
+            what lies elsewhere is known by its address alone.
         parameters: What else decides how it is made; anything that JSON can hold.
 
     Raises:
@@ -283,23 +241,16 @@ def up_to_date(
     if any(on_disk(i).resolve() == out.resolve() for i in inputs):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
     try:
-        noted = json.loads(_sidecar(out).read_text())
-        known = dict(zip(map(tuple, noted["states"]), noted["inputs"], strict=True))
-        known.pop((), None)
-    except (OSError, ValueError, KeyError, TypeError):
+        noted = dict(json.loads(_sidecar(out).read_text()))
+    except (OSError, ValueError):
         return False
-    now = _described(inputs, parameters, known)
+    now = _described(inputs, parameters, noted)
     if not out.exists() or now | dict(states=0) != noted | dict(states=0):
         return False
     if now != noted:  # the same in a copy, say: its content need not be read again
         with suppress(OSError):
             _note(out, now)
     return True
-
-
-def record(out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]) -> None:
-    """Note what ``out``, which is whole, was made from, for ``up_to_date``."""
-    _note(Path(out), _described(inputs, parameters))
 
 
 @contextmanager
@@ -314,18 +265,16 @@ def made(
     if up_to_date(out, inputs, parameters):
         yield None
         return
-    with locked(out), ThreadPoolExecutor(1) as beside:
+    with locked(out):
         if up_to_date(out, inputs, parameters):  # another process was quicker
             yield None
             return
-        before = _states(inputs)
-        description = beside.submit(_described, inputs, parameters)
+        before = _described(inputs, parameters)
         with atomic_write(out) as partial:
             yield partial
-            note = description.result()
             _sidecar(out).unlink(missing_ok=True)  # it is not what this file is made from
-        if _states(inputs) == before:
-            _note(out, note)
+        if _described(inputs, parameters, before)["inputs"] == before["inputs"]:
+            _note(out, before)
 
 
 def _sidecar(out: Path) -> Path:
@@ -338,19 +287,24 @@ def _note(out: Path, description: dict[str, Any]) -> None:
 
 
 def _described(
-    inputs: Sequence[str | Path], parameters: Mapping[str, Any], known: Mapping[Any, Any] = {}
+    inputs: Sequence[str | Path], parameters: Mapping[str, Any], noted: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
-    """What a product is made from: each input by name and content, which is read unless ``known``."""
-    found, states = [], _states(inputs)
-    for i, (name, file) in enumerate(_parts(inputs)):
-        content = known.get(tuple(states[i]), (name, None))[1]
-        if file and time.time_ns() - max(states[i][1:3]) < SETTLED:
-            content, states[i] = None, []
-        if file and content is None:
-            content = _content(file)
+    """What a product is made from: each input by name and content (CRC-32), and its file's state.
+
+    A file that is replaced or written to gets another state; only then is it read anew.
+    """
+    known = dict(zip(map(tuple, noted.get("states", [])), noted.get("inputs", []), strict=True))
+    found, states = [], []
+    for name, file in _parts(inputs):
+        content, state = None, list[int]()
+        if file:
+            s, now = file.stat(), time.time_ns()
+            state = [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+            content = known[tuple(state)][1] if tuple(state) in known else _content(file)
+            state = [] if now - max(s.st_mtime_ns, s.st_ctime_ns) < SETTLED else state
         found.append([name, content])
-    version = ".".join(__version__.split(".")[:2])
-    plain = json.loads(json.dumps(dict(parameters)))
+        states.append(state)
+    version, plain = __version__.rpartition(".")[0], json.loads(json.dumps(dict(parameters)))
     return dict(version=version, parameters=plain, inputs=found, states=states)
 
 
@@ -364,10 +318,9 @@ def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
             continue
         if not file.exists():
             raise InputError(f"{file}: no such file; check the path")
-        parts.append((name_of(i), file))
         beside = [file.with_name(file.name + s) for s in (".msk", ".aux.xml", ".hdr")]
-        parts += [(p.name, p) for p in (*beside, file.with_suffix(".hdr")) if p.is_file()]
-        parts += _parts(_shown(file))
+        beside = [p for p in (*beside, file.with_suffix(".hdr")) if p.is_file()]
+        parts += [(name_of(i), file), *((p.name, p) for p in beside), *_parts(_shown(file))]
     return parts
 
 
@@ -379,14 +332,8 @@ def _shown(file: Path) -> list[Path]:
     return sorted({p for n in names if (p := file.parent / n).is_file()})  # n may be absolute
 
 
-def _states(inputs: Sequence[str | Path]) -> list[list[int]]:
-    """What differs once a file is replaced or written to, whatever date it is given."""
-    stats = [file.stat() if file else None for _, file in _parts(inputs)]
-    return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] if s else [] for s in stats]
-
-
 def _content(file: Path) -> int:
-    """CRC-32 of a file's content: with its size enough against chance, and thrice as fast as SHA-256."""
+    """CRC-32: with a file's size enough against chance, and quicker than a cryptographic sum."""
     crc = 0
     with file.open("rb") as opened:
         while block := opened.read(1 << 20):
@@ -406,64 +353,32 @@ def map_scenes(
     scheduler: str | None = None,
     progress: bool = False,
 ) -> list[T]:
-    """Do ``work`` on every scene, here or in other processes; one that fails stops no other.
+    """Do ``work`` on every scene and return what came of each; one that fails stops no other.
 
     Args:
         work: Takes a scene's path. For other processes it must be picklable, with absolute paths.
         scenes: Paths or URLs.
         name: What the work is called, for the bar.
-        workers: How many scenes at a time, each in a process of its own; 1 works in this process,
-            with all threads.
+        workers: How many scenes at a time, each in a process of its own; 1 works in this process.
         scheduler: The address of a dask scheduler whose workers do it instead. They must see the
             same files and have this package.
         progress: Show a bar.
 
-    Returns:
-        What ``work`` returned for each scene.
-
     Raises:
-        InputError: Scenes failed: one line each, once all others are done. Or the scheduler does
-            not answer or has no worker.
+        InputError: Scenes failed: one line each, once all others are done. Or no scheduler answers.
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
     names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
     with closing(_each(work, names, min(workers, len(names)), scheduler)) as done:
         found = dict(tqdm(done, name, len(names), unit="scene", disable=not progress))
-    lines = [_line(s, error) for s in names if isinstance(error := found[s], Exception)]
-    if lines:
-        first = next(error for s in names if isinstance(error := found[s], Exception))
-        if lines == [str(first)] and isinstance(first, InputError | OSError):
+    failed = [(s, error) for s in names if isinstance(error := found[s], Exception)]
+    if failed:
+        lines, first = [_line(s, error) for s, error in failed], failed[0][1]
+        if lines == [str(first)]:
             raise first
         raise InputError("\n".join(lines)) from first
     return [cast(T, found[s]) for s in names]
-
-
-def products(
-    work: Callable[..., Path],
-    scene: Paths,
-    out: str | Path,
-    *,
-    name: str,
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: bool = False,
-) -> Path | list[Path]:
-    """Make a product of each scene with ``work(scene, out=file, progress=...)``: the rule for --out.
-
-    Returns the file of a single scene, and a list of files for several or for a folder.
-    """
-    scenes = find_scenes(scene, without=out)
-    place = os.path.abspath(out) if scheduler else out  # as other machines must be told it
-
-    def make(one: str) -> Path:
-        return work(one, out=target(place, one, len(scenes) > 1), progress=progress)
-
-    made = map_scenes(
-        make, scenes, name=name, workers=workers, scheduler=scheduler, progress=progress
-    )
-    single = isinstance(scene, str | Path) and not os.path.isdir(scene)
-    return made[0] if single else made
 
 
 def _line(scene: str, error: Exception) -> str:
@@ -471,6 +386,29 @@ def _line(scene: str, error: Exception) -> str:
     if not isinstance(error, InputError | OSError):
         text = f"{type(error).__name__}: {text}"
     return text if stem_of(scene) in text else f"{scene}: {text}"
+
+
+def products(
+    work: Callable[..., Path], scene: Paths, out: str | Path, *, progress: bool, **how: Any
+) -> Path | list[Path]:
+    """Make each scene's product in the folder ``out``, or of a single one the file ``out`` (.tif).
+
+    ``work`` takes a scene, ``out`` and ``progress``; ``how`` is for ``map_scenes``. Returns the file
+    of a single scene, and a list of files for several or for a folder.
+    """
+    scenes = find_scenes(scene, without=out)
+    file = str(out).lower().endswith((".tif", ".tiff")) and not os.path.isdir(out)
+    if file and len(scenes) > 1:
+        raise InputError(f"{out}: one file for several scenes; name a folder")
+    place = Path(
+        os.path.abspath(out) if how.get("scheduler") else out
+    )  # other machines must find it
+
+    def make(one: str) -> Path:
+        return work(one, out=place if file else place / product_name(one), progress=progress)
+
+    made = map_scenes(make, scenes, progress=progress, **how)
+    return made[0] if isinstance(scene, str | Path) and not os.path.isdir(scene) else made
 
 
 def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
@@ -483,7 +421,7 @@ def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
 def _each(
     work: Callable[[str], T], scenes: Sequence[str], workers: int, scheduler: str | None
 ) -> Generator[tuple[str, T | Exception]]:
-    """Scenes and their results, in the order in which they are done."""
+    """Scenes and what came of them, in the order in which they are done."""
     if workers < 2 and not scheduler:
         yield from ((scene, _tried(work, scene)) for scene in scenes)
         return
@@ -491,15 +429,12 @@ def _each(
 
     with ExitStack() as stack:
         try:
-            client = None
             address = scheduler or stack.enter_context(_own_workers(workers))
             client = stack.enter_context(Client(address, timeout=10))
-            client.wait_for_workers(1, timeout=ANSWER)
+            client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:
-            fault = "has no worker" if client else "no dask scheduler answers"
-            raise InputError(
-                f"{scheduler}: {fault}; start one with 'dask scheduler' and 'dask worker'"
-            ) from error
+            fault = "no dask scheduler answers, or none with workers; start it and 'dask worker'"
+            raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
             fault = task.exception()  # of dask, such as a worker that died; ours is a result
@@ -520,8 +455,8 @@ def _own_workers(number: int) -> Iterator[Any]:
     before = mask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        cluster = LocalCluster(n_workers=number, threads_per_worker=1, dashboard_address=":0",
-                               silence_logs=logging.CRITICAL)  # fmt: skip
+        quiet = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
+        cluster = LocalCluster(n_workers=number, threads_per_worker=1, **quiet)
     finally:
         sys.modules["__main__"] = main
         mask(signal.SIG_SETMASK, before)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,9 @@ def label(
 ) -> Path | list[Path]:
     """Bring land cover onto each scene's grid, by exact nearest neighbour (paper section 2.1).
 
-    The label raster holds the legend's ids (uint8) with their colours, and no label (the declared
-    nodata) where there is no SAR data or no land cover. Its tag ``LEGEND`` holds the legend,
-    ``TILES`` the tiles used, and ``MISSING`` names HR-LULC tiles that would cover what they leave
-    uncovered. Memory does not grow with the scene. What is up to date is left alone.
+    A label raster holds the legend's ids (uint8) with their colours, and its nodata where there is no
+    SAR data or no land cover. Its tag ``LEGEND`` holds the legend, ``TILES`` the tiles used, and
+    ``MISSING`` the HR-LULC tiles that would cover the rest. What is up to date is left alone.
 
     Args:
         scene: Scenes of amplitude DN (uint16), in any CRS: files, URLs or folders.
@@ -67,35 +67,34 @@ def label(
 def _label(
     scene: str, *, out: Path, tiles: Sequence[str], legend: lulc.Legend, progress: bool
 ) -> Path:
-    with rasters.opened(scene) as sar, ExitStack() as stack:
-        grid = rasters.grid_of(sar)
+    with ExitStack() as stack:
+        sar = stack.enter_context(rasters.opened(scene))
+        grid, ours = rasters.grid_of(sar), legend == lulc.HR_LULC
         chosen = overlapping(grid, tiles)
         if not chosen:
-            raise InputError(
-                f"{scene}: no land-cover tile meets it; it needs {_needed(grid, legend)}"
-            )
+            boxes = "longitude {0:.3f} to {2:.3f}, latitude {1:.3f} to {3:.3f}"
+            here = [boxes.format(*b) for b in rasters.bounds_of(grid)]
+            needed = ", ".join(missing(grid, [])) if ours else " and ".join(here)
+            raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
-        covered = map(rasters.grid_of, sources)
-        absent = ", ".join(missing(grid, covered)) if legend == lulc.HR_LULC else ""
+        classes = {(c.id, c.name) for c in legend.classes}
+        for source in sources:
+            said = rasters.legend_of(source)
+            if said and {(c.id, c.name) for c in said.classes} != classes:
+                fault = f"its tag LEGEND has other classes than {legend.name}; name its legend"
+                raise InputError(f"{source.name}: {fault}")
+        absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
         if absent and progress:
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
             tqdm.write(note, file=sys.stderr)
         made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
         if made is None:
             return out
-        for source in sources:
-            if (said := rasters.legend_of(source)) and _meaning(said) != _meaning(legend):
-                raise InputError(
-                    f"{source.name}: its tag LEGEND has other classes than {legend.name}; is it a "
-                    "map? name the legend whose ids it holds"
-                )
         tags = {
             "LEGEND": json.dumps(legend.to_dict()),
             "SCENE": files.name_of(scene),
             "TILES": ",".join(files.name_of(t) for t in chosen),
-        }
-        if absent:
-            tags["MISSING"] = absent
+        } | ({"MISSING": absent} if absent else {})
         lookups = [Lookup(source, grid, legend) for source in sources]
         windows = list(rasters.row_windows(sar, columns=COLUMNS))
         strips = files.prefetch(partial(merged, lookups), windows, threads=rasters.threads())
@@ -108,20 +107,6 @@ def _label(
     return out
 
 
-def _meaning(legend: lulc.Legend) -> list[tuple[int, str]]:
-    return sorted((c.id, c.name) for c in legend.classes)
-
-
-def _needed(scene: rasters.Grid, legend: lulc.Legend) -> str:
-    """What land cover a scene needs: HR-LULC's tiles by name, of another legend the degrees."""
-    if legend == lulc.HR_LULC:
-        return ", ".join(missing(scene, []))
-    return " and ".join(
-        f"longitude {west:.3f} to {east:.3f}, latitude {south:.3f} to {north:.3f}"
-        for west, south, east, north in rasters.bounds_of(scene, rasters.DEGREES)
-    )
-
-
 def merged(lookups: Sequence[Lookup], window: Window) -> NDArray[np.uint8]:
     """The first label of each pixel in a window of the grid: uint8 ids of the window's shape."""
     ids = lookups[0].ids(window)
@@ -130,16 +115,20 @@ def merged(lookups: Sequence[Lookup], window: Window) -> NDArray[np.uint8]:
     return ids
 
 
+def _area(*grids: rasters.Grid) -> Any:
+    """The bounding boxes of grids in degrees, as one shape."""
+    from shapely import box, union_all
+
+    return union_all([box(*b) for g in grids for b in rasters.bounds_of(g)])
+
+
 def overlapping(scene: rasters.Grid, tiles: Sequence[str | Path]) -> list[str]:
     """Those of ``tiles`` whose bounding box in degrees meets the scene's, in the order given."""
-    here, chosen = rasters.bounds_of(scene, rasters.DEGREES), []
+    here, chosen = _area(scene), []
     for tile in tiles:
-        with rasters.opened(tile, dtype="uint8") as t:
-            there = rasters.bounds_of(rasters.grid_of(t), rasters.DEGREES)
-        if any(
-            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a in here for b in there
-        ):
-            chosen.append(str(tile))
+        with rasters.opened(tile, dtype="uint8") as dataset:
+            if (here & _area(rasters.grid_of(dataset))).area > 0:
+                chosen.append(str(tile))
     return chosen
 
 
@@ -148,13 +137,12 @@ def missing(scene: rasters.Grid, tiles: Iterable[rasters.Grid]) -> list[str]:
 
     Seas without land have no tile, so this need not be a fault. Bounding boxes are compared.
     """
-    from shapely import box, union_all
+    from shapely import box
 
-    covered = union_all([box(*b) for t in tiles for b in rasters.bounds_of(t, rasters.DEGREES)])
-    covered = covered.buffer(1e-6)
+    covered = _area(*tiles).buffer(1e-6)
     return [
         lulc.tile_name(lon, lat)
-        for west, south, east, north in rasters.bounds_of(scene, rasters.DEGREES)
+        for west, south, east, north in rasters.bounds_of(scene)
         for lat in range(math.floor(south), math.ceil(north))
         for lon in range(math.floor(west), math.ceil(east))
         if not covered.covers(box(west, south, east, north) & box(lon, lat, lon + 1, lat + 1))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sartutorial import InputError
 
 IGNORE_INDEX = -1
+UNKNOWN = -2  # the index of an id that a legend does not have
 RGB = tuple[int, int, int]
 
 
@@ -44,17 +45,15 @@ class Legend:
     colours: tuple[RGB, ...]
 
     def __post_init__(self) -> None:
-        ids = [c.id for c in self.classes]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        indices = {c.index for c in self.classes} - {IGNORE_INDEX}
+        if twice := [i for i in self.ids if self.ids.count(i) > 1]:
             raise InputError(f"{self.name}: id {twice[0]} stands twice; each class has its own")
-        if not all(0 <= i <= 255 for i in ids) or len(ids) > 255:
+        if not set(self.ids) < set(range(256)):
             raise InputError(f"{self.name}: ids must lie in 0..255 and leave one for no label")
         if not self.names:
             raise InputError(f"{self.name}: holds no class of training (index 0 and up)")
-        if {c.index for c in self.classes} - {IGNORE_INDEX} != set(range(len(self.names))):
-            raise InputError(
-                f"{self.name}: training indices must be 0, 1, 2, ... without a gap, or -1 for none"
-            )
+        if indices != set(range(len(self.names))):
+            raise InputError(f"{self.name}: indices must be 0, 1, 2, ... without a gap, or -1")
 
     @cached_property
     def ids(self) -> tuple[int, ...]:
@@ -86,21 +85,13 @@ class Legend:
 
     @cached_property
     def _table(self) -> NDArray[np.int64]:
-        table = np.full(256, IGNORE_INDEX, np.int64)
+        table = np.full(256, UNKNOWN, np.int64)
+        table[list(self.void_ids)] = IGNORE_INDEX
         table[list(self.ids)] = [c.index for c in self.classes]
         return table
 
-    @cached_property
-    def _unknown(self) -> NDArray[np.bool_]:
-        unknown = np.ones(256, bool)
-        unknown[[*self.ids, *self.void_ids]] = False
-        return unknown
-
     def to_index(self, ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Turn ids (uint8, any shape) into training indices (int64, same shape), -1 for none.
-
-        Raises InputError naming the values if there are ids that the legend does not have.
-        """
+        """Turn ids (uint8) into training indices (int64), -1 for none; unknown ids: InputError."""
         self.check(ids)
         return self._table[ids]
 
@@ -108,18 +99,16 @@ class Legend:
         """Raise InputError, naming ``source``, if ``ids`` (uint8, any shape) holds unknown ones."""
         if ids.dtype != np.uint8:
             raise InputError(f"{source}: ids of land cover are uint8, got {ids.dtype}")
-        below = self._unknown[: int(ids.max(initial=0)) + 1]  # quicker than to look up every pixel
-        if below.any() and self._unknown[ids].any():
-            unknown = [int(i) for i in np.unique(ids) if self._unknown[i]]
-            raise InputError(
-                f"{source}: unknown class ids {unknown}; {self.name} has "
-                f"{', '.join(map(str, self.ids))}; name another legend, or a table of your own"
-            )
+        unknown = self._table == UNKNOWN
+        # Whether any could be unknown is quicker to tell than to look up every pixel.
+        if unknown[: int(ids.max(initial=0)) + 1].any() and unknown[ids].any():
+            found, known = np.unique(ids[unknown[ids]]).tolist(), ", ".join(map(str, self.ids))
+            fault = f"unknown class ids {found}; {self.name} has {known}; name another legend"
+            raise InputError(f"{source}: {fault}, or a table of your own")
 
     def merged(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Counts by id (..., 256) as counts of the training classes (..., K)."""
-        table = self._table[:, None] == np.arange(len(self.names))
-        found: NDArray[np.int64] = counts @ table.astype(np.int64)
+        found: NDArray[np.int64] = counts @ (self._table[:, None] == np.arange(len(self.names)))
         return found
 
     def colormap(self, training: bool = False) -> dict[int, tuple[int, int, int, int]]:
@@ -181,91 +170,71 @@ _WORLDCOVER = """id,name,colour,index
 """
 
 
-def _of_csv(name: str, text: str) -> Legend:
+def _rows(text: str) -> list[Any]:
     lines = text.splitlines() or [""]
     mark = max(",;\t", key=lines[0].count)  # Excel's semicolons, its "Unicode text"
-    return _of_rows(name, csv.DictReader(lines, delimiter=mark))
+    return list(csv.DictReader(lines, delimiter=mark))
 
 
 def _of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Legend:
     classes, names, colours = [], dict[int, str](), dict[int, RGB]()
     for said in rows:
         try:
-            row = {
-                str(k).strip().lower(): "" if v is None else str(v).strip() for k, v in said.items()
-            }
+            row = {str(k).strip().lower(): str(v).strip() for k, v in said.items() if v is not None}
             red, green, blue = bytes.fromhex(row.get("colour", row.get("color", "")).lstrip("#"))
             one = LandCover(int(row["id"]), row["name"], (red, green, blue), int(row["index"]))
         except (AttributeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{name}: the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
-            ) from error
+            fault = f"the row {said} must hold id, name, colour (#rrggbb) and index ({error})"
+            raise InputError(f"{name}: {fault}") from error
         classes.append(one)
         colours.setdefault(one.index, one.rgb)
-        training = row.get("training") or names.get(one.index, one.name)
-        if names.setdefault(one.index, training) != training and one.index != IGNORE_INDEX:
-            raise InputError(
-                f"{name}: training class {one.index} is called {names[one.index]} and, in the row "
-                f"of id {one.id}, {training}; give it one name in the column 'training'"
-            )
-    order = sorted(set(names) - {IGNORE_INDEX})
-    return Legend(
-        name,
-        tuple(sorted(classes, key=lambda c: c.id)),
-        tuple(names[i] for i in order),
-        tuple(colours[i] for i in order),
-    )
+        first = names.setdefault(one.index, row.get("training") or one.name)
+        called = row.get("training") or first
+        if called != first and one.index != IGNORE_INDEX:
+            fault = f"{first} and, in the row of id {one.id}, {called}; give it one in 'training'"
+            raise InputError(f"{name}: training class {one.index} is called {fault}")
+    classes.sort(key=lambda c: c.id)
+    order = sorted(names.keys() - {IGNORE_INDEX})
+    merged = tuple(names[i] for i in order), tuple(colours[i] for i in order)
+    return Legend(name, tuple(classes), *merged)
 
 
-HR_LULC = _of_csv("hr-lulc", _HR_LULC)
-WORLDCOVER = _of_csv("worldcover", _WORLDCOVER)
-LEGENDS = {known.name: known for known in (HR_LULC, WORLDCOVER)}
+HR_LULC = _of_rows("hr-lulc", _rows(_HR_LULC))
+WORLDCOVER = _of_rows("worldcover", _rows(_WORLDCOVER))
 
 
 def legend(of: str | Path | Legend) -> Legend:
     """Find a legend.
 
     Args:
-        of: A name (hr-lulc, worldcover), a legend, or a table of your own: a CSV file with the
-            columns id, name, colour (#rrggbb), index (of the training class from 0, -1 for none)
-            and, where classes are merged, training (what they are called together); or JSON, a
-            list of such rows or what ``Legend.to_dict`` gave.
+        of: A name (hr-lulc, worldcover), a legend, or a table of your own: CSV with the columns id,
+            name, colour (#rrggbb), index (of the training class from 0, -1 for none) and, for merged
+            classes, training (their common name); or JSON, such rows or what ``to_dict`` gave.
 
     Raises:
         InputError: There is no such legend, or the table does not say what it must.
     """
     if isinstance(of, Legend):
         return of
-    if str(of) in LEGENDS:
-        return LEGENDS[str(of)]
+    if known := {"hr-lulc": HR_LULC, "worldcover": WORLDCOVER}.get(str(of)):
+        return known
     path = Path(of)
     if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(
-            f"{of}: no such legend; use {', '.join(LEGENDS)} or a table (id, name, colour, index)"
-        )
+        raise InputError(f"{of}: no such legend; use hr-lulc, worldcover or a table (CSV, JSON)")
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        said = json.loads(text) if path.suffix.lower() == ".json" else None
+        said = json.loads(text) if path.suffix.lower() == ".json" else _rows(text)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such legend; check the path") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable table ({error}); save it as UTF-8") from error
     if isinstance(said, Mapping):
         return Legend.from_dict(said, path.name)
-    return _of_rows(path.stem, said) if said else _of_csv(path.stem, text)
+    return _of_rows(path.stem, said)
 
 
 def tile_name(lon: float, lat: float) -> str:
     """The HR-LULC tile that holds a point in degrees, named by its south-west corner."""
     south, west = math.floor(lat), math.floor(lon)
     return f"LC_{'N' if south >= 0 else 'S'}{abs(south):02d}{'E' if west >= 0 else 'W'}{abs(west):03d}.tif"
-
-
-def tile_names(west: float, south: float, east: float, north: float) -> list[str]:
-    """The HR-LULC tiles that a box in degrees touches, from the south-west on."""
-    return [
-        tile_name(lon, lat)
-        for lat in range(math.floor(south), math.ceil(north))
-        for lon in range(math.floor(west), math.ceil(east))
-    ]

@@ -27,10 +27,7 @@ class Lookup:
     class borders. So points ``STEP`` pixels apart are reprojected, positions between them are
     interpolated, and those that could lie in two tile pixels are reprojected after all.
 
-    Args:
-        tile: An open raster of ids (uint8), in any CRS.
-        grid: Where the ids are wanted.
-        legend: What ids there are, and which value means none.
+    ``tile`` is an open raster of ids (uint8) in any CRS.
     """
 
     def __init__(self, tile: DatasetReader, grid: rasters.Grid, legend: Legend) -> None:
@@ -38,9 +35,9 @@ class Lookup:
         self.lock = Lock()  # two threads must not read a dataset at the same time
 
     def positions(self, row: NDArray[Any], col: NDArray[Any]) -> Floats:
-        """Where the centres of the grid's pixels (arrays of one shape) lie in the tile, exactly.
+        """The tile's rows and columns, stacked, at the centres of the grid's pixels: exact.
 
-        Returns the tile's rows and columns, stacked; not finite where there is no such place.
+        They are not finite where there is no such place.
         """
         here: Any = (col.ravel() + 0.5, row.ravel() + 0.5)
         x, y = map(np.array, transform(self.grid.crs, self.tile.crs, *(self.grid.transform * here)))
@@ -53,13 +50,9 @@ class Lookup:
         return np.stack([v.reshape(row.shape) for v in reversed(found)])
 
     def ids(self, window: Window) -> NDArray[np.uint8]:
-        """The ids under a window of the grid.
+        """The ids (uint8) under a window of the grid, ``legend.void`` outside the tile.
 
-        Returns:
-            uint8 of the window's shape, ``legend.void`` outside the tile.
-
-        Raises:
-            InputError: The tile cannot be read, or holds ids that the legend does not have.
+        Raises InputError if the tile cannot be read, or holds ids that the legend does not have.
         """
         top, left = float(window.row_off), float(window.col_off)
         height, width = int(window.height), int(window.width)
@@ -79,34 +72,30 @@ class Lookup:
                 place = _between(points[:, i // STEP : i // STEP + 2], strip.stop - i, width)
                 out[strip], unsure[strip] = _taken(part, place - origin, doubt)
         rest = np.flatnonzero(unsure)
+        out.ravel()[rest] = self.legend.void
         place = self.positions(top + rest // width, left + rest % width)
         exists, western = np.isfinite(place).all(axis=0), place[1] < self.tile.width / 2
-        out.ravel()[rest] = self.legend.void
         # A world's two ends may meet in a window: they are read one by one, not all that is between.
         for chosen in (exists & western, exists & ~western):
             if chosen.any():
                 part, origin = self.part(place[:, chosen])
-                found, _ = _taken(part, place[:, chosen] - origin[:, 0], 0)
-                out.ravel()[rest[chosen]] = found
+                out.ravel()[rest[chosen]], _ = _taken(part, place[:, chosen] - origin[:, 0], 0)
         return out
 
     def part(self, place: Floats) -> tuple[NDArray[np.uint8], Floats]:
-        """The part of the tile that holds positions, with a void rim where the tile ends.
-
-        Returns its ids and the row and column of its corner, of shape (2, 1, 1).
-        """
-        size = np.array([self.tile.height, self.tile.width])
-        where = place.reshape(2, -1)
+        """The ids around positions, with a void rim where the tile ends, and their corner (2, 1, 1)."""
+        size, where = np.array([self.tile.height, self.tile.width]), place.reshape(2, -1)
         low = np.clip(np.floor(where.min(axis=1)) - 2, -1, size).astype(int)
         high = np.clip(np.floor(where.max(axis=1)) + 3, low + 1, size + 1).astype(int)
-        part = np.full(high - low, self.legend.void, np.uint8)
         first, last = np.maximum(low, 0), np.minimum(high, size)
+        ids = np.empty((0, 0), np.uint8)
         if (first < last).all():
             window = Window.from_slices((first[0], last[0]), (first[1], last[1]))
             with self.lock:
                 ids = rasters.read_ids(self.tile, self.legend, window)
-            at = first - low
-            part[at[0] : at[0] + len(ids), at[1] : at[1] + ids.shape[1]] = ids
+        part = np.full(high - low, self.legend.void, np.uint8)
+        row, col = first - low
+        part[row : row + ids.shape[0], col : col + ids.shape[1]] = ids
         return part, low[:, None, None].astype(float)
 
 
@@ -136,8 +125,8 @@ def _taken(
     """The ids at positions in a part, and where ``doubt`` leaves two possible."""
     low, high = [], []
     for at, n in zip(place, part.shape, strict=True):
-        at = np.clip(at, 0.5, n - 0.5)  # beyond the tile is its rim
-        low.append((at - doubt).astype(np.int32))
-        high.append((at + doubt).astype(np.int32))
+        within = np.clip(at, 0.5, n - 0.5)  # beyond the tile is its rim
+        low.append((within - doubt).astype(np.int32))
+        high.append((within + doubt).astype(np.int32))
     ids = part.ravel().take(low[0] * part.shape[1] + low[1])
     return ids, (low[0] != high[0]) | (low[1] != high[1])

@@ -1,16 +1,13 @@
 """Radiometry: DN, power and decibels, and which product a file is.
 
-PALSAR-2 amplitude products store a digital number DN per pixel, and backscatter is
-``10 log10 <DN^2> + CF`` with CF = -83.0 dB, where ``<.>`` is a mean of power (JAXA's calibration
-of L1.5, L2.1, the 25 m mosaic and ScanSAR L2.2; Shimada et al. 2009). DN 0 is no data.
+PALSAR-2 stores an amplitude DN per pixel, 0 = no data; ``10 log10 <DN^2> - 83 dB`` is backscatter
+(JAXA's calibration of L1.5, L2.1, mosaics and ScanSAR L2.2; Shimada et al. 2009).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -21,6 +18,7 @@ from sartutorial import InputError
 
 CALIBRATION_DB = -83.0  # dB, JAXA
 MAX_DN = 65535
+SAY = "name the unit: --quantity sigma0 of 'sartutorial downsample --factor 1' (or of 'import')"
 
 Quantity = Literal["sigma0", "gamma0"]
 
@@ -39,16 +37,9 @@ class Product(NamedTuple):
 # A name's grammar is JAXA's. That a mask's layover, shadow and ocean stay in is our choice: they
 # were measured, and only what holds no measurement (0; 5 in level 2.2) is left out. The mosaics of
 # PALSAR-1 are without the mode at the end, and those before 2019 (ENVI) without a suffix.
-_SCENE = re.compile(
-    r"(?:IMG-)?[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](?P<level>\d\.\d)[GR_][UPML_][AD]"
-)
-_MASKED: list[tuple[str, tuple[int, ...], re.Pattern[str], str]] = [
-    ("2.2", (0, 5), re.compile(r"(ALOS2\d{9}-\d{6}_\w{4}2\.2\w{3})_[HV]{2}_SLP(\.tiff?)?$"), r"\1_MSK\2"),
-    ("mosaic", (0,), re.compile(r"([NS]\d\d[EW]\d{3}_\d\d)_sl_[HV]{2}((_F\d\d[A-Z]{3})?(\.tiff?)?)$"),
-     r"\1_mask\2"),
-]  # fmt: skip
-# AIRSAR's L band as data/README.md describes it: written as PALSAR-2 would have written it.
-_AIRSAR = re.compile(r"AIRSAR-[HV]{2}-\w+")
+_SCENE = re.compile(r"[HV]{2}-ALOS2\d{9}-\d{6}-[A-Z]{3}[LR](\d\.\d)[GR_][UPML_][AD]")
+_SCANSAR = re.compile(r"(ALOS2\d{9}-\d{6}_\w{4}2\.2\w{3})_[HV]{2}_SLP(\.tiff?)?$")
+_MOSAIC = re.compile(r"([NS]\d\d[EW]\d{3}_\d\d)_sl_[HV]{2}((_F\d\d[A-Z]{3})?(\.tiff?)?)$")
 _POLARISATION = re.compile(r"(?<![A-Z0-9])[HV]{2}(?![A-Z0-9])", re.IGNORECASE)
 _LEVELS: dict[str, Quantity] = {"1.5": "sigma0", "2.1": "sigma0", "2.2": "gamma0"}
 
@@ -81,14 +72,11 @@ def lookup_table(calibration_db: float = CALIBRATION_DB) -> NDArray[np.float32]:
 def dn_to_db(
     dn: NDArray[np.uint16], *, calibration_db: float = CALIBRATION_DB
 ) -> NDArray[np.float32]:
-    """Turn amplitude DN into backscatter.
+    """Turn amplitude DN into backscatter: float32 dB of the same shape, NaN for no data.
 
     Args:
         dn: uint16, any shape; 0 is no data.
         calibration_db: The product's calibration factor in dB.
-
-    Returns:
-        float32 dB of the same shape, NaN for no data.
 
     Raises:
         InputError: ``dn`` is not uint16: another type is another unit.
@@ -99,14 +87,13 @@ def dn_to_db(
 
 
 def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArray[np.uint16]:
-    """Turn backscatter into the nearest amplitude DN.
+    """Turn backscatter into the nearest amplitude DN: uint16 of the same shape, 0 for no data.
+
+    A valid pixel stays valid: it becomes 1..65535.
 
     Args:
         db: dB, any shape; NaN is no data.
         calibration_db: The calibration factor in dB that the DN shall have.
-
-    Returns:
-        uint16 DN of the same shape: 0 for no data, else 1..65535, so that no valid pixel is lost.
     """
     db = np.asarray(db)
     dn = np.sqrt(to_power(db - calibration_db))
@@ -129,50 +116,35 @@ def product(
         InputError: The name tells no unit, or level 3.1, whose enhanced images are not radiometric,
             or 1.1, which is complex; or a tag says what cannot be.
     """
-    tags = tags or {}
-    named = _named(str(path))
-    known = (named or Product("unknown", "sigma0"))._replace(
-        polarisation=_polarisation(str(path), tags), calibration_db=_calibration(path, tags)
-    )
+    tags, known = tags or {}, _named(str(path))
     if said := quantity or tags.get("QUANTITY"):
         if said not in get_args(Quantity):
             raise InputError(f"{path}: holds {said}, expected sigma0 or gamma0")
-        return known._replace(quantity=cast(Quantity, said))
-    if named is None:
-        raise InputError(
-            f"{path}: its name is none of JAXA's, so its unit is unknown; keep the product's name, "
-            "or name the unit: --quantity sigma0 of 'sartutorial downsample --factor 1' (or of 'import')"
-        )
-    if known.level[0].isdigit() and known.level not in _LEVELS:
-        raise InputError(
-            f"{path}: level {known.level} cannot be calibrated to backscatter; "
-            "order level 1.5 or 2.1, or name the unit: 'sartutorial downsample --quantity sigma0'"
-        )
-    return known
-
-
-def _calibration(path: str | Path, tags: Mapping[str, str]) -> float:
-    said = tags.get("CALIBRATION_DB", CALIBRATION_DB)
-    with suppress(ValueError):
-        if math.isfinite(factor := float(said)):
-            return factor
-    raise InputError(
-        f"{path}: its tag CALIBRATION_DB is '{said}', no number of dB; write it anew, such as "
-        f"{CALIBRATION_DB}"
-    )
-
-
-def _polarisation(path: str, tags: Mapping[str, str]) -> str:
-    word = _POLARISATION.search(path.rpartition("/")[2])
-    return word[0].upper() if word else tags.get("POLARISATION", "unknown")
+        known = (known or Product("unknown", "sigma0"))._replace(quantity=cast(Quantity, said))
+    elif known is None:
+        fault = "its name is none of JAXA's, so its unit is unknown; keep the product's name"
+        raise InputError(f"{path}: {fault}, or {SAY}")
+    elif known.level[0].isdigit() and known.level not in _LEVELS:
+        fault = f"level {known.level} cannot be calibrated to backscatter; order level 1.5 or 2.1"
+        raise InputError(f"{path}: {fault}, or {SAY}")
+    factor = str(tags.get("CALIBRATION_DB", CALIBRATION_DB))
+    if not re.fullmatch(r"[-+]?\d+\.?\d*", factor):
+        fault = f"its tag CALIBRATION_DB is '{factor}', no number of dB; write one, such as -83"
+        raise InputError(f"{path}: {fault}")
+    word = _POLARISATION.search(str(path).rpartition("/")[2])
+    polarisation = word[0].upper() if word else tags.get("POLARISATION", "unknown")
+    return known._replace(polarisation=polarisation, calibration_db=float(factor))
 
 
 def _named(path: str) -> Product | None:
+    """What the name says alone; data/README.md describes AIRSAR's, written as PALSAR-2 would be."""
     folder, slash, name = path.partition("?")[0].rpartition("/")
-    if match := _SCENE.search(name):
-        return Product(match["level"], _LEVELS.get(match["level"], "sigma0"))
-    for level, void, grammar, mask in _MASKED:
-        if grammar.search(name):
-            beside = f"{folder}{slash}{grammar.sub(mask, name)}"
-            return Product(level, "gamma0", mask=beside, void=void)
-    return Product("AIRSAR", "sigma0") if _AIRSAR.match(name) else None
+    if found := _SCENE.search(name):
+        return Product(found[1], _LEVELS.get(found[1], "sigma0"))
+    if _SCANSAR.search(name):
+        mask = folder + slash + _SCANSAR.sub(r"\1_MSK\2", name)
+        return Product("2.2", "gamma0", mask=mask, void=(0, 5))
+    if _MOSAIC.search(name):
+        mask = folder + slash + _MOSAIC.sub(r"\1_mask\2", name)
+        return Product("mosaic", "gamma0", mask=mask, void=(0,))
+    return Product("AIRSAR", "sigma0") if name.startswith("AIRSAR-") else None
