@@ -391,14 +391,14 @@ def _write_arrays(
         for some, dn, land in batches:
             rows += some
             checksums += [zlib.crc32(b, zlib.crc32(a)) for a, b in zip(dn, land, strict=True)]
-            counts += [np.bincount(one.ravel(), minlength=256) for one in land]
+            held = (np.bincount(one.ravel(), minlength=256) for one in land)
+            counts += [one[[*ids_of.values()]] for one in held]
             pixels.write(dn.data)
             ids.write(land.data)
         header(len(rows))
     columns: dict[str, Any] = {column: about[column] for column in COMMON}
     columns |= {"array": np.arange(len(rows)), "checksum": np.array(checksums, np.uint32)}
-    held = np.reshape(counts, (-1, 256)).astype(np.int64)
-    columns |= {name: held[:, i] for name, i in ids_of.items()}
+    columns |= zip(ids_of, np.reshape(counts, (-1, len(ids_of))).astype(np.int64).T, strict=True)
     frame = pd.DataFrame(rows, columns=ROW).assign(**columns)
     frame["geometry"] = _footprints(corners(frame))
     frame.attrs = about
@@ -501,10 +501,8 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     day, ground = index["scene"].map(days), corners(index)
     table = day.str.split("/", expand=True).set_axis(DAY, axis=1)
     table["FolderPath"], table["FileName"] = day, index["patch"] + ".tif"
-    table[["MinLon", "MinLat"]], table[["MaxLon", "MaxLat"]] = (
-        ground.min(axis=1),
-        ground.max(axis=1),
-    )
+    box = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
+    table[["MinLon", "MinLat", "MaxLon", "MaxLat"]] = box
     table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
     table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
     counts = index[[f"n_{i}" for i in legend.ids]].to_numpy()

@@ -283,8 +283,8 @@ def test_a_table_chooses_among_the_patches_of_a_folder(theirs):
     names = st.read_index(theirs / "in")["patch"] + ".tif"
     assert sorted(names) == sorted(table["FileName"][:5])
     first = next((theirs / "sar").rglob(table["FileName"][0]))
-    first.rename(first.with_name("mine.tif"))
-    (theirs / "two.csv").write_text(f"FileName\nmine.tif\n{table['FileName'][1]}\n")
+    first.rename(first.with_name("HH-mine.tif"))
+    (theirs / "two.csv").write_text(f"FileName\nHH-mine.tif\n{table['FileName'][1]}\n")
     st.import_patches(theirs / "two.csv", theirs / "two", sar=theirs / "sar", quantity="sigma0")
     assert set(st.read_index(theirs / "two")["scene"]) == {"two", SCENE}
 
