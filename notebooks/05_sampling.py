@@ -106,36 +106,40 @@ for kind, w in weights.items():
 tutorial.show_source(sampling.probabilities)
 
 # %% [markdown]
-# Two steps of {eq}`eq-draw` can be read otherwise, and `st.sample_points` offers both: images by their labelled *area*, and the class by $w_c$ *alone*.
+# Two steps of {eq}`eq-draw` can be read otherwise: images by their labelled *area*, and the class by $w_c$ *alone*.
 # What each would do to real Japan needs no draw: it follows from the counts.
 
 # %%
-ways = {
-    "images by weight, pixels by weight (ours)": ("weight", "pixels"),
-    "images by weight, class by weight alone": ("weight", "weight"),
-    "images by area, pixels by weight": ("area", "pixels"),
-    "images by area, class by weight alone": ("area", "weight"),
-}
+w = weights["reciprocal"]
+mass, alone = japan_counts * w, (japan_counts > 0) * w
+area = japan_counts.sum(axis=1)
+
+
+def chance(share, within):
+    """P(image, class): the share of each image, and what its classes share of it."""
+    share, within = share / share.sum(), within / within.sum(axis=1, keepdims=True)
+    return share[:, None] * within
+
+
 joint = {
-    name: sampling.probabilities(
-        japan_counts, weights["reciprocal"], allocation=a, category=c
-    )
-    for name, (a, c) in ways.items()
+    "images by weight, pixels by weight (ours)": chance(mass.sum(axis=1), mass),
+    "images by weight, class by weight alone": chance(mass.sum(axis=1), alone),
+    "images by area, pixels by weight": chance(area, mass),
+    "images by area, class by weight alone": chance(area, alone),
 }
+ours, _, by_area, _ = joint
+assert np.allclose(joint[ours], sampling.probabilities(japan_counts, w))
 table = pd.DataFrame(
     {"share of pixels": p} | {name: j.sum(axis=0)[ids] for name, j in joint.items()},
     index=pd.Index([c.name for c in present], name="real Japan, 250 m"),
 )
 display(table.style.format("{:.2%}"))
-assert np.allclose(table.iloc[:, 1], 1 / len(present))
+assert np.allclose(table[ours], 1 / len(present))
 
-twice = sampling.probabilities(
-    japan_total[None], weights["reciprocal"], category="weight"
-)[0]
-asked, have = 1_000_000 * twice[ids[rarest]], japan_total[ids[rarest]]
+asked, have = 1_000_000 * w[ids[rarest]], japan_total[ids[rarest]]
 print(
     f"Were all Japan one image and the class drawn by its weight alone, {present[rarest].name} "
-    f"would take {twice[ids[rarest]]:.0%} of the points: of a million, {asked:,.0f} points for {have:,} pixels"
+    f"would take {w[ids[rarest]]:.0%} of the points: of a million, {asked:,.0f} points for {have:,} pixels"
 )
 
 # %% [markdown]
@@ -147,7 +151,7 @@ corner = [(int(n[4:6]), int(n[7:10])) for n in japan["tiles"]]
 fig, axes = plt.subplots(
     1, 2, figsize=(10, 4.2), layout="constrained", sharex=True, sharey=True
 )
-for ax, name in zip(axes, [next(iter(ways)), list(ways)[2]], strict=True):
+for ax, name in zip(axes, [ours, by_area], strict=True):
     number = sampling.allocate(joint[name].sum(axis=1), 1_000_000)
     assert number.sum() == 1_000_000
     grid = np.full((26, 32), np.nan)
@@ -261,7 +265,7 @@ for tile in tiles:
 
 # %%
 names9 = list(legend.names)
-formula = legend.merged(joint[next(iter(ways))].sum(axis=0))
+formula = legend.merged(joint[ours].sum(axis=0))
 balance = pd.DataFrame(
     {
         "real Japan: pixels": legend.merged(japan_total) / japan_total.sum(),
@@ -501,16 +505,23 @@ print(
 assert spread[best] > spread[20]
 
 # %% [markdown]
-# **2.** Draw without replacement until a class runs out. Which class does, and how many points fall short?
+# **2.** Points are drawn with replacement. Which class runs out of pixels first, and how many of its points then fall on a pixel that was drawn before?
 
 # %% tags=["hide-cell"]
+pixels = counts.sum(axis=0)
 for number in (10_000, 100_000, 1_000_000):
-    few = st.sample_points(tiles, number, seed=0, replace=False)
-    short = few.attrs["short"]  # by id
-    words = {c.name: short[str(c.id)] for c in legend.classes if str(c.id) in short}
-    print(f"{number:>9,} points asked, {len(few):,} drawn, short: {words}")
-    assert len(few) + sum(short.values()) == number
-    assert not few.duplicated(["longitude", "latitude"]).any()
+    many = st.sample_points(tiles, number, seed=0, geometry=False)
+    asked = many["category"].value_counts()
+    fullest = (asked / pixels[asked.index]).idxmax()
+    mine = many[many["category"] == fullest]
+    again = mine.duplicated(["longitude", "latitude"]).mean()
+    name = next(c.name for c in legend.classes if c.id == fullest)
+    print(
+        f"{number:>9,} points: {len(mine):,} of them for {pixels[fullest]:,} pixels of {name}, "
+        f"{again:.1%} of these on a pixel drawn before"
+    )
+    # Never more pixels than there are, and no fewer repeats than that makes certain.
+    assert again >= 1 - pixels[fullest] / len(mine)
 
 # %% [markdown]
 # **3.** How wide must the buffer be before the place is worth no more than always saying the most frequent class? Score *nearest on the map* for buffers of 0 to 3 patch sides, and count what each costs.
@@ -550,4 +561,4 @@ assert abs(complement.sum() - 1) < 1e-4 and reciprocal[6] > 0.09 > complement[6]
 # - At 20 points a patch, collapsing points into patches undoes most of the balance; fewer points choose more sharply.
 # - A test patch beside a training patch rewards memory. Whole blocks and a buffer cost patches, and the score that is left means more.
 # - Pretraining sees every patch of the training split, labelled or hit by a point or not, and none that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
-# - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--split block|scene|random] [--buffer 1] [--seed 0]`; `sartutorial sample --help` lists the other readings.
+# - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--split block|scene|random] [--buffer 1] [--seed 0]`; `--inverse complement` is the other reading of the weights, and `sartutorial sample --help` lists all options.

@@ -2,17 +2,16 @@
 
 ``OUT/arrays/<scene>.sar.npy`` holds a scene's patches as DN (uint16), ``<scene>.label.npy`` their class
 ids (uint8), both of shape (patches, size, size), and ``<scene>.parquet`` one row a patch.
-``OUT/patches.parquet`` joins those of all scenes that were cut into the folder, by whom and whenever.
-It is GeoParquet; for pandas alone, ``geometry`` is WKB. Reading needs no raster library.
+``OUT/patches.parquet`` joins those of all scenes. It is GeoParquet; for pandas alone, ``geometry`` is
+WKB. Reading needs no raster library.
 
-DN with their calibration factor and not dB, since that halves the disk and the bytes to read (32 KiB for
-64 a patch of 128 px), and a core still turns thousands of patches a second into dB; a training
-step on two cores eats some hundred (``formats`` in ``benchmarks/results/patches.json``). What is
-imported as dB stays float32.
+DN and not dB: that halves the disk, and a core turns thousands of patches a second into dB (``formats``
+in ``benchmarks/results/patches.json``). What is imported as dB stays float32.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
 import io
 import json
@@ -20,12 +19,13 @@ import math
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,9 +119,8 @@ def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
     if geometry:
         import geopandas as gpd
 
-        attrs, ground = index.attrs, gpd.GeoSeries.from_wkb(index["geometry"], crs="EPSG:4326")
-        index = gpd.GeoDataFrame(index, geometry=ground)
-        index.attrs = attrs
+        ground = gpd.GeoSeries.from_wkb(index["geometry"], crs="EPSG:4326")
+        index = gpd.GeoDataFrame(index, geometry=ground).__finalize__(index)  # with its attrs
     return index
 
 
@@ -132,11 +131,7 @@ def read_legend(folder: str | Path) -> lulc.Legend:
 
 def write_index(index: pd.DataFrame, folder: str | Path) -> None:
     """Write the patch index of ``folder``, whole or not at all; ``index.attrs`` holds the legend."""
-    path = Path(folder) / INDEX
-    if "legend" not in index.attrs:  # which not all of pandas' functions keep
-        index = index.copy()
-        index.attrs = _read(path, columns=[]).attrs
-    with files.atomic_write(path) as partial:
+    with files.atomic_write(Path(folder) / INDEX) as partial:
         _write(index, partial)
 
 
@@ -161,12 +156,9 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plain: Any = frame
-    if hasattr(plain, "to_wkb"):  # a GeoDataFrame
-        plain = plain.to_wkb()
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    table = pa.Table.from_pandas(plain, preserve_index=False)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     known = {"geo": json.dumps(geo), "PANDAS_ATTRS": json.dumps(frame.attrs)}
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | known), path)
 
@@ -224,10 +216,8 @@ def cut(
     try:
         files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
                          progress=progress)  # fmt: skip
-    except (InputError, OSError):  # the other scenes are done
+    finally:  # where a scene fails, the others are done
         _join(out)
-        raise
-    _join(out)
     if not (out / INDEX).exists():
         raise InputError(_why_empty(_kinds(out), size, max_void))
     return out / INDEX
@@ -259,17 +249,17 @@ def _describe(
             if not rasters.same_grid(rasters.grid_of(sar), rasters.grid_of(lab)):
                 raise InputError(f"{label}: not on the grid of {scene}; run 'sartutorial label'")
             legend = legend or rasters.legend_of(lab) or lulc.HR_LULC
-        about = _about(sar) | {"scene": files.stem_of(scene), "source": files.name_of(scene)}
-    return about | {"size": size, "legend": _told(legend)}, label
+        about = _about(sar) | {"size": size, "legend": _told(legend), "data": 0}
+    return about | {"scene": files.stem_of(scene), "source": files.name_of(scene)}, label
 
 
 def _about(sar: DatasetReader, quantity: radiometry.Quantity | None = None) -> dict[str, Any]:
-    """What a scene says of its patches."""
+    """What an open scene says of its patches."""
     from sartutorial import rasters
 
     product = radiometry.product(sar.name, sar.tags(), quantity)
-    said = {k: getattr(product, k) for k in ("quantity", "polarisation", "calibration_db")}
-    about = {"simulated": "SIMULATED" in sar.tags(), "dtype": sar.dtypes[0]} | said
+    about = {k: getattr(product, k) for k in ("quantity", "polarisation", "calibration_db")}
+    about |= {"simulated": "SIMULATED" in sar.tags(), "dtype": sar.dtypes[0]}
     return about | {"spacing": rasters.pixel_size(sar)}
 
 
@@ -286,14 +276,15 @@ def _check_alike(about: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) 
             if other["source"] != about["source"]:
                 raise InputError(f"{both}: their patches have the same names; rename one")
             continue
-        unlike = [k for k in ("quantity", "polarisation", "size", "legend") if about[k] != other[k]]
-        if not 1 / (1 + SPACING) <= about["spacing"] / other["spacing"] <= 1 + SPACING:
-            unlike.append("spacing")
-        for key in unlike:
-            one, two = (d[key]["name"] if key == "legend" else d[key] for d in (about, other))
-            raise InputError(
-                f"{both}: differ in {key} ({one}, {two}); a set is of one kind, take another --out"
-            )
+        for key in ("quantity", "polarisation", "size", "legend", "spacing"):
+            one, two = about[key], other[key]
+            if key == "spacing" and max(one, two) <= (1 + SPACING) * min(one, two):
+                continue
+            if one != two:
+                one, two = (d["name"] if key == "legend" else d for d in (one, two))
+                raise InputError(
+                    f"{both}: differ in {key} ({one}, {two}); a set is of one kind, take another --out"
+                )
 
 
 def _cut_scene(
@@ -308,17 +299,15 @@ def _cut_scene(
     _write_scene(out, about, _cut_out(scene, label, about, max_void), inputs, parameters)
 
 
-class Batch(NamedTuple):
-    """Some patches of a scene: what ROW names of each, and pixels (n, size, size)."""
-
-    rows: list[tuple[Any, ...]]
-    sar: NDArray[Any]
-    label: NDArray[np.uint8]
-    data: int = 2  # of what was read: 0 no data, 1 some, 2 a patch of data alone, kept or not
+# Some patches of a scene: what ROW names of each, and the pixels of both kinds (n, size, size).
+Batch = tuple[list[tuple[Any, ...]], NDArray[Any], NDArray[np.uint8]]
 
 
-def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float) -> Iterator[Batch]:
-    """The patches of a scene, a window at a time: what is in memory does not grow with it."""
+def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) -> Iterator[Batch]:
+    """The patches of a scene, a window at a time: what is in memory does not grow with it.
+
+    ``about["data"]`` becomes 1 if there are data in any pixel, and 2 if there are in all of a patch.
+    """
     from affine import Affine
 
     from sartutorial import rasters
@@ -337,7 +326,8 @@ def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float)
             ids, data = squares(rasters.read_ids(lab, legend, window)), int(dn.any())
             dn = squares(dn)
             down, across = np.nonzero(dn.all(axis=(1, 3)))
-            ids, data = ids[down, :, across], data + bool(len(down))
+            about["data"] = max(about["data"], data + bool(len(down)))
+            ids = ids[down, :, across]
             keep = np.count_nonzero(ids == legend.void, axis=(1, 2)) <= max_void * size**2
             down, across = down[keep], across[keep]
             rows = []
@@ -345,7 +335,7 @@ def _cut_out(scene: str, label: Path, about: Mapping[str, Any], max_void: float)
                 row, col = int(window.row_off) + y * size, int(window.col_off) + x * size
                 here = transform * Affine.translation(col, row)
                 rows.append((f"{about['scene']}_{row}_{col}", row, col, here[:6], *same))
-            return Batch(rows, dn[down, :, across], ids[keep], data)
+            return rows, dn[down, :, across], ids[keep]
 
         rows, columns = (size * math.ceil(n / size) for n in WINDOW)
         yield from files.prefetch(read, rasters.row_windows(sar, rows, columns))
@@ -369,9 +359,8 @@ def _write_scene(
     with ExitStack() as last, files.made(part, inputs, parameters) as partial:
         if partial is None:
             return
-        with ExitStack() as stack:
-            partials = [stack.enter_context(files.atomic_write(file)) for file in arrays]
-            _write(_write_arrays(about, batches, *partials), partial)
+        with files.atomic_write(arrays[0]) as sar, files.atomic_write(arrays[1]) as label:
+            _write(_write_arrays(about, batches, sar, label), partial)
             last.enter_context(files.locked(out / INDEX))  # until the rows are in their place
             _check_alike(about, _kinds(out))  # another process may have been quicker
             if part.exists():
@@ -386,11 +375,10 @@ def _write_arrays(
     import pandas as pd
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
+    ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
     rows: list[tuple[Any, ...]] = []
     checksums: list[int] = []
-    ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
-    counts = [np.empty((0, len(ids_of)), np.int64)]
-    about["data"] = 0
+    counts: list[NDArray[np.int64]] = []
     with open(sar, "wb") as pixels, open(label, "wb") as ids:
 
         def header(patches: int) -> None:  # numpy leaves room in it for this number
@@ -400,40 +388,34 @@ def _write_arrays(
                 np.lib.format.write_array_header_1_0(file, kind | {"shape": (patches, size, size)})
 
         header(0)
-        for batch in batches:
-            rows += batch.rows
-            both = list(zip(batch.sar, batch.label, strict=True))
-            checksums += [zlib.crc32(two, zlib.crc32(one)) for one, two in both]
-            number = (np.bincount(two.ravel(), minlength=256) for _, two in both)
-            counts += [n[None, [*ids_of.values()]] for n in number]
-            pixels.write(batch.sar.data)
-            ids.write(batch.label.data)
-            about["data"] = max(about["data"], batch.data)
-        header(len(checksums))
-    frame = pd.DataFrame(rows, columns=ROW)
-    ground = _on_the_ground(frame["transform"].tolist(), frame["crs"].tolist(), size)
+        for some, dn, land in batches:
+            rows += some
+            checksums += [zlib.crc32(b, zlib.crc32(a)) for a, b in zip(dn, land, strict=True)]
+            held = (np.bincount(one.ravel(), minlength=256) for one in land)
+            counts += [one[[*ids_of.values()]] for one in held]
+            pixels.write(dn.data)
+            ids.write(land.data)
+        header(len(rows))
     columns: dict[str, Any] = {column: about[column] for column in COMMON}
     columns |= {"array": np.arange(len(rows)), "checksum": np.array(checksums, np.uint32)}
-    columns |= zip(ids_of, np.concatenate(counts).T, strict=True)
-    frame = frame.assign(**columns, geometry=_footprints(ground))
+    columns |= zip(ids_of, np.reshape(counts, (-1, len(ids_of))).astype(np.int64).T, strict=True)
+    frame = pd.DataFrame(rows, columns=ROW).assign(**columns)
+    frame["geometry"] = _footprints(corners(frame))
     frame.attrs = about
     return frame.sort_values(["row", "col"], ignore_index=True)
 
 
-def _on_the_ground(
-    transforms: Sequence[Sequence[float]], crs: Sequence[str], size: int
-) -> NDArray[np.float64]:
+def corners(index: pd.DataFrame) -> NDArray[np.float64]:
     """The corners of patches in degrees, (n, 4, 2): longitudes beyond 180 where a patch crosses it."""
-    from rasterio.warp import transform
+    from pyproj import Transformer
 
-    a, b, c, d, e, f = np.reshape(transforms, (-1, 6)).T[..., None]
-    col, row = np.array([(0, 0), (0, size), (size, size), (size, 0)]).T
-    x, y = a * col + b * row + c, d * col + e * row + f
-    degrees = np.empty((*x.shape, 2))
-    for name in set(crs):
-        here = np.array(crs) == name
-        lon_lat = transform(name, "EPSG:4326", x[here].ravel(), y[here].ravel())
-        degrees[here] = np.transpose(lon_lat).reshape(-1, 4, 2)
+    a, b, c, d, e, f = np.reshape(index["transform"].to_list(), (-1, 6)).T[..., None]
+    col, row = np.array([(0, 0), (0, 1), (1, 1), (1, 0)]).T[:, None] * index[["size"]].to_numpy()
+    degrees = np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
+    for crs, here in index.groupby("crs").indices.items():
+        to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+        x, y = degrees[here].transpose(2, 0, 1)
+        degrees[here] = np.stack(to_degrees.transform(x, y), axis=-1)
     lon = degrees[..., 0]
     lon -= 360 * np.round((lon - lon[:, :1]) / 360)
     lon -= 360 * np.floor((lon.min(axis=1, keepdims=True) + 180) / 360)
@@ -457,7 +439,7 @@ def _join(out: Path) -> None:
     """Write the index of all scenes of a folder; if it is there, with what `sample` added, it stays."""
     import pandas as pd
 
-    if not list((out / "arrays").glob("[!.]*.parquet")):
+    if not (out / "arrays").exists():
         return
     with files.locked(out / INDEX):
         parts = [_read(part) for part in (out / "arrays").glob("[!.]*.parquet")]
@@ -478,11 +460,9 @@ def _join(out: Path) -> None:
 # with one root for SAR patches and one for labels. Ours: days without leading zeros, FolderPath is the
 # folder below the root, Latitude and Longitude the patch's centre, Category its most frequent class.
 
-BOX = ["MinLon", "MinLat", "MaxLon", "MaxLat"]
-NUMBERS = ["Year", "Month", "Day", *BOX]
-NAME = re.compile(r"([^/\\]+)_(\d+)_(\d+)\.tif")  # of a file: it must not lead elsewhere
-AGREE = 0.1  # of a patch side: how far a patch may lie from the table's box
-SAVE = "save it as 'CSV UTF-8 (comma delimited)', with the columns as the authors call them"
+DAY = ["Year", "Month", "Day"]
+NAME = re.compile(r"(.+)_(\d+)_(\d+)\.tiff?")  # of a patch: its scene, row and column
+Pair = tuple[str, int, int, Path, Path | None]  # to import: scene, row, column, SAR and label patch
 
 
 def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> Path:
@@ -518,11 +498,11 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     jobs = files.prefetch(write, rows, threads=rasters.threads())
     for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
         pass
-    table = index["scene"].map(days).str.split("/", expand=True).set_axis(NUMBERS[:3], axis=1)
-    table["FolderPath"], table["FileName"] = index["scene"].map(days), index["patch"] + ".tif"
-    size = int(index["size"].iloc[0])
-    ground = _on_the_ground(index["transform"].tolist(), index["crs"].tolist(), size)
-    table[BOX] = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
+    day, ground = index["scene"].map(days), corners(index)
+    table = day.str.split("/", expand=True).set_axis(DAY, axis=1)
+    table["FolderPath"], table["FileName"] = day, index["patch"] + ".tif"
+    box = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
+    table[["MinLon", "MinLat", "MaxLon", "MaxLat"]] = box
     table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
     table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
     counts = index[[f"n_{i}" for i in legend.ids]].to_numpy()
@@ -570,18 +550,6 @@ def _write_patch(path: Path, pixels: NDArray[Any], row: Any, legend: lulc.Legend
             file.set_band_unit(1, "dB")
 
 
-class Pair(NamedTuple):
-    """A patch to import."""
-
-    scene: str
-    row: int
-    col: int
-    patch: str
-    sar: Path
-    label: Path | None
-    box: tuple[float, ...] | None = None  # of a table: west, south, east, north
-
-
 def import_patches(
     table: str | Path,
     out: str | Path,
@@ -594,15 +562,15 @@ def import_patches(
 ) -> Path:
     """Bring GeoTIFF pairs (float32 dB and uint8 ids) into a folder of patches.
 
-    A label patch has the name of its SAR patch (ours). Without labels every pixel is void, and
-    ``sample`` will choose none of the patches; with them each patch must have its own, since a missing
-    one is more often a wrong path than a decision.
+    A label patch has its SAR patch's name and place in its folder (ours). Without labels every pixel
+    is void, and ``sample`` will choose none of the patches; with them each patch must have its own,
+    since a missing one is more often a wrong path than a decision.
 
     Args:
         table: The authors' table (CSV, as they or a spreadsheet wrote it), or a folder of pairs.
         out: The folder to write to.
-        sar: The folder in which the table finds ``year/month/day/FileName``. Of a folder of pairs by
-            default its folder ``sar``, or itself.
+        sar: The folder in whose folders lie the patches that the table lists. Of a folder of pairs
+            by default its folder ``sar``, or itself.
         labels: The same for labels; of a folder of pairs by default its folder ``label``.
         legend: The legend of the labels; by default what they say themselves, else hr-lulc.
         quantity: sigma0 or gamma0, where neither names nor tags say it.
@@ -612,16 +580,14 @@ def import_patches(
         The path of the index.
 
     Raises:
-        InputError: The table cannot be read or lacks columns; or a file is missing, badly named, not
-            square, without georeference, unlike the rest, holds no-data or unknown ids, or lies
-            elsewhere than the table says.
+        InputError: The table cannot be read; or a file is missing, not square, without georeference,
+            unlike the rest, or holds no-data or unknown ids.
     """
     from sartutorial import rasters
 
     table, out = Path(table), Path(out)
-    find = _in_folder if table.is_dir() else _in_table
-    pairs = sorted(find(table, sar, labels), key=lambda pair: pair[:4])
     known = None if legend is None else lulc.legend(legend)
+    pairs = sorted(_pairs(table, sar, labels))
     read = functools.partial(_read_pair, legend=known, quantity=quantity)
     first = read(pairs[0])[0]
     with tqdm(desc="import", total=len(pairs), unit="patch", disable=not progress) as bar:
@@ -632,86 +598,61 @@ def import_patches(
                 yield batch
                 bar.update()
 
-        for scene, group in groupby(pairs, lambda pair: pair.scene):
+        for scene, group in groupby(pairs, lambda pair: pair[0]):
             some = list(group)
             about = first | {"scene": scene, "source": table.name}
             said = {"legend": first["legend"], "quantity": quantity}
-            parameters = said | {"patches": [pair.patch for pair in some]}
-            inputs = [file for pair in some for file in (pair.sar, pair.label) if file]
+            parameters = said | {"patches": [sar.stem for *_, sar, _ in some]}
+            inputs = [file for *_, sar, label in some for file in (sar, label) if file]
             _write_scene(out, about, batches(some), inputs, parameters)
     _join(out)
     return out / INDEX
 
 
-def _in_folder(folder: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
-    """The pairs of a folder; those that are not named as ours are patches of one scene, numbered."""
-    root = Path(sar) if sar else folder / "sar" if (folder / "sar").is_dir() else folder
-    if labels is None and (folder / "label").is_dir():
-        labels = folder / "label"
-    for number, path in enumerate(map(Path, files.find_scenes(root, "SAR patch"))):
-        label = None if labels is None else Path(labels) / path.relative_to(root)
+def _pairs(table: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
+    """Pairs to import. Those that are not named as ours are patches of one scene, numbered."""
+    if table.is_dir():
+        sar = sar or (table / "sar" if (table / "sar").is_dir() else table)
+        labels = labels or (table / "label" if (table / "label").is_dir() else None)
+    elif sar is None:
+        raise InputError(f"{table}: lists patches; name the folder in which they lie with --sar")
+    listed = None if table.is_dir() else _listed(table)
+    found = {Path(path).name: Path(path) for path in files.find_scenes(sar, "SAR patch")}
+    for number, name in enumerate(listed or found):
+        if name not in found:
+            raise InputError(f"{table}: lists '{name}', which is not in {sar}; check the folder")
+        label = Path(labels, found[name].relative_to(sar)) if labels else None
         if label and not label.is_file():
             raise InputError(f"{label}: no such file; a label patch has its SAR patch's name")
-        named = NAME.fullmatch(path.name)
-        place = (named[1], int(named[2]), int(named[3])) if named else (folder.name, number, 0)
-        yield Pair(*place, path.stem, path, label)
-
-
-def _in_table(table: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
-    """The pairs that the authors' table lists."""
-    if sar is None:
-        raise InputError(f"{table}: lists patches; name the folder in which they lie with --sar")
-    rows = _read_csv(table)
-    if twice := rows["FileName"][rows["FileName"].duplicated()].tolist():
-        raise InputError(f"{table}: lists {twice[0]} more than once; a patch is known by its name")
-
-    def find(root: str | Path, name: str, *day: float) -> Path:
-        days = [[f"{int(n):{how}}" for n in day] for how in ("d", "02d")]
-        ways = [Path(root, *day, name) for day in days]
-        if found := [way for way in ways if way.is_file()]:
-            return found[0]
-        raise InputError(f"{ways[0]}: no such file, but the table lists it; check the folder")
-
-    for year, month, day, *box, name in rows.itertuples(index=False):
         named = NAME.fullmatch(name)
-        if not named:
-            raise InputError(f"{table}: {name}: not named <scene>_<offset>_<offset>.tif")
-        what = name, year, month, day
-        label = None if labels is None else find(labels, *what)
-        place = named[1], int(named[2]), int(named[3]), Path(name).stem
-        yield Pair(*place, find(sar, *what), label, tuple(box))
+        place = (named[1], int(named[2]), int(named[3])) if named else (table.stem, number, 0)
+        yield *place, found[name], label
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """The columns of the table that are needed, whatever program wrote it."""
-    import pandas as pd
-
+def _listed(table: Path) -> list[str]:
+    """The file names in the authors' table, whatever program wrote it."""
     try:
-        data = path.read_bytes()
-        try:
-            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp932")  # Shift_JIS
+        data = table.read_bytes()
+        # Those names are ASCII, which all encodings but UTF-16 leave as it is.
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
         text = re.sub(r"\Asep=.\s*\n", "", text)
         mark = max(",;\t", key=text.partition("\n")[0].count)
-        table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, index_col=False)
+        head, *rows = csv.reader(io.StringIO(text), delimiter=mark)
+        column = [name.strip() for name in head].index("FileName")
     except OSError as error:
-        raise files.unreadable(path, error, "table") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a readable CSV table ({error}); {SAVE}") from error
-    table = table.rename(columns=str.strip).dropna(how="all")
-    if missing := [c for c in (*NUMBERS, "FileName") if c not in table]:
-        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {SAVE}")
-    if table.empty:
-        raise InputError(f"{path}: lists no patch")
-    table = table[[*NUMBERS, "FileName"]].apply(lambda column: column.str.strip())
-    for c in NUMBERS:  # a comma can only be that of decimals: there are no thousands here
-        number = pd.to_numeric(table[c].str.replace(",", "."), errors="coerce")
-        table[c] = number.where(number.abs() <= 540 if c in BOX else number % 1 == 0)
-    if len(bad := np.flatnonzero(table.isna().any(axis=1))):
-        line = int(table.index.to_numpy()[bad[0]]) + 2
-        raise InputError(f"{path}: line {line} has an empty field or text where a number belongs")
-    return table
+        raise files.unreadable(table, error, "table") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{table}: no table with the column FileName ({error}); save it as 'CSV UTF-8 (comma "
+            "delimited)', with the columns as the authors call them"
+        ) from error
+    names = ["".join(row[column : column + 1]).strip() for row in rows if any(row)]
+    if not names:
+        raise InputError(f"{table}: lists no patch")
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise InputError(f"{table}: lists {twice[0]} more than once; a patch is known by its name")
+    return names
 
 
 def _read_pair(
@@ -722,33 +663,27 @@ def _read_pair(
 
     from sartutorial import rasters
 
-    with rasters.opened(pair.sar, dtype="float32", decoders=1) as file:
+    _, row, col, sar, label = pair
+    with rasters.opened(sar, dtype="float32", decoders=1) as file:
         grid = rasters.grid_of(file)
         if grid.width != grid.height:
-            raise InputError(f"{pair.sar}: {grid.width} x {grid.height} px; patches are square")
+            raise InputError(f"{sar}: {grid.width} x {grid.height} px; patches are square")
         about = _about(file, quantity) | {"size": grid.width, "calibration_db": math.nan}
         try:
             db, valid = file.read(1), file.read_masks(1)
         except RasterioIOError as error:
-            raise InputError(f"{pair.sar}: cannot be read ({error.__cause__ or error})") from error
+            raise InputError(f"{sar}: cannot be read ({error.__cause__ or error})") from error
         if not (valid.all() and np.isfinite(db).all()):
-            raise InputError(f"{pair.sar}: holds no-data; only whole patches can be used")
-    if pair.label is None:
+            raise InputError(f"{sar}: holds no-data; only whole patches can be used")
+    if label is None:
         legend = legend or lulc.HR_LULC
         ids = np.full(db.shape, legend.void, np.uint8)
     else:
-        with rasters.opened(pair.label, dtype="uint8", decoders=1) as file:
+        with rasters.opened(label, dtype="uint8", decoders=1) as file:
             if not rasters.same_grid(rasters.grid_of(file), grid):
-                raise InputError(f"{pair.label}: not on the grid of its SAR patch")
+                raise InputError(f"{label}: not on the grid of its SAR patch")
             legend = legend or rasters.legend_of(file) or lulc.HR_LULC
             ids = rasters.read_ids(file, legend)
-    transform, crs = grid.transform[:6], grid.crs.to_string()
-    if pair.box:
-        ground = _on_the_ground([transform], [crs], grid.width)[0]
-        off = np.concatenate([ground.min(axis=0), ground.max(axis=0)]) - pair.box
-        off[::2] -= 360 * np.round(off[::2] / 360)
-        if np.abs(off).max() > AGREE * np.ptp(ground, axis=0).min():
-            raise InputError(f"{pair.sar}: lies elsewhere than the table says; check which it is")
-    about |= {"scene": pair.patch, "source": str(pair.sar), "legend": _told(legend)}
-    row = pair.patch, pair.row, pair.col, transform, crs, about["spacing"]
-    return about, Batch([row], db[None], ids[None])
+    about |= {"scene": sar.stem, "source": str(sar), "legend": _told(legend)}
+    where = row, col, grid.transform[:6], grid.crs.to_string(), about["spacing"]
+    return about, ([(sar.stem, *where)], db[None], ids[None])

@@ -6,6 +6,7 @@ formula for the number of samples per label image is lost. What stands here for 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Inverse = Literal["reciprocal", "complement"]
-Allocation = Literal["weight", "area"]
-Category = Literal["pixels", "weight"]
 Split = Literal["block", "scene", "random"]
 POINTS = "points.parquet"
 REPORT = "sampling.csv"
@@ -42,7 +41,6 @@ def count_classes(
     tiles: files.Paths,
     *,
     legend: str | Path | lulc.Legend = "hr-lulc",
-    workers: int | None = None,
     progress: bool = False,
 ) -> NDArray[np.int64]:
     """Count the pixels of each land-cover class in each tile.
@@ -50,7 +48,6 @@ def count_classes(
     Args:
         tiles: Land-cover rasters of uint8 ids: files, URLs or folders.
         legend: What the ids mean: hr-lulc, worldcover, or a table of your own.
-        workers: Windows read at a time, in threads; default every core.
         progress: Show a bar.
 
     Returns:
@@ -59,7 +56,7 @@ def count_classes(
     Raises:
         InputError: A tile is no uint8 raster of the legend's ids.
     """
-    return _Land(tiles, lulc.legend(legend), workers, progress).counts
+    return _Land(tiles, lulc.legend(legend), progress).counts
 
 
 class _Land:
@@ -68,14 +65,9 @@ class _Land:
     Windows of full rows are read in threads, each with a dataset of its own.
     """
 
-    def __init__(
-        self, tiles: files.Paths, legend: lulc.Legend, workers: int | None, progress: bool
-    ) -> None:
+    def __init__(self, tiles: files.Paths, legend: lulc.Legend, progress: bool) -> None:
         self.tiles = files.find_scenes(tiles, "land-cover tile")
         self.legend, self.progress = legend, progress
-        self.threads = rasters.threads() if workers is None else workers
-        if self.threads < 1:
-            raise InputError(f"--workers {workers}: must be at least 1")
         self.grids: list[rasters.Grid] = []
         self.windows: list[tuple[int, Window]] = []
         for i, tile in enumerate(self.tiles):
@@ -94,7 +86,7 @@ class _Land:
             self.counts[i] += found.sum(axis=0)
 
     def _each(self, name: str, work: Callable[[int], T], windows: Sequence[int]) -> list[T]:
-        done = files.prefetch(work, windows, self.threads)
+        done = files.prefetch(work, windows, rasters.threads())
         return list(tqdm(done, name, len(windows), unit="window", disable=not self.progress))
 
     def _ids(self, k: int) -> NDArray[np.uint8]:
@@ -181,29 +173,17 @@ def category_weights(
     return normalised
 
 
-def probabilities(
-    counts: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    *,
-    allocation: Allocation = "weight",
-    category: Category = "pixels",
-) -> NDArray[np.float64]:
+def probabilities(counts: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(tile i, class c) of a point: float64 of shape (tiles, K), summing to 1; K classes.
 
-    A tile's share is its ``weight``, S_i = sum_c w_c n_ic (our reading), or its ``area``, the number
-    of its pixels whose class has a weight. Within it P(c | i) is proportional to w_c n_ic
-    (``pixels``; our reading: with ``weight`` above, one draw of a pixel by the weight of its class)
-    or, for comparison, to w_c alone over the classes that the tile has (``weight``), which applies
-    the weight twice. Raises InputError if every class with pixels has weight 0.
+    A tile's share is the weight that lies on its pixels, S_i = sum_c w_c n_ic, and within it
+    P(c | i) is proportional to w_c n_ic (our reading). Together this is one draw of a pixel by the
+    weight of its class. Raises InputError if every class with pixels has weight 0.
     """
     mass = counts * weights
-    share = {"weight": mass.sum(axis=1), "area": counts @ (weights > 0)}[allocation]
-    if share.sum() == 0:
+    if not mass.any():
         raise InputError("every class with pixels has weight 0: nothing can be sampled")
-    within = {"pixels": mass, "weight": weights * (counts > 0)}[category]
-    total = within.sum(axis=1, keepdims=True)
-    within = within / np.where(total > 0, total, 1)
-    joint: NDArray[np.float64] = (share / share.sum())[:, None] * within
+    joint: NDArray[np.float64] = mass / mass.sum()
     return joint
 
 
@@ -228,18 +208,14 @@ def sample_points(
     legend: str | Path | lulc.Legend = "hr-lulc",
     weights: Mapping[int, float] | NDArray[np.float64] | None = None,
     inverse: Inverse = "reciprocal",
-    allocation: Allocation = "weight",
-    category: Category = "pixels",
     forest: bool = True,
-    replace: bool = True,
     geometry: bool = True,
-    workers: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Draw points on land cover so that rare classes count (paper section 2.2).
 
-    Points of a tile and class follow ``probabilities``; then a pixel of the class, uniformly. The
-    result depends on the tiles and the seed, not on how tiles are stored or read.
+    Points of a tile and class follow ``probabilities``; then a pixel of the class, uniformly and with
+    replacement. The result depends on the tiles and the seed, not on how tiles are stored or read.
 
     Args:
         tiles: Land-cover rasters of uint8 ids, in any CRS: files, URLs or folders.
@@ -248,38 +224,32 @@ def sample_points(
         legend: What the ids mean: hr-lulc, worldcover, or a table of your own.
         weights: By id, a mapping or an array; what it leaves out gets 0. Default see ``inverse``.
         inverse: Weights 1 / p (reciprocal) or 1 - p (complement), p the share of the pixels.
-        allocation: Points of a tile by the weight of its pixels, or by their area.
-        category: Class within a tile by weight times pixels, or by weight alone.
         forest: Whether points may fall on forest.
-        replace: Whether a pixel may be drawn twice; else a class has its pixels in a tile at most.
         geometry: Whether to return a GeoDataFrame; else the columns alone, which is quicker.
-        workers: Windows read at a time, in threads; default every core.
         progress: Show a bar.
 
     Returns:
-        A row a point, its pixel's centre in EPSG:4326: category (id), tile, longitude, latitude. By
-        id, ``attrs`` hold the tiles' "pixels" and the points that fell "short" without ``replace``.
+        A row a point, its pixel's centre in EPSG:4326: category (id), tile, longitude, latitude. The
+        attribute "pixels" counts those of all tiles by id.
 
     Raises:
         InputError: A tile holds no such ids, a parameter is out of range, or nothing can be drawn.
     """
     if points < 1:
         raise InputError(f"--points {points}: must be at least 1")
-    land = _Land(tiles, lulc.legend(legend), workers, progress)
+    land = _Land(tiles, lulc.legend(legend), progress)
+    pixels = land.counts.sum(axis=0)
     own = None if weights is None else _weights(weights, land.legend)
-    by_id = category_weights(land.counts.sum(axis=0), inverse) if own is None else own
+    by_id = category_weights(pixels, inverse) if own is None else own
     by_id[[] if forest else list(land.legend.forest)] = 0
-    joint = probabilities(land.counts, by_id, allocation=allocation, category=category)
-    ranks, short = _drawn(land.counts, joint, points, seed, replace)
-    table = _points(land, land.find(ranks), short)
-    if not geometry:
-        return table
-    import geopandas as gpd
+    table = _points(land, land.find(_ranks(land.counts, by_id, points, seed)))
+    if geometry:
+        import geopandas as gpd
 
-    ground = gpd.points_from_xy(table["longitude"], table["latitude"], crs="EPSG:4326")
-    frame: pd.DataFrame = gpd.GeoDataFrame(table, geometry=ground)
-    frame.attrs = dict(table.attrs)  # which an older geopandas drops
-    return frame
+        ground = gpd.points_from_xy(table["longitude"], table["latitude"], crs="EPSG:4326")
+        table = gpd.GeoDataFrame(table, geometry=ground)
+    table.attrs["pixels"] = pixels.tolist()
+    return table
 
 
 def _weights(
@@ -287,35 +257,33 @@ def _weights(
 ) -> NDArray[np.float64]:
     """A user's own weights by id: float64 of shape (256,)."""
     weights = np.zeros(256)
-    for c, weight in own.items() if isinstance(own, Mapping) else enumerate(own):
+    for c, weight in (own if isinstance(own, Mapping) else dict(enumerate(own))).items():
         if not 0 <= weight < math.inf or (weight and c not in legend.ids):
             raise InputError(
                 f"weights: {weight} for class {c}; take numbers from 0, for classes of "
                 f"{legend.name}: {', '.join(map(str, legend.ids))}"
             )
-        if weight:
-            weights[c] = weight
+        weights[c] = weight
     return weights
 
 
-def _drawn(
-    counts: NDArray[np.int64], joint: NDArray[np.float64], points: int, seed: int, replace: bool
-) -> tuple[Pixels, NDArray[np.int64]]:
-    """Which pixels of each tile and id are drawn, by rank, and how many are missing by id."""
-    numbers, short = allocate(joint.sum(axis=1), points), np.zeros(256, dtype=np.int64)
-    ranks: Pixels = {}
+def _ranks(
+    counts: NDArray[np.int64], weights: NDArray[np.float64], points: int, seed: int
+) -> Pixels:
+    """Which of the pixels of each tile and id are drawn, counted row by row."""
+    joint, ranks = probabilities(counts, weights), {}
+    numbers = allocate(joint.sum(axis=1), points)
     for i in map(int, np.flatnonzero(numbers)):
         rng = splits.generator(seed, i)
-        asked = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
-        given = asked if replace else np.minimum(asked, counts[i])
-        short += asked - given
+        drawn = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
         ranks[i] = {
-            int(c): _ranks(rng, counts[i, c], given[c], replace) for c in np.flatnonzero(given)
+            int(c): np.sort(rng.integers(counts[i, c], size=drawn[c]))
+            for c in np.flatnonzero(drawn)
         }
-    return ranks, short
+    return ranks
 
 
-def _points(land: _Land, places: Pixels, short: NDArray[np.int64]) -> pd.DataFrame:
+def _points(land: _Land, places: Pixels) -> pd.DataFrame:
     """The table of the points at these places."""
     import pandas as pd
     from pyproj import Transformer
@@ -338,23 +306,7 @@ def _points(land: _Land, places: Pixels, short: NDArray[np.int64]) -> pd.DataFra
         "longitude": np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon),
         "latitude": lat,
     }
-    table = pd.DataFrame(columns)
-    for name, n in (("pixels", land.counts.sum(axis=0)), ("short", short)):
-        table.attrs[name] = {str(c): int(n[c]) for c in np.flatnonzero(n)}
-    return table
-
-
-def _ranks(rng: np.random.Generator, pixels: int, number: int, replace: bool) -> NDArray[np.int64]:
-    """``number`` of the ranks 0 ... ``pixels`` - 1, ascending; memory goes with ``number``."""
-    if replace:
-        return np.sort(rng.integers(pixels, size=number))
-    if 2 * number > pixels:
-        return np.sort(rng.permutation(pixels)[:number])
-    chosen = np.empty(0, dtype=np.int64)
-    while len(chosen) < number:  # what came twice is drawn again
-        more = rng.integers(pixels, size=number - len(chosen))
-        chosen = np.unique(np.concatenate([chosen, more]))
-    return chosen
+    return pd.DataFrame(columns)
 
 
 def match(points: gpd.GeoDataFrame, index: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -373,14 +325,10 @@ def sample(
     points: int | None = None,
     seed: int = 0,
     inverse: Inverse = "reciprocal",
-    allocation: Allocation = "weight",
-    category: Category = "pixels",
     forest: bool = True,
-    replace: bool = True,
     split: Split = "block",
     block: int = 4,
     buffer: float = 1.0,
-    workers: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Choose and split the patches of a folder, and write that into its index.
@@ -397,14 +345,10 @@ def sample(
         points: How many points to draw; default 20 a patch.
         seed: A whole number from 0, of any size.
         inverse: Weights 1 / p (reciprocal) or 1 - p (complement), p the share of the pixels.
-        allocation: Points of a tile by the weight of its pixels, or by their area.
-        category: Class within a tile by weight times pixels, or by weight alone.
         forest: Whether points may fall on forest.
-        replace: Whether a pixel may be drawn twice.
         split: By spatial blocks; for comparison by scene or at random, which leak.
         block: Side of a block, in patch sides.
         buffer: Least distance between patches of two splits, in patch sides (blocks only).
-        workers: Windows of tiles read at a time, in threads; default every core.
         progress: Show a bar.
 
     Returns:
@@ -413,64 +357,36 @@ def sample(
     Raises:
         InputError: No point falls on a patch, or none is left to fine-tune.
     """
-    how = dict(
-        points=points,
-        seed=seed,
-        inverse=inverse,
-        allocation=allocation,
-        category=category,
-        forest=forest,
-        replace=replace,
-    )
-    cut = dict(seed=seed, split=split, block=block, buffer=buffer)
-    return _sample(Path(patches), tiles, how, cut, dict(workers=workers, progress=progress))
-
-
-def _sample(
-    folder: Path,
-    tiles: files.Paths,
-    how: dict[str, Any],
-    cut: dict[str, Any],
-    machine: dict[str, Any],
-) -> pd.DataFrame:
     import pandas as pd
 
-    legend = read_legend(folder)  # of labels whose index is there: else nothing is written
+    folder, legend = Path(patches), read_legend(patches)  # without an index nothing is written
     tiles = files.find_scenes(tiles, "land-cover tile")
+    spatial = functools.partial(splits.by_block, block=block, buffer=buffer)
+    deal: Any = {"block": spatial, "scene": splits.by_scene, "random": splits.at_random}[split]
     with files.locked(folder / INDEX):  # so that nobody joins a scene to it meanwhile
         index = read_index(folder)
-        if how["points"] is None:
-            how["points"] = POINTS_PER_PATCH * len(index)
-        rows = index[["patch", "checksum", "transform"]].to_csv().encode()
-        made_from = how | cut | {"patches": hashlib.sha256(rows).hexdigest()}
+        points = POINTS_PER_PATCH * len(index) if points is None else points
+        draw: dict[str, Any] = dict(points=points, seed=seed, inverse=inverse, forest=forest)
+        made_from = draw | dict(split=split, block=block, buffer=buffer, patches=_state(index))
         if "pretrain" not in index or not (folder / POINTS).exists():  # it was cut anew
             (folder / REPORT).unlink(missing_ok=True)
         with files.made(folder / REPORT, tiles, made_from) as partial:
             if partial is not None:
-                index["split"] = _split(index, **cut)
-                cloud = sample_points(tiles, legend=legend, **how, **machine)
-                table = _choose(folder, index, cloud, legend)
-                # The report comes last: it says that the others are of its own run.
-                (folder / REPORT).unlink(missing_ok=True)
-                with files.atomic_write(folder / POINTS) as part:
-                    cloud.to_parquet(part)
-                write_index(index, folder)
-                table.to_csv(partial)
+                index["split"] = deal(index, seed=seed)
+                cloud = sample_points(tiles, legend=legend, progress=progress, **draw)
+                _choose(folder, index, cloud, legend).to_csv(partial)
     return pd.read_csv(folder / REPORT, index_col=0)
 
 
-def _split(
-    index: pd.DataFrame, seed: int, split: Split, block: int, buffer: float
-) -> NDArray[np.str_]:
-    if split == "block":
-        return splits.by_block(index, seed=seed, block=block, buffer=buffer)
-    return {"scene": splits.by_scene, "random": splits.at_random}[split](index, seed=seed)
+def _state(index: pd.DataFrame) -> str:
+    rows = index[["patch", "checksum", "transform"]].to_csv().encode()
+    return hashlib.sha256(rows).hexdigest()
 
 
 def _choose(
     folder: Path, index: pd.DataFrame, cloud: gpd.GeoDataFrame, legend: lulc.Legend
 ) -> pd.DataFrame:
-    """Add to a split index what the points choose; what is left after each stage.
+    """Write into a split index what the points choose; what is left after each stage.
 
     That is a number, and shares of the training classes: of the tiles' pixels, of the points, and of
     the labels of the patches. Shares sum to 1 in each row that has any.
@@ -484,25 +400,21 @@ def _choose(
         )
     index["points"] = np.bincount(hit, minlength=len(index))
     labels, category = splits.label_counts(index), cloud["category"].to_numpy()
-    pixels, short = (
-        [cloud.attrs[n].get(str(c), 0) for c in range(256)] for n in ("pixels", "short")
-    )
-    drawn, there = (np.bincount(c, minlength=256) for c in (category, category[np.unique(on)]))
-    rows = {
-        "pixels of the tiles": (sum(pixels), pixels),
-        "points drawn": (drawn.sum(), drawn),
-        "points short of pixels": (sum(short), short),
-        "points on patches": (there.sum(), there),
-        "patches": (len(index), labels.sum(axis=0)),
+    of_points = {
+        "pixels of the tiles": cloud.attrs["pixels"],
+        "points drawn": np.bincount(category, minlength=256),
+        "points on patches": np.bincount(category[np.unique(on)], minlength=256),
     }
-    forest, left = labels[:, legend.forest].sum(axis=1), np.ones(len(index), dtype=bool)
+    rows = {name: (sum(counts), counts) for name, counts in of_points.items()}
+    left, forest = np.ones(len(index), dtype=bool), labels[:, legend.forest].sum(axis=1)
     for stage, passed in {  # in the order of the paper
-        "hit by a point": index["points"].to_numpy() > 0,
-        "not fully forest": forest < index["size"].to_numpy() ** 2,
-        "labelled": legend.merged(labels).any(axis=1),
+        "patches": left,
+        "patches hit by a point": index["points"].to_numpy() > 0,
+        "patches not fully forest": forest < index["size"].to_numpy() ** 2,
+        "patches labelled": legend.merged(labels).any(axis=1),
     }.items():
-        left &= passed
-        rows[f"patches {stage}"] = left.sum(), labels[left].sum(axis=0)
+        left = left & passed
+        rows[stage] = left.sum(), labels[left].sum(axis=0)
     for name in (*splits.SPLITS, splits.BUFFER):
         part = left & (index["split"] == name).to_numpy()
         rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
@@ -518,4 +430,9 @@ def _choose(
     shares = merged / np.maximum(merged.sum(axis=1, keepdims=True), 1)
     table = pd.DataFrame(shares, pd.Index(rows, name="stage"), list(legend.names))
     table.insert(0, "number", np.array(number, dtype=np.int64))
+    # The report goes first and comes last: it says that the others are of its own run.
+    (folder / REPORT).unlink(missing_ok=True)
+    with files.atomic_write(folder / POINTS) as partial:
+        cloud.to_parquet(partial)
+    write_index(index, folder)
     return table

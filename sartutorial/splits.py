@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartutorial import InputError, lulc
+from sartutorial.patches import corners
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +20,7 @@ BUFFER = "buffer"  # in no split, because it lies between two
 # What a pair of neighbouring patches in two splits costs, beside the imbalance of the classes. At 4
 # the simulated world keeps a tenth more patches than at 0, and its classes are balanced no worse.
 CONTACT = 4.0
-EARTH = 6_371_008.8  # mean radius in metres
-PLANE = 100_000.0  # metres that one plane serves: it stretches them by 4 in 100,000 at most
+PLANE = 100_000.0  # metres that one plane serves: it presses them by 1 in 10,000 at most
 
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -32,6 +32,15 @@ def generator(seed: int, *more: int) -> np.random.Generator:
     return np.random.default_rng([seed, *more])
 
 
+def label_counts(index: pd.DataFrame) -> NDArray[np.int64]:
+    """Label pixels of each patch by id: int64 of shape (patches, 256), no label left out."""
+    counts = np.zeros((len(index), 256), dtype=np.int64)
+    for column in index.columns:
+        if re.fullmatch(r"n_\d+", column):
+            counts[:, int(column[2:])] = index[column]
+    return counts
+
+
 def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
     """The spatial block of each patch: int64 of shape (patches,), numbered from 0.
 
@@ -41,8 +50,7 @@ def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
     """
     from pyproj import Transformer
 
-    x, y, z = _directions(_corners(index)).mean(axis=1).T
-    lon, lat = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+    lon, lat = corners(index).mean(axis=1).T
     cell = np.empty((len(index), 3), np.int64)
     cell[:, 0] = 32601 + (lon + 180) // 6 % 60 + 100 * (lat < 0)  # EPSG's numbers of the zones
     for zone in np.unique(cell[:, 0]):
@@ -58,35 +66,6 @@ def _side(index: pd.DataFrame) -> float:
     return float((index["size"] * index["spacing"]).mean())
 
 
-def _corners(index: pd.DataFrame) -> NDArray[np.float64]:
-    """Longitude and latitude of the corners of each patch: float64 of shape (patches, 4, 2)."""
-    from pyproj import Transformer
-
-    a, b, c, d, e, f = np.stack(index["transform"].to_list()).T[:, :, None]
-    right, down = np.array([[0, 1, 1, 0], [0, 0, 1, 1]])[:, None] * index[["size"]].to_numpy()
-    corners = np.stack([a * right + b * down + c, d * right + e * down + f], axis=-1)
-    for crs, rows in index.groupby("crs").indices.items():
-        to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-        x, y = corners[rows].transpose(2, 0, 1)
-        corners[rows] = np.stack(to_degrees.transform(x, y), axis=-1)
-    return corners
-
-
-def _directions(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes and latitudes (..., 2) as unit vectors (..., 3), which no date line divides."""
-    lon, lat = np.moveaxis(np.radians(degrees), -1, 0)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-
-
-def label_counts(index: pd.DataFrame) -> NDArray[np.int64]:
-    """Label pixels of each patch by id: int64 of shape (patches, 256), no label left out."""
-    counts = np.zeros((len(index), 256), dtype=np.int64)
-    for column in index.columns:
-        if re.fullmatch(r"n_\d+", str(column)):
-            counts[:, int(column[2:])] = index[column]
-    return counts
-
-
 def neighbours(index: pd.DataFrame, buffer: float) -> Pairs:
     """Pairs of patches whose footprints are closer than ``buffer`` patch sides, both ways round.
 
@@ -99,25 +78,22 @@ def neighbours(index: pd.DataFrame, buffer: float) -> Pairs:
     from scipy.spatial import KDTree
 
     reach = buffer * _side(index) * (1 - 1e-3)
-    corners = _corners(index)
-    each = _directions(corners)
+    # In metres from the middle of the Earth, where no date line divides.
+    lon, lat = np.moveaxis(corners(index), -1, 0)
+    earth = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
+    each = np.stack(earth.transform(lon, lat, np.zeros_like(lon)), axis=-1)
     centre = each.mean(axis=1)
+    margin = reach + 2 * np.linalg.norm(each - centre[:, None], axis=2).max()
     tree = KDTree(centre)
-    # What a plane must hold beyond its own patches; on a sphere, which the Earth is within 1 %.
-    margin = 1.01 * (reach / EARTH + 2 * np.linalg.norm(each - centre[:, None], axis=2).max())
-    plane = np.unique(centre * EARTH // PLANE, axis=0, return_inverse=True)[1].ravel()
+    plane = np.unique(centre // PLANE, axis=0, return_inverse=True)[1].ravel()
     pairs = [np.empty((2, 0), dtype=np.intp)]
     for k in range(plane.max() + 1 if reach > 0 else 0):
         own = np.flatnonzero(plane == k)
-        x, y, z = middle = centre[own].mean(axis=0)
+        middle = centre[own].mean(axis=0)
         radius = np.linalg.norm(centre[own] - middle, axis=1).max() + margin
         near = np.sort(tree.query_ball_point(middle, radius))
-        lon, lat = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
-        metres = Transformer.from_crs(
-            "EPSG:4326", f"+proj=aeqd +lon_0={lon} +lat_0={lat}", always_xy=True
-        )
-        flat = metres.transform(*corners[near].transpose(2, 0, 1))
-        ground = shapely.polygons(np.stack(flat, axis=-1))
+        flat = np.linalg.svd(middle[None])[2][1:].T  # two axes of the plane that touches the Earth
+        ground = shapely.polygons((each[near] - middle) @ flat)
         here = ground[np.searchsorted(near, own)]
         a, b = shapely.STRtree(ground).query(here, predicate="dwithin", distance=reach)
         pairs.append(np.stack([own[a], near[b]]))

@@ -120,8 +120,14 @@ def rows():
         yield "export", "set", fault, words
     yield "export", "set", "gone", "run 'sartutorial patches' again"
     yield "import", "theirs/locations.csv", "no.csv", "no.csv: no such table"
-    yield "import", "theirs/locations.csv", "text.tif", "text.tif: lacks the columns Year"
-    yield "import", "theirs/sar", "nothing", "no such file, but the table lists it"
+    yield (
+        "import",
+        "theirs/locations.csv",
+        "text.tif",
+        "text.tif: no table with the column FileName",
+    )
+    yield "import", "theirs/sar", "nothing", "nothing: the folder holds no raster"
+    yield "import", "theirs/sar", "tiles", "which is not in tiles; check the folder"
     yield "import", "theirs/sar", "theirs/label", "uint8"
     yield "import", "theirs/label", "theirs/sar", "holds float32, expected uint8"
     yield "label", "tiles", "far", "IMG.tif: no land-cover tile meets it; it needs LC_N33E135.tif"
@@ -129,7 +135,7 @@ def rows():
     yield "sample", "lulc", "void", "no labelled pixel"
     yield "sample", "lulc", "far", "none of the points fell on a patch"
     yield "sample", "lulc", "wood --no-forest", "every class with pixels has weight 0"
-    for wrong in ("--split leaky", "--buffer -1", "--allocation fair", "--category all"):
+    for wrong in ("--split leaky", "--buffer -1", "--inverse fair"):
         yield "sample", "--points 9000", wrong, wrong.split()[0]
     for fault, words in SET_FAULTS.items():
         yield "sample", "set", fault, words

@@ -98,9 +98,7 @@ def test_the_authors_loss_weights_are_a_complement():
     assert found == pytest.approx(theirs, abs=1e-6)
 
 
-WAYS = [(a, c) for a in ("weight", "area") for c in ("pixels", "weight")]
-
-
+@settings(deadline=None)
 @given(
     share=st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda s: sum(s) > 1e-6),
     points=st.integers(0, 1000),
@@ -120,24 +118,20 @@ COUNTS = st.lists(
 ).map(lambda rows: np.array(rows) * (np.arange(16) > 0))
 
 
-@given(counts=COUNTS.filter(lambda n: n.any()), way=st.sampled_from(WAYS))
-def test_probabilities(counts, way):
+@settings(deadline=None)
+@given(counts=COUNTS.filter(lambda n: n.any()))
+def test_probabilities(counts):
     weights = sampling.category_weights(counts.sum(axis=0))
-    joint = sampling.probabilities(counts, weights, allocation=way[0], category=way[1])
+    joint = sampling.probabilities(counts, weights)
     assert joint.sum() == pytest.approx(1)
     assert (joint[counts == 0] == 0).all()
-    share = joint.sum(axis=1)
-    if way[0] == "area":
-        assert share == pytest.approx(counts.sum(axis=1) / counts.sum())
-    else:
-        assert share == pytest.approx(counts @ weights / (counts @ weights).sum())
+    assert joint.sum(axis=1) == pytest.approx(counts @ weights / (counts @ weights).sum())
     for i, c in np.argwhere(joint > 0):
-        ratio = joint[i, joint[i] > 0] / joint[i, c]
-        many = counts[i, joint[i] > 0] / counts[i, c] if way[1] == "pixels" else 1
-        assert ratio == pytest.approx(weights[joint[i] > 0] / weights[c] * many)
-    if way == ("weight", "pixels"):  # one draw of a pixel by the weight of its class
-        a_pixel = np.divide(joint, counts, where=counts > 0, out=np.zeros(joint.shape))
-        assert a_pixel == pytest.approx((counts > 0) * weights / (counts @ weights).sum())
+        ratio, there = joint[i, joint[i] > 0] / joint[i, c], joint[i] > 0
+        assert ratio == pytest.approx(weights[there] * counts[i, there] / weights[c] / counts[i, c])
+    # One draw of a pixel by the weight of its class.
+    a_pixel = np.divide(joint, counts, where=counts > 0, out=np.zeros(joint.shape))
+    assert a_pixel == pytest.approx((counts > 0) * weights / (counts @ weights).sum())
 
 
 # Points
@@ -161,13 +155,11 @@ def test_fewer_points_than_tiles_are_drawn(tiles):
 def test_the_classes_are_drawn_as_asked(tiles):
     counts = sampling.count_classes(tiles)
     weights = sampling.category_weights(counts.sum(axis=0))
-    for allocation, category in WAYS:
-        how = dict(allocation=allocation, category=category)
-        expected = sampling.probabilities(counts, weights, **how)
-        drawn = sampling.sample_points(tiles, 8000, seed=3, **how)
-        found = pd.crosstab(drawn["tile"], drawn["category"]).to_numpy()
-        cells = expected[:, expected.any(axis=0)] * len(drawn)
-        assert chisquare(found.ravel(), cells.ravel()).pvalue > 1e-3
+    expected = sampling.probabilities(counts, weights)
+    drawn = sampling.sample_points(tiles, 8000, seed=3)
+    found = pd.crosstab(drawn["tile"], drawn["category"]).to_numpy()
+    cells = expected[:, expected.any(axis=0)] * len(drawn)
+    assert chisquare(found.ravel(), cells.ravel()).pvalue > 1e-3
 
 
 def test_pixels_are_drawn_as_brute_force_draws_them(tiles):
@@ -207,11 +199,9 @@ def test_pixels_are_drawn_as_brute_force_draws_them(tiles):
     blocks=st.sampled_from([{}, dict(tiled=True, blockxsize=16, blockysize=16)]),
     crs=st.sampled_from(["EPSG:4326", UTM]),
     up=st.sampled_from([-1, 1]),
-    replace=st.booleans(),
-    way=st.sampled_from(WAYS),
     seed=st.integers(0, 2**70),
 )
-def test_odd_tilings(tmp_path, monkeypatch, shapes, read, blocks, crs, up, replace, way, seed):
+def test_odd_tilings(tmp_path, monkeypatch, shapes, read, blocks, crs, up, seed):
     """Every point has its class, wherever it lies and however the raster is stored and read."""
     rng, step = np.random.default_rng(seed), STEP if crs == "EPSG:4326" else 100
     corner = (137, 33) if crs == "EPSG:4326" else (500_000, 3_652_000)
@@ -221,12 +211,8 @@ def test_odd_tilings(tmp_path, monkeypatch, shapes, read, blocks, crs, up, repla
         ids = land_array(rng, *shape)
         ids.flat[0] = 1
         paths.append(write(tmp_path / f"{i}.tif", ids, crs=crs, transform=at))
-    how = dict(seed=seed, replace=replace, allocation=way[0], category=way[1])
-    points = sampling.sample_points(paths, 200, **how)
-    assert len(points) + sum(points.attrs["short"].values()) == 200
-    assert replace is False or not points.attrs["short"]
-    if not replace:
-        assert not points.duplicated(["longitude", "latitude"]).any()
+    points = sampling.sample_points(paths, 200, seed=seed)
+    assert len(points) == 200
     for path in paths:
         said, there = ids_at(points, path)
         assert said == there
@@ -240,14 +226,16 @@ def test_odd_tilings(tmp_path, monkeypatch, shapes, read, blocks, crs, up, repla
     with monkeypatch.context() as m:
         for name, value in zip(("WINDOW", "CHUNK", "KEEP"), read, strict=True):
             m.setattr(sampling, name, value)
-        again = sampling.sample_points(paths, 200, **how, workers=3, geometry=False)
+        m.setenv("GDAL_NUM_THREADS", "3")
+        again = sampling.sample_points(paths, 200, seed=seed, geometry=False)
     assert again.equals(pd.DataFrame(points.drop(columns="geometry")))
 
 
-def test_the_draw_depends_on_the_seed_alone(tiles):
+def test_the_draw_depends_on_the_seed_alone(tiles, monkeypatch):
     once = sampling.sample_points(tiles, 500, seed=4)
-    for workers in (1, 3):
-        assert sampling.sample_points(tiles, 500, seed=4, workers=workers).equals(once)
+    for threads in (1, 3):
+        monkeypatch.setenv("GDAL_NUM_THREADS", str(threads))
+        assert sampling.sample_points(tiles, 500, seed=4).equals(once)
     assert not sampling.sample_points(tiles, 500, seed=5).equals(once)
 
 
@@ -264,30 +252,6 @@ def test_any_whole_number_is_a_seed(tiles):
             rule(index, seed=-1)
     with pytest.raises(InputError, match="--seed -1"):
         sampling.sample_points(tiles, 50, seed=-1)
-
-
-def test_without_replacement_a_class_is_capped_and_the_loss_said(tiles):
-    counts = sampling.count_classes(tiles)
-    points = sampling.sample_points(tiles, 4000, replace=False)
-    assert not points.duplicated(["longitude", "latitude"]).any()
-    rare = int(np.flatnonzero(counts.sum(axis=0))[-1])
-    assert (points["category"] == rare).sum() == counts[:, rare].sum()
-    assert points.attrs["short"][str(rare)] == pytest.approx(1000 - counts[:, rare].sum(), abs=100)
-    assert len(points) + sum(points.attrs["short"].values()) == 4000
-    assert not sampling.sample_points(tiles, 100).attrs["short"]
-
-
-@pytest.mark.parametrize(("pixels", "number"), [(10, 3), (10, 5), (10, 6), (10, 10)])
-def test_pixels_without_replacement_are_uniform(pixels, number):
-    rng, hits = np.random.default_rng(0), np.zeros(pixels)
-    for _ in range(2000):
-        ranks = sampling._ranks(rng, pixels, number, replace=False)
-        assert len(set(ranks)) == number
-        assert (np.diff(ranks) > 0).all()
-        hits[ranks] += 1
-    # The counts of pixels drawn without replacement vary less: scaled to a chi-square by 1 - n/N.
-    spread = ((hits - 200 * number) ** 2 / (200 * number)).sum() / max(1 - number / pixels, 1e-9)
-    assert spread < 35  # the 0.9999 point of chi-square with 9 degrees of freedom is 33.7
 
 
 def test_forest_can_have_probability_0(tiles, tmp_path):
@@ -636,15 +600,14 @@ def test_the_index_says_what_is_trained_and_tested_on(cut, folder):
 @pytest.mark.parametrize("split", ["block", "scene", "random"])
 def test_the_report_adds_up(cut, folder, split):
     # So few points that some patches are not hit.
-    how = dict(points=500, seed=1, split=split, block=4, replace=False)
+    how = dict(points=500, seed=1, split=split, block=4)
     table = sampling.sample(folder, cut / "tiles", **how)
     assert table.equals(pd.read_csv(folder / sampling.REPORT, index_col=0))
     index = patches.read_index(folder)
     points = gpd.read_parquet(folder / sampling.POINTS)
     number, shares = table["number"], table[list(HR_LULC.names)]
     assert number["pixels of the tiles"] == sampling.count_classes(cut / "tiles").sum()
-    assert number["points drawn"] + number["points short of pixels"] == 500
-    assert number["points drawn"] == len(points)
+    assert number["points drawn"] == len(points) == 500
     inside = points.within(patches.read_index(folder, geometry=True).union_all())
     assert number["points on patches"] == pytest.approx(inside.sum(), abs=5)  # those on an edge
     assert number["patches"] == len(index) > number["patches hit by a point"]
