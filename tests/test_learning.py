@@ -419,32 +419,43 @@ def test_killed_fine_tuning_goes_on_with_its_dropout(world, tmp_path):
     assert same(undisturbed, finetune(world / "patches", tmp_path / "b", profile="tiny"))
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where whoever started this process had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("parts", [1, 2])
 def test_ctrl_c_waits_for_the_end_of_a_step(world, tmp_path, monkeypatch, parts):
     """Within a step it could meet a callback of torch's from C++, which would end the process."""
-    hardware = training.Hardware(accumulate=parts)
-    undisturbed = pretrain(world / "patches", tmp_path / "a", profile="tiny", hardware=hardware)
+    options = dict(profile="tiny", batch=4, hardware=training.Hardware(accumulate=parts))
+    undisturbed = pretrain(world / "patches", tmp_path / "a", **options)
     loss, told_of = pretraining.reconstruction_loss, []
 
-    def interrupted(*arguments, **options):
+    def interrupted(*arguments, **more):
         told_of.append("loss")
-        if len(told_of) == 3 * parts:  # in the second epoch
+        if len(told_of) == 8 * parts:  # in the second epoch
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0)  # where Python would raise it
             told_of.append("went on")
-        return loss(*arguments, **options)
+        return loss(*arguments, **more)
 
     monkeypatch.setattr(pretraining, "reconstruction_loss", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(world / "patches", tmp_path / "b", profile="tiny", hardware=hardware)
+        pretrain(world / "patches", tmp_path / "b", **options)
     assert told_of[-1] == "went on"
+    assert (tmp_path / "b" / "last.ckpt").exists()
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
-    again = pretrain(world / "patches", tmp_path / "b", profile="tiny", hardware=hardware)
+    again = pretrain(world / "patches", tmp_path / "b", **options)
     assert same(undisturbed, again)
 
 
+@pytest.mark.usefixtures("heard")
 def test_what_breaks_after_ctrl_c_is_an_interruption():
     """Such as a worker that reads patches, whom the terminal has told as well."""
 
@@ -464,6 +475,7 @@ def test_what_breaks_after_ctrl_c_is_an_interruption():
         steps(False, True)
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_is_held_where_it_is_heard():
     """Not in another thread, nor where the caller has chosen what it does."""
 
