@@ -5,8 +5,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -414,6 +417,81 @@ def test_killed_fine_tuning_goes_on_with_its_dropout(world, tmp_path):
     with stopped_in(1):
         finetune(world / "patches", tmp_path / "b", profile="tiny")
     assert same(undisturbed, finetune(world / "patches", tmp_path / "b", profile="tiny"))
+
+
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where whoever started this process had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("parts", [1, 2])
+def test_ctrl_c_waits_for_the_end_of_a_step(world, tmp_path, monkeypatch, parts):
+    """Within a step it could meet a callback of torch's from C++, which would end the process."""
+    options = dict(profile="tiny", batch=4, hardware=training.Hardware(accumulate=parts))
+    undisturbed = pretrain(world / "patches", tmp_path / "a", **options)
+    loss, told_of = pretraining.reconstruction_loss, []
+
+    def interrupted(*arguments, **more):
+        told_of.append("loss")
+        if len(told_of) == 8 * parts:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)  # where Python would raise it
+            told_of.append("went on")
+        return loss(*arguments, **more)
+
+    monkeypatch.setattr(pretraining, "reconstruction_loss", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(world / "patches", tmp_path / "b", **options)
+    assert told_of[-1] == "went on"
+    assert (tmp_path / "b" / "last.ckpt").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    again = pretrain(world / "patches", tmp_path / "b", **options)
+    assert same(undisturbed, again)
+
+
+@pytest.mark.usefixtures("heard")
+def test_what_breaks_after_ctrl_c_is_an_interruption():
+    """Such as a worker that reads patches, whom the terminal has told as well."""
+
+    def steps(interrupted, broken):
+        with training.steady() as interrupt:
+            interrupt()
+            if interrupted:
+                os.kill(os.getpid(), signal.SIGINT)
+            if broken:
+                raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    steps(interrupted=False, broken=False)
+    for broken in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            steps(True, broken)
+    with pytest.raises(RuntimeError, match="worker"):
+        steps(False, True)
+
+
+@pytest.mark.usefixtures("heard")
+def test_ctrl_c_is_held_where_it_is_heard():
+    """Not in another thread, nor where the caller has chosen what it does."""
+
+    def within():
+        with training.steady():
+            return signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert within() is not before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(within).result() is before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert within() is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 CHILD = """

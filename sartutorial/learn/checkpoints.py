@@ -6,11 +6,13 @@ import datetime
 import json
 import platform
 import sys
+import textwrap
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sartutorial import InputError, files
+from sartutorial import InputError, __version__, files
 
-MADE_WITH = ("sartutorial", "torch", "timm", "lightning", "rasterio", "numpy")
+LIBRARIES = ("torch", "timm", "lightning", "rasterio", "numpy")
 
 
 def provenance() -> dict[str, Any]:
     """What made a result: command, date, versions, machine."""
-    versions = {}
-    for name in MADE_WITH:
-        with suppress(PackageNotFoundError):  # a machine that trains needs no raster libraries
-            versions[name] = version(name)
+    there = filter(find_spec, LIBRARIES)  # a machine that trains needs no raster libraries
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions,
+        "versions": {"sartutorial": __version__} | {name: version(name) for name in there},
         "machine": f"{platform.machine()} {platform.system()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
@@ -66,8 +65,7 @@ def named(file: str | Path, kind: str) -> Path:
     """
     if str(file) != "reference":
         return Path(file)
-    place = Path("book", "weights", f"{kind}.safetensors")
-    here = Path.cwd().resolve()
+    place, here = Path("book", "weights", f"{kind}.safetensors"), Path.cwd().resolve()
     for root in (here, *here.parents, Path(__file__).parents[2]):
         if (root / place).exists():
             return root / place
@@ -79,28 +77,17 @@ def fingerprint(path: str | Path) -> str:
     return f"{zlib.crc32(Path(path).read_bytes()):08x}"
 
 
-def check_readable(path: str | Path, mend: str) -> None:
-    """Raise InputError unless a file is there (``mend`` says where it comes from) and may be read."""
-    try:
-        Path(path).open("rb").close()  # safetensors calls both faults "no such file"
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {mend}") from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a file that you may read"
-        ) from error
-
-
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and description that ``save`` wrote.
 
     Raises InputError, naming the file, if either is missing, unreadable or damaged.
     """
     path = Path(path)
-    for file in (path, path.with_suffix(".json")):
-        check_readable(file, "'pretrain', 'finetune' and 'import-weights' write it")
     try:
-        state, description = load_file(path), json.loads(path.with_suffix(".json").read_text())
+        path.open("rb").close()  # safetensors calls every fault "no such file"
+        state, description = load_file(path), json.loads(path.with_suffix(".json").read_bytes())
+    except OSError as error:
+        raise files.unreadable(error.filename, error) from error
     except (SafetensorError, ValueError) as error:  # ValueError: no JSON, or no text
         raise InputError(f"{path}: not weights of ours ({error}); train anew") from error
     if not isinstance(description, dict) or "encoder" not in description:
@@ -110,31 +97,19 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load weights that must fit exactly; raises InputError naming what is missing or left over."""
-    wanted, given = model.state_dict(), dict(state)
-    both = wanted.keys() & given.keys()
-    wrong = {
-        "missing": wanted.keys() - both,
-        "left over": given.keys() - both,
-        "of another shape": {k for k in both if wanted[k].shape != given[k].shape},
-    }
-    found = ", ".join(
-        f"{len(keys)} {fault} ({', '.join(sorted(keys)[:3])}{', ...' * (len(keys) > 3)})"
-        for fault, keys in wrong.items()
-        if keys
-    )
-    if found:
-        raise InputError(f"{source}: does not fit: of its keys, {found}; use the same architecture")
-    model.load_state_dict(given)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        said = textwrap.shorten(str(error), 400)
+        raise InputError(f"{source}: does not fit: {said}; use the same architecture") from error
 
 
 class _Inert:
-    """Stands for what a checkpoint pickles beside its weights: takes any state and keeps none."""
+    """Stands for what a checkpoint pickles beside its weights: takes anything and keeps nothing."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
+    def __init__(self, *_: Any) -> None: ...
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+    __setstate__ = __init__
 
 
 class _InertDict:
@@ -149,30 +124,23 @@ def read_foreign(file: str | Path) -> Any:
 
     torch reads the pickle with ``weights_only=True``; classes and functions that it names and torch
     does not allow, such as a configuration's, are replaced by inert ones of ours: none is imported
-    or called.
-
-    Raises InputError, naming the file, if it is missing, unreadable, damaged, no checkpoint, or
-    cannot be read in this way.
+    or called. Raises InputError, naming the file, if it cannot be read in this way.
     """
-    check_readable(file, "name a checkpoint on this machine")
-    names = _foreign_names(file)
-    stubs: list[Any] = [(_Inert if n.startswith("numpy.") else _InertDict, n) for n in names]
+    names: list[str] = []
     try:
+        Path(file).open("rb").close()
         if Path(file).suffix == ".safetensors":  # which newer versions of torch would load as well
             return load_file(file)
+        with suppress(RuntimeError, ValueError):  # torch's format before 1.6 has no such list
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))
+        stubs: list[Any] = [(_Inert if n.startswith("numpy.") else _InertDict, n) for n in names]
         with torch.serialization.safe_globals(stubs):
             return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise files.unreadable(file, error) from error
     except Exception as error:  # bytes that are no pickle, or a torn one, can raise anything
         what = f"it pickles {', '.join(names)}" if names else type(error).__name__
         raise InputError(
             f"{file}: weights cannot be read from it without running what it holds, or it is damaged "
             f"or no torch checkpoint ({what}); fetch it again, or ask for the weights alone"
         ) from error
-
-
-def _foreign_names(file: str | Path) -> list[str]:
-    """The classes and functions that a checkpoint names beside torch's own; none is imported."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))
-    except Exception:  # torch's format before 1.6, or no checkpoint: loading it will tell
-        return []

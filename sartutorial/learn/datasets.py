@@ -6,9 +6,10 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,9 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sartutorial import InputError
 from sartutorial.lulc import Legend
 from sartutorial.patches import Store, read_index, read_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEEDS = 2**61 - 1  # seeds are taken modulo a prime, so that large ones stay apart
 SPACING_TOLERANCE = 0.05  # share by which pixel spacings of one model and its data may differ
@@ -35,9 +33,9 @@ class Normalization(NamedTuple):
 class Patches(Dataset[dict[str, Tensor]]):
     """Patches as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
 
-    Items are asked for by ``(epoch, index)``, as ``Shuffled`` gives them, and then flipped at random
-    in both axes, or by plain ``index``, and then left as they are. ``key`` is (seed, epoch, index):
-    all randomness that concerns the item, masks included, starts from it.
+    An item asked for by ``(epoch, index)``, as ``Shuffled`` gives them, is flipped at random in both
+    axes; by plain ``index`` it is as it lies there. ``key`` is (seed, epoch, index), where all that is
+    random about an item starts, masks included.
 
     Args:
         folder: What ``cut`` or ``import_patches`` wrote.
@@ -112,15 +110,10 @@ class Shuffled(Sampler[tuple[int, int]]):
 
 def loader(data: Patches, batch: int, order: Shuffled | None = None) -> DataLoader[Any]:
     """Batches of patches in the order of the index, or shuffled; cores beyond two read ahead."""
-    cores = os.cpu_count() or 1
-    workers = min(8, max(cores // (order.world if order else 1) - 2, 0))
+    cores, cuda = (os.cpu_count() or 1) // (order.world if order else 1), torch.cuda.is_available()
+    n = min(8, max(cores - 2, 0))
     return DataLoader(
-        data,
-        batch_size=batch,
-        sampler=order,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        data, batch, sampler=order, num_workers=n, persistent_workers=n > 0, pin_memory=cuda
     )
 
 
@@ -137,9 +130,7 @@ def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
 def selected(folder: str | Path, column: str, split: str | None = None) -> pd.DataFrame:
     """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all.
 
-    Raises:
-        InputError: The index cannot be read, ``sample`` has not chosen and split the patches, or
-            there is no such row.
+    Raises InputError if ``sample`` has not chosen and split the patches, or there is no such row.
     """
     index = read_index(folder)
     if not {"split", "pretrain", "finetune"} <= set(index):
@@ -154,8 +145,7 @@ def selected(folder: str | Path, column: str, split: str | None = None) -> pd.Da
 def class_counts(rows: pd.DataFrame, legend: Legend) -> NDArray[np.int64]:
     """Labelled pixels of every patch by training class: (patches, classes)."""
     counts = np.zeros((len(rows), 256), np.int64)
-    for id_ in legend.ids:
-        counts[:, id_] = rows[f"n_{id_}"]
+    counts[:, legend.ids] = rows[[f"n_{i}" for i in legend.ids]]
     return legend.merged(counts)
 
 
@@ -165,35 +155,23 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
     A patch stands for the rarest class that it holds; of each class, in an order drawn from ``seed``,
     the same share is taken, and one patch at least as long as there are enough. A smaller share lies
     within a larger one of the same seed (nested, as label-efficiency curves need them).
-
-    Args:
-        rows: Rows of the index.
-        legend: Of their labels.
-        labels: The share, above 0 and at most 1.
-        seed: Any whole number.
     """
     if not 0 < labels <= 1:
         raise InputError(f"labels={labels}: the share of labels must be above 0 and at most 1")
     counts = class_counts(rows, legend)
     rarity = counts.sum(0).argsort(kind="stable").argsort(kind="stable")  # 0: the rarest class
-    rank = np.where(counts > 0, rarity, len(rarity)).min(1)
     order = np.random.default_rng([seed % SEEDS, 1]).permutation(len(rows))
-    place = np.empty(len(rows))  # in the queue of its class, from 0 to 1
-    for k in np.unique(rank):
-        queue = order[rank[order] == k]
-        place[queue] = np.arange(len(queue)) / len(queue)
+    rank = pd.Series(np.where(counts > 0, rarity, len(rarity)).min(1)[order])
+    queues = rank.groupby(rank)
+    place = queues.cumcount() / queues.transform("size")  # in the queue of its class, from 0 to 1
     first = np.lexsort((rank, place))[: max(round(labels * len(rows)), 1)]
-    return rows.iloc[np.sort(first)]
+    return rows.iloc[np.sort(order[first])]
 
 
 def common(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the patches of a set have in common, as a model's description keeps it."""
-    first = rows.iloc[0]
-    return {
-        "spacing": float(rows["spacing"].mean()),  # metres
-        "quantity": str(first["quantity"]),
-        "polarisation": str(first["polarisation"]),
-    }
+    """What the patches of a set have in common, as a model's description keeps it; spacing in metres."""
+    kind = {name: str(rows[name].iloc[0]) for name in ("quantity", "polarisation")}
+    return {"spacing": float(rows["spacing"].mean())} | kind
 
 
 def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -> None:
@@ -204,13 +182,11 @@ def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -
     """
     found = common(rows) | {"size": int(rows["size"].iloc[0])}
     known = found | dict(given) | {"size": given["encoder"]["image_size"]}
-    unlike = [k for k in ("size", "quantity") if found[k] != known[k]]
-    if len({found["polarisation"], known["polarisation"]} - {"unknown"}) > 1:
-        unlike.append("polarisation")
-    if abs(found["spacing"] / known["spacing"] - 1) > SPACING_TOLERANCE:
-        unlike.append("spacing")
-    if unlike:
-        one, other = (", ".join(f"{k} {d[k]}" for k in unlike) for d in (known, found))
+    unlike = {k: found[k] != known[k] for k in ("size", "quantity", "polarisation")}
+    unlike["polarisation"] &= "unknown" not in (found["polarisation"], known["polarisation"])
+    unlike["spacing"] = abs(found["spacing"] / known["spacing"] - 1) > SPACING_TOLERANCE
+    one, other = (", ".join(f"{k} {d[k]}" for k in unlike if unlike[k]) for d in (known, found))
+    if one:
         raise InputError(
             f"{file}: was trained on patches of {one}, these have {other}; pretrain on these patches"
         )

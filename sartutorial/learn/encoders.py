@@ -7,12 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from timm.layers import trunc_normal_
-from timm.models.swin_transformer import (
-    SwinTransformer,
-    window_partition,
-    window_reverse,
-)
+from timm.models.swin_transformer import SwinTransformer, window_partition, window_reverse
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sartutorial import InputError
 from sartutorial.profiles import Profile
@@ -38,29 +35,25 @@ def config_of(
 ) -> EncoderConfig:
     """The encoder of a profile, for images of ``image_size`` pixels.
 
-    Raises:
-        InputError: The image is no multiple of the stride (32 px), or a stage's token grid is larger
-            than the window and no multiple of it.
+    Raises InputError if a stage's token grid is larger than the window and no multiple of it.
     """
-    config = EncoderConfig(
-        image_size, profile.embed_dim, profile.depths, profile.num_heads, profile.window_size, kind
-    )
-    grids = [image_size // (PATCH * 2**i) for i in range(4)]
-    if image_size % STRIDE or any(g > config.window_size and g % config.window_size for g in grids):
+    window, grids = profile.window_size, [image_size // (PATCH * 2**i) for i in range(4)]
+    if image_size % STRIDE or any(g > window and g % window for g in grids):
         raise InputError(
-            f"patches of {image_size} px do not divide into tokens and windows of "
-            f"{config.window_size}; cut them with --size 64, 128 or a multiple of 256"
+            f"patches of {image_size} px do not divide into tokens and windows of {window}; cut them "
+            "with --size 64, 128 or a multiple of 256"
         )
-    return config
+    return EncoderConfig(
+        image_size, profile.embed_dim, profile.depths, profile.num_heads, window, kind
+    )
 
 
 class Encoder(SwinTransformer):
     """Swin, one input channel, absolute positions, four stages (paper section 3.1).
 
-    ``kind="simmim"``: shifted windows, learnt positions (what the authors' code configures).
-    ``kind="mixmae"``: windows never shift, positions are fixed sines and cosines.
-    Without ``positions`` in the configuration it is timm's Swin as it is.
-    Images are (B, 1, H, W) with H = W = ``image_size``; tokens are (B, H/4, W/4, C), channels last.
+    SimMIM's has shifted windows and learnt positions (what the authors' code configures); MixMAE's
+    windows never shift, its positions are fixed sines and cosines. Images are (B, 1, H, W) with
+    H = W = ``image_size``; tokens are (B, H/4, W/4, C), channels last.
     """
 
     layers: Any  # timm's stages
@@ -68,20 +61,10 @@ class Encoder(SwinTransformer):
     absolute_pos_embed: Tensor | None
 
     def __init__(self, config: EncoderConfig, *, drop_path_rate: float = 0.0) -> None:
-        super().__init__(
-            img_size=config.image_size,
-            patch_size=PATCH,
-            in_chans=1,
-            num_classes=0,
-            global_pool="",
-            embed_dim=config.embed_dim,
-            depths=tuple(config.depths),
-            num_heads=tuple(config.num_heads),
-            window_size=config.window_size,
-            drop_path_rate=drop_path_rate,
-        )
-        self.config = config
-        side = config.image_size // PATCH
+        shape = {k: getattr(config, k) for k in ("embed_dim", "depths", "num_heads", "window_size")}
+        shape |= {"num_classes": 0, "global_pool": "", "drop_path_rate": drop_path_rate}
+        super().__init__(config.image_size, PATCH, in_chans=1, **shape)
+        self.config, side = config, config.image_size // PATCH
         if not config.positions:
             self.register_buffer("absolute_pos_embed", None)
         elif config.kind == "simmim":
@@ -89,13 +72,13 @@ class Encoder(SwinTransformer):
             self.absolute_pos_embed = nn.Parameter(trunc_normal_(position, std=0.02))
         else:
             self.register_buffer("absolute_pos_embed", sincos_positions(config.embed_dim, side))
-        if config.kind == "mixmae":
-            for block in (block for stage in self.layers for block in stage.blocks):
+        for block in (block for stage in self.layers for block in stage.blocks):
+            if config.kind == "mixmae":
                 block.shift_size, block.attn_mask = (0, 0), None
-        for mask in (b for name, b in self.named_buffers() if name.endswith("attn_mask")):
-            # timm's -100 leaves weights of 1e-44 where there should be none: denormal numbers, with
-            # which a CPU multiplies far more slowly.
-            mask.mul_(100)
+            elif block.attn_mask is not None:
+                # timm's -100 leaves weights of 1e-44 where there should be none: denormal numbers,
+                # with which a CPU multiplies far more slowly.
+                block.attn_mask.mul_(100)
 
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, 1, H, W) to tokens (B, H/4, W/4, C), before positions are added."""
@@ -115,22 +98,18 @@ class Encoder(SwinTransformer):
         x = self.positioned(tokens)
         for stage in self.layers:
             x = stage.downsample(x)
-            scale = x.shape[1] // mask.shape[-1]
-            origin = (
-                mask.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(0, 2, 3, 1)
-            )
+            origin = functional.interpolate(mask, x.shape[1:3]).permute(0, 2, 3, 1)
             for block in stage.blocks:
                 x = _attend_within_image(block, x, origin)
         features: Tensor = self.norm(x)
         return features
 
     def taps(self, image: Tensor, *, merged: bool = True) -> list[Tensor]:
-        """Four maps (B, C_i, H_i, W_i), one a stage, for a decoder.
+        """Four maps (B, C_i, H_i, W_i), one a stage, for a decoder, without the final norm.
 
-        ``merged``: each stage's output *after* its patch merging, which the authors feed to UPerNet;
-        for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice. Else before it, as timm gives
-        them: 128 @ 64², 256 @ 32², 512 @ 16², 1024 @ 8². The final norm is not applied.
-        timm merges at the start of the next stage, so a merged tap is that stage's input.
+        ``merged``: each stage's output *after* its patch merging (in timm the next stage's first step),
+        which the authors feed to UPerNet; for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice.
+        Else before it, as timm gives them: 128 @ 64², 256 @ 32², 512 @ 16², 1024 @ 8².
         """
         x = self.positioned(self.embed(image))
         before, after = [], []

@@ -96,11 +96,12 @@ def _job(
 ) -> tuple[dict[str, Any], Callable[[], Any]]:
     """What makes this run, and what it needs to be trained."""
     encoder = checkpoints.named(encoder, "encoder") if encoder else None
-    start: Loaded[Encoder] | None = load_encoder(encoder) if encoder else None
+    size = int(rows["size"].iloc[0])
+    start: Loaded[Encoder] | None = load_encoder(encoder, size) if encoder else None
     given = start.description if start else {}
     if encoder:
         datasets.check_fits(rows, given, encoder)
-    config = start.model.config if start else config_of(scale, int(rows["size"].iloc[0]), kind)
+    config = start.model.config if start else config_of(scale, size, kind)
     rate = scale.dropout if dropout is None else dropout
     if not 0 <= rate < 1:
         raise InputError(f"--dropout {rate:g}: must be from 0 to less than 1")

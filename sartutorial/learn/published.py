@@ -1,8 +1,4 @@
-"""Weights as torch modules: files of ours, and the authors' checkpoints as they were published.
-
-The authors' (Hugging Face gsvrg/ALOS-2_FM) have the naming of microsoft/SimMIM, of their Swin and
-UPerNet, and of SAR-W-MixMAE.
-"""
+"""Weights as torch modules: files of ours, and the authors' checkpoints as they were published."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +18,23 @@ from sartutorial.learn.encoders import PATCH, STRIDE, Encoder, EncoderConfig, si
 from sartutorial.learn.pretraining import MixMAE, SimMIM
 from sartutorial.learn.segmentation import Decoder, Segmenter
 
-MIXMAE_HEADS = 16  # of the decoder (authors' code); no shape tells
-# What no checkpoint holds, and on what ground we say it.
-STATED: dict[str, tuple[Any, str]] = {
-    "normalization": (
-        {"mean": -10.4327, "std": 5.8041},
-        "the authors' code: dB statistics of their ALOS-2 pretraining set",
-    ),
-    "spacing": (5.0, "the paper and the authors' code: scenes of 2.5 m, halved on each axis"),
-    "quantity": ("sigma0", "the authors' code: level 2.1 scenes, whose DN give sigma0 (JAXA)"),
-    "polarisation": ("HH", "the paper"),
-}
-SHAPES = "keys and shapes of the checkpoint"
-PLACELESS = f"{SHAPES}; without positions the image size is ours: a last stage of one window"
-COLOUR = (
-    "ours: three channels have seen photographs; the input convolution is summed over them (a grey "
-    "image in each gives the same), the head averaged; normalisation, spacing and quantity are left "
-    "to the patches that fine-tune it"
+# What no checkpoint holds, and on what ground a description of one says what it says.
+STATED = dict(
+    normalization=dict(mean=-10.4327, std=5.8041), spacing=5.0, quantity="sigma0", polarisation="HH"
 )
-LEGEND = "ours: the paper's nine, in the order that fits the authors' nine class weights"
+GROUNDS = {
+    "normalization": "the authors' code: dB statistics of their ALOS-2 pretraining set",
+    "spacing": "the paper and the authors' code: scenes of 2.5 m, halved on each axis",
+    "quantity": "the authors' code: level 2.1 scenes, whose DN give sigma0 (JAXA)",
+    "polarisation": "the paper",
+    "encoder": "keys and shapes; without positions the image size is ours: a last stage of one window",
+    "decoder": "keys and shapes; MixMAE's heads, which no shape tells, are the authors' code's",
+    "method": "keys and shapes; a weighted loss would leave no trace in them",
+    "legend": "ours: the paper's nine, in the order that fits the authors' nine class weights",
+    "channels": "ours: three have seen photographs; the input convolution is summed over them (a grey "
+    "image in each gives the same), the head averaged; normalisation, spacing and quantity are left "
+    "to the patches that fine-tune it",
+}
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -51,46 +45,52 @@ class Loaded(NamedTuple, Generic[M]):
     description: dict[str, Any]  # encoder, decoder, legend, normalization, spacing, quantity, ...
 
 
-def load_encoder(file: str | Path) -> Loaded[Encoder]:
-    """The encoder of a pretrained or fine-tuned model, ready to compute features.
+def load_encoder(file: str | Path, image_size: int | None = None) -> Loaded[Encoder]:
+    """The encoder of a pretrained or fine-tuned model, and its description.
+
+    Of normalised images (B, 1, H, W), ``taps(image)`` gives a map a stage, ``encode(embed(image))`` the
+    last features (B, H/32, W/32, 8C).
 
     Args:
         file: Weights that ``pretrain``, ``finetune`` or ``import_weights`` wrote (.safetensors beside
-            its .json), an authors' checkpoint as it was published (.pth), or ``reference``, the
-            book's own.
-
-    Returns:
-        The encoder, of normalised images (B, 1, H, W): ``taps(image)`` gives a map a stage,
-        ``encode(embed(image))`` the last features (B, H/32, W/32, 8C). And its description.
+            its .json), an authors' checkpoint (.pth), or ``reference``, the book's own.
+        image_size: In pixels, what an encoder without absolute positions is fitted to.
 
     Raises:
         InputError: The file is missing, damaged, or its weights do not fit.
     """
     model, description = _load(checkpoints.named(file, "encoder"))
-    return Loaded(model.encoder, description)
+    encoder: Encoder = model.encoder
+    if image_size and image_size % STRIDE == 0 and not encoder.config.positions:
+        fitted = Encoder(encoder.config._replace(image_size=image_size))
+        state = encoder.state_dict()
+        for key, wanted in fitted.state_dict().items():
+            if len(wanted) < len(state[key]):  # a window cut to its stage knows fewer offsets
+                old, new = math.isqrt(len(state[key])), math.isqrt(len(wanted))
+                inner = slice((old - new) // 2, (old + new) // 2)
+                state[key] = state[key].view(old, old, -1)[inner, inner].flatten(0, 1)
+        checkpoints.load_into(fitted, state, file)
+        encoder = fitted.eval()
+    return Loaded(encoder, description | {"encoder": encoder.config._asdict()})
 
 
 def load_model(file: str | Path) -> Loaded[Segmenter]:
-    """A fine-tuned model, ready to segment; else as ``load_encoder``.
+    """A fine-tuned model, of normalised images (B, 1, H, W) to logits (B, K, H, W).
 
-    Returns:
-        The model, from normalised images (B, 1, H, W) to logits (B, K, H, W). And its description.
-
-    Raises:
-        InputError: ``file`` cannot be read as weights, or holds no segmentation model.
+    ``file`` is as for ``load_encoder``. Raises InputError if it holds no segmentation model.
     """
-    model, description = _load(checkpoints.named(file, "model"))
-    if not isinstance(model, Segmenter):
+    loaded = _load(checkpoints.named(file, "model"))
+    if not isinstance(loaded.model, Segmenter):
         raise InputError(f"{file}: holds no segmentation model; give what 'finetune' wrote")
-    return Loaded(model, description)
+    return loaded
 
 
 def load_pretraining(file: str | Path) -> Loaded[SimMIM | MixMAE]:
     """A pretrained model with the head that reconstructs; else as ``load_encoder``."""
-    model, description = _load(checkpoints.named(file, "encoder"))
-    if not isinstance(model, SimMIM | MixMAE):
+    loaded = _load(checkpoints.named(file, "encoder"))
+    if not isinstance(loaded.model, SimMIM | MixMAE):
         raise InputError(f"{file}: holds no pretrained model; give what 'pretrain' wrote")
-    return Loaded(model, description)
+    return loaded
 
 
 def import_weights(file: str | Path, out: str | Path) -> Path:
@@ -104,12 +104,8 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
         file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
         out: Folder for the weights; those that are there already, from this very file, are left.
 
-    Returns:
-        ``out/encoder.safetensors`` or ``out/model.safetensors``, its description (.json) beside it.
-
     Raises:
-        InputError: The file is missing, damaged or not to be read safely, or a key is missing, left
-            over or of an unfitting shape.
+        InputError: The file is damaged or not to be read safely, or its keys or shapes do not fit.
     """
     if Path(file).suffix == ".safetensors" and Path(file).with_suffix(".json").exists():
         raise InputError(f"{file}: is a file of ours, by its .json; use it as it is")
@@ -125,25 +121,22 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
 def _load(file: str | Path, ours: bool | None = None) -> Loaded[Any]:
     """The whole model in a file, which is of ours by its suffix unless that is said.
 
-    Of a checkpoint of others the architecture follows from keys and shapes. One without absolute
-    positions, as microsoft/SimMIM publishes, gives an encoder without them, one of three channels an
-    encoder of one (see ``COLOUR``). What it does not hold is taken from the authors' code and paper;
-    the description says so, entry by entry, under ``grounds``.
+    Of a checkpoint of others the architecture follows from keys and shapes; what it does not hold is
+    taken from the authors' code and paper, and the description says so entry by entry (``grounds``).
     """
     ours = Path(file).suffix == ".safetensors" if ours is None else ours
-    content, known = checkpoints.load(file) if ours else (checkpoints.read_foreign(file), {})
+    state, known = checkpoints.load(file) if ours else (checkpoints.read_foreign(file), {})
     try:
-        state = content if ours else from_published(content)
         if not ours:
+            state = from_published(state)
             source = {"file": Path(file).name, "checksum": checkpoints.fingerprint(file)}
             known = _described(state) | {"published": source}
         model = _model(state, known)
-    except KeyError as error:
-        raise InputError(f"{file}: lacks {error.args[0]}; not weights of this naming") from error
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except (LookupError, ValueError, AssertionError, RuntimeError, TypeError) as error:
-        raise InputError(f"{file}: its shapes make no encoder of ours ({error})") from error
+        said = f"lacks {error}" if isinstance(error, KeyError) else f"has unknown shapes ({error})"
+        raise InputError(f"{file}: {said}; not weights of this naming") from error
     checkpoints.load_into(model, state, file)
     return Loaded(model.eval(), known)
 
@@ -155,41 +148,36 @@ def _model(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> nn.Module:
         return Segmenter(encoder, Decoder(**known["decoder"]))
     if "decoder_embed.weight" in state:
         return MixMAE(encoder, **known["decoder"])
-    if "decoder.0.weight" in state:
-        return SimMIM(encoder)
-    return nn.ModuleDict({"encoder": encoder})
+    return SimMIM(encoder) if "decoder.0.weight" in state else nn.ModuleDict({"encoder": encoder})
 
 
 def _described(state: dict[str, Tensor]) -> dict[str, Any]:
     """What weights under our names are, with the grounds; those of three channels are made one's."""
-    said = dict(STATED)
+    known: dict[str, Any] = dict(STATED)
     stem, head = "encoder.patch_embed.proj.weight", ("decoder.0.weight", "decoder.0.bias")
     segments, mixes = "decoder.project.weight" in state, "decoder_embed.weight" in state
-    if "decoder.0.weight" not in state and not mixes:
+    if not mixes and head[0] not in state:
         state.pop("mask_token", None)  # theirs is a part of the encoder, also of one saved alone
     channels = state[stem].shape[1]
     if channels == 3 and not segments and not mixes:
         state[stem] = state[stem].sum(1, keepdim=True)
         for key in state.keys() & head:  # PixelShuffle's channels come one after the other
             state[key] = state[key].reshape(3, STRIDE**2, *state[key].shape[1:]).mean(0)
-        said = {"channels": ("three, made one", COLOUR)}
+        known = {"channels": "three, made one"}
     elif channels != 1:
         raise InputError(f"reads images of {channels} channels, ours have one; train it on one")
     config = _config(state)
-    said["encoder"] = config._asdict(), SHAPES if config.positions else PLACELESS
+    known["encoder"] = config._asdict()
     if segments:
-        said["decoder"] = Decoder(len(state["decoder.project.weight"]))._asdict(), SHAPES
-        said["legend"] = lulc.HR_LULC.to_dict(), LEGEND
+        known["decoder"] = Decoder(len(state["decoder.project.weight"]))._asdict()
+        known["legend"] = lulc.HR_LULC.to_dict()
     else:
-        said["method"] = config.kind, f"{SHAPES}; a weighted loss would leave no trace in them"
+        known["method"] = config.kind
     if mixes:
         blocks = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
-        said["decoder"] = (
-            {"width": len(state["decoder_embed.weight"]), "blocks": blocks, "heads": MIXMAE_HEADS},
-            f"{SHAPES}; the heads are the authors' code's",
-        )
-    known = {name: value for name, (value, _) in said.items()}
-    return known | {"grounds": {name: ground for name, (_, ground) in said.items()}}
+        width = len(state["decoder_embed.weight"])
+        known["decoder"] = {"width": width, "blocks": blocks, "heads": 16}
+    return known | {"grounds": {name: GROUNDS[name] for name in known}}
 
 
 def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
@@ -208,27 +196,20 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
         side = math.isqrt(positions.shape[1])
         size, sines = PATCH * side, sincos_positions(positions.shape[2], side)
         fixed |= torch.allclose(positions.float(), sines, atol=1e-5)
+    width, heads = state["encoder.patch_embed.proj.weight"].shape[0], [t.shape[1] for t in tables]
+    kind: Literal["simmim", "mixmae"] = "mixmae" if fixed else "simmim"
+    blocks_of = tuple(depths[i] for i in range(len(tables)))
     return EncoderConfig(
-        image_size=size,
-        embed_dim=len(state["encoder.patch_embed.proj.weight"]),
-        depths=tuple(depths[i] for i in range(len(tables))),
-        num_heads=tuple(t.shape[1] for t in tables),
-        window_size=windows[0],
-        kind="mixmae" if fixed else "simmim",
-        positions=positions is not None,
+        size, width, blocks_of, tuple(heads), windows[0], kind, positions=positions is not None
     )
 
 
 # What data parallelism, torch.compile and checkpointing of activations put into keys.
-_WRAPPERS = re.compile(
-    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_(fsdp|checkpoint)_wrapped_module)\.")
 _USUAL = {"model", "state_dict", "model_state_dict", "net", "network", "encoder", ""}
 _DERIVED = ("relative_position_index", "attn_mask", "n_averaged")  # no weights
-# Theirs merge patches at the end of a stage, timm's (if a checkpoint does so) at the start of the next.
-_NAMES = {
+_NAMES = {  # theirs and ours
     "encoder.mask_token": "mask_token",
-    **{f"encoder.layers.{i}.downsample": f"encoder.layers.{i + 1}.downsample" for i in range(3)},
     "decoder.decoder.PPMHead.psp_modules.ppm_modules": "decoder.pyramid",
     "decoder.decoder.PPMHead.final": "decoder.fuse_pyramid",
     **{f"decoder.decoder.Conv_fuse{i}.": f"decoder.laterals.{3 - i}." for i in (1, 2, 3)},
@@ -239,6 +220,10 @@ _NAMES = {
     "decoder.prog_head.up2": "decoder.head.1",
     "decoder.prog_head.cls_seg": "decoder.head.2",
 }
+# They merge patches at the end of a stage, timm (if a checkpoint does so) at the start of the next.
+_MERGING = {
+    f"encoder.layers.{i}.downsample": f"encoder.layers.{i + 1}.downsample" for i in range(3)
+}
 
 
 def from_published(content: Any) -> dict[str, Tensor]:
@@ -247,33 +232,30 @@ def from_published(content: Any) -> dict[str, Tensor]:
     They lie bare or in dicts of any depth (``model``, ``state_dict``, ``encoder``, ...), and keys may
     begin with the names of modules around the model (``module.``, ``_orig_mod.``, ``model.``, ...), in
     any order: the model is what ``patch_embed`` belongs to, and what lies outside it is left.
-
-    Raises InputError if there are no weights, several models, or two keys that mean one; KeyError if
-    there is no encoder.
+    Raises InputError if there are no weights or several models, KeyError if there is no encoder.
     """
     weights = [(_WRAPPERS.sub("", path), tensor) for path, tensor in _tensors(content)]
     if not weights:
         raise InputError("holds no weights, neither bare nor as 'model' or 'state_dict'")
-    stem = r"(|.*\.)patch_embed\.proj\.weight"
-    encoders = [m[1] for path, _ in weights if (m := re.fullmatch(stem, path))]
+    stem = "patch_embed.proj.weight"
+    encoders = [path.removesuffix(stem) for path, _ in weights if path.endswith(stem)]
     if not encoders:
-        raise KeyError("encoder.patch_embed.proj.weight")
-    roots = {re.sub(r"(^|\.)(encoder|backbone)\.$", r"\1", encoder) for encoder in encoders}
+        raise KeyError(f"encoder.{stem}")
+    roots = {re.sub(r"\b(encoder|backbone)\.$", "", encoder) for encoder in encoders}
     roots = {root for root in roots if set(root.split(".")) <= _USUAL} or roots
     if len(roots) > 1:
-        names = ", ".join(sorted(root.rstrip(".") for root in roots))
-        raise InputError(f"holds several models ({names}); save one alone")
+        models = ", ".join(sorted(root.rstrip(".") for root in roots))
+        raise InputError(f"holds several models ({models}); save one alone")
     (root,) = roots
     at_end = any(".layers.0.downsample." in f".{path}" for path, _ in weights)
-    table = [name for name in _NAMES if at_end or "downsample" not in name]
+    names = _NAMES | _MERGING if at_end else _NAMES
     renamed: dict[str, Tensor] = {}
     for path, tensor in weights:
         if path.startswith(root) and not path.endswith(_DERIVED):
             key = re.sub(r"^backbone\.", "encoder.", path.removeprefix(root))
-            if re.match(r"(absolute_pos_embed|patch_embed|layers|norm)\b", key):  # of MixMAE
-                key = f"encoder.{key}"
-            theirs = next((name for name in table if key.startswith(name)), "")
-            key = _NAMES.get(theirs, "") + key.removeprefix(theirs)
+            key = re.sub(r"^(?=(absolute_pos_embed|patch_embed|layers|norm)\b)", "encoder.", key)
+            theirs = next((name for name in names if key.startswith(name)), "")
+            key = names.get(theirs, "") + key.removeprefix(theirs)
             if key in renamed:
                 raise InputError(f"two of the keys mean {key}; keep one")
             renamed[key] = tensor

@@ -8,14 +8,16 @@ import math
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -27,16 +29,12 @@ from sartutorial import InputError, files
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.profiles import Profile
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
 CLIP = 5.0  # gradient norm (authors' code)
 WEIGHT_DECAY = 0.05  # authors' code
 NO_DECAY = ("*mask_token", "*pos_embed", "*position_bias_table")  # nor biases and norms (theirs)
 WARMUP_FROM = 5e-3  # of the peak learning rate; the authors' 5e-7 to 1e-4
 STEP_AT, STEP_TO = 700 / 800, 0.1  # their multistep schedule: a tenth after epoch 700 of 800
 COSINE_TO = 2e-3  # of the peak; the authors' 1.25e-4 to 2.5e-7
-STATE = "last.ckpt"  # in a run's folder, until it is done
 # What SLURM's scripts, torchrun and Lightning leave in the environment.
 LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",
              "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
@@ -45,8 +43,7 @@ for _name in ("fabric.utilities.distributed", "pytorch.utilities.rank_zero"):  #
     logging.getLogger(f"lightning.{_name}").setLevel(logging.WARNING)
 
 Precision = Literal["bf16-mixed", "32-true"]
-Batch = dict[str, Tensor]
-Loss = Callable[[Any, Batch], Tensor]
+Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 OnEpoch = Callable[[nn.Module, list[float]], None]
 
 
@@ -71,10 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Hardware:
-    """How a run is carried out. What SimMIM computes depends on it by rounding alone.
-
-    MixMAE mixes and masks the images of one process's part of a batch with each other, and Dice and
-    dropout in fine-tuning see one such part at a time: these depend on how a batch is divided.
+    """How a run is carried out: it matters by rounding, and where a loss looks across a batch's parts.
 
     Args:
         devices: Processes of this machine that share a batch, one a GPU where it has any.
@@ -99,15 +93,15 @@ ALONE = Hardware()
 def settings(
     scale: Profile, step: Literal["pretrain", "finetune"], patches: int, *chosen: Any, **more: Any
 ) -> Settings:
-    """Settings of a step: of the ``chosen`` epochs, batch and learning rate, None is the profile's.
-
-    Warm-up is at most half of the run (ours).
-    """
-    said = [getattr(scale, f"{step}_{name}") for name in ("epochs", "batch", "base_lr", "warmup")]
-    epochs, batch, rate = (a if b is None else b for a, b in zip(said, chosen, strict=False))
+    """Settings of a step: of the ``chosen`` epochs, batch and learning rate, None is the profile's."""
+    epochs, batch, rate = (
+        getattr(scale, f"{step}_{name}") if value is None else value
+        for name, value in zip(("epochs", "batch", "base_lr"), chosen, strict=True)
+    )
     batch = min(batch, patches)
     rate = rate * batch / 512 if chosen[2] is None else rate
-    return Settings(epochs, min(said[3], epochs / 2), batch, rate, **more)
+    warmup = min(getattr(scale, f"{step}_warmup"), epochs / 2)  # at most half of the run (ours)
+    return Settings(epochs, warmup, batch, rate, **more)
 
 
 @dataclass(frozen=True)
@@ -126,11 +120,10 @@ def trained(
 ) -> bool:
     """Train what ``file`` is to hold, and save it with its description; False if it is there already.
 
-    A run that was stopped goes on from its last epoch, bit for bit: its state is kept in ``last.ckpt``.
-    A second process that asks for the same file waits for the first. For several devices, loss and
-    ``on_epoch`` must be functions of a module that can be imported.
+    ``last.ckpt`` keeps a run's state, from whose last epoch one that was stopped goes on, bit for bit.
+    For several devices, loss and ``on_epoch`` must be functions of a module that can be imported.
     """
-    s, hardware, state = run.settings, run.hardware, file.with_name(STATE)
+    s, hardware, state = run.settings, run.hardware, file.with_name("last.ckpt")
     said = json.loads(json.dumps(run.said | {"training": asdict(s)}))
     if s.batch % (hardware.devices * hardware.accumulate):
         raise InputError(
@@ -138,8 +131,10 @@ def trained(
             f"{hardware.accumulate} parts; take other --devices and --accumulate"
         )
     with files.locked(file):
-        if is_done(file, said):
-            return False
+        with suppress(OSError, ValueError, AttributeError):  # no description, or not of ours
+            made = json.loads(file.with_suffix(".json").read_text())
+            if file.exists() and said.items() <= made.items():
+                return False
         if state.exists():
             read_state(state, said)
         torch.manual_seed(s.seed % datasets.SEEDS)
@@ -161,26 +156,25 @@ def trained(
 
 
 def fit(
-    fabric: Fabric, model: Any, loss: Loss, data: datasets.Patches, state: Path, run: Run
+    fabric: Any, model: Any, loss: Loss, data: datasets.Patches, state: Path, run: Run
 ) -> list[float]:
     """Train ``model`` in place, as one of the processes; returns the mean loss of every epoch."""
     s, parts, world = run.settings, run.hardware.accumulate, fabric.world_size
-    first = fabric.is_global_zero
     order = datasets.Shuffled(len(data), s.seed, s.batch, rank=fabric.global_rank, world=world)
     batches = datasets.loader(data, s.batch // (world * parts), order)
     adamw = torch.optim.AdamW(parameter_groups(model, s), betas=s.betas, fused=True)
     if run.hardware.compile:
         model.compile()
-    history: list[float] = []
     wrapped, optimiser = fabric.setup(model, adamw)
+    history: list[float] = []
     if state.exists():
         saved = read_state(state, run.said)
         model.load_state_dict(saved["model"])
         adamw.load_state_dict(saved["optimiser"])
         history = saved["history"]
-    steps, silent = len(order) * world // s.batch, not (run.progress and first)
+    steps, silent = len(order) * world // s.batch, not (run.progress and fabric.is_global_zero)
     bar = tqdm(total=steps * s.epochs, initial=steps * len(history), unit="step", disable=silent)
-    with repeatable(), bar:
+    with bar, steady() as interrupt:
         for epoch in range(len(history), s.epochs):
             # Dropout and stochastic depth start from (seed, epoch), so a resumed run draws the same.
             torch.manual_seed((s.seed * 100_003 + epoch) % datasets.SEEDS)
@@ -202,20 +196,19 @@ def fit(
                     optimiser.step()
                     optimiser.zero_grad()
                     bar.update()
-            mean: Any = fabric.all_reduce(torch.stack(losses).mean())
-            history.append(float(mean))
+                interrupt()
+            history.append(mean := fabric.all_reduce(torch.stack(losses).mean()).item())
             if not math.isfinite(mean):
-                raise InputError(
-                    f"the loss is {mean} in epoch {epoch + 1}; lower the learning rate"
-                )
+                said = f"the loss is {mean} in epoch {epoch + 1}; lower the learning rate"
+                raise InputError(said)
             bar.set_description(f"epoch {epoch + 1}, loss {mean:.4f}")
             if (caller := multiprocessing.parent_process()) and not caller.is_alive():
                 raise SystemExit("the process that started this one has ended")  # and may run again
-            if first:
+            if fabric.is_global_zero:
                 if run.on_epoch:
                     run.on_epoch(model, history)
                 saved = {"model": model.state_dict(), "optimiser": adamw.state_dict()}
-                with files.atomic_write(state) as partial, partial.open("wb") as file:
+                with files.atomic_write(state) as whole, whole.open("wb") as file:
                     torch.save(saved | {"history": history, "run": json.dumps(run.said)}, file)
     return history
 
@@ -224,17 +217,14 @@ def fabric(hardware: Hardware) -> Any:
     """Lightning's Fabric: it moves to devices, casts, and shares gradients among its processes."""
     from lightning.fabric import Fabric  # takes seconds; whoever only loads a model needs none
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.fabric.strategies.ddp import DDPStrategy
 
-    several, cuda = hardware.devices > 1, torch.cuda.is_available()
+    cuda = torch.cuda.is_available()
     if cuda and hardware.devices > torch.cuda.device_count():
         raise InputError(f"devices={hardware.devices}: there are {torch.cuda.device_count()} GPUs")
-    if several and hasattr(sys, "ps1"):
-        raise InputError("several devices cannot be used from a notebook; use the command line")
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=hardware.devices,
-        strategy=DDPStrategy(start_method="spawn") if several else "auto",
+        strategy="ddp_spawn" if hardware.devices > 1 else "auto",
         precision=hardware.precision or precision(),
         plugins=[LightningEnvironment()],  # whoever started this process, ours are its own
     )
@@ -253,15 +243,13 @@ def lr_factor(epoch: float, settings: Settings) -> float:
 def parameter_groups(model: Any, settings: Settings) -> list[dict[str, Any]]:
     """AdamW groups: no weight decay on biases, norms, tokens and position tables (authors' code).
 
-    With ``layer_decay`` below 1 the learning rate shrinks by that factor (``lr_scale``) a Swin block
-    from the top of the encoder down to the patch embedding.
+    ``lr_scale`` is ``layer_decay`` to the number of Swin blocks from the top of the encoder down.
     """
-    if settings.layer_decay == 1:
+    decay = settings.layer_decay
+    if decay == 1:
         groups = param_groups_weight_decay(model, WEIGHT_DECAY, no_weight_decay_list=NO_DECAY)
     else:
-        groups = param_groups_layer_decay(
-            model, WEIGHT_DECAY, NO_DECAY, layer_decay=settings.layer_decay
-        )
+        groups = param_groups_layer_decay(model, WEIGHT_DECAY, NO_DECAY, layer_decay=decay)
     return [{"lr_scale": 1.0, "lr": settings.learning_rate} | group for group in groups]
 
 
@@ -269,18 +257,9 @@ def precision() -> Precision:
     """bfloat16 autocast where the device multiplies it natively (CPUs included), else float32."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    fast = capable.get("amx_bf16") or capable.get("amx_tile") or capable.get("avx512_bf16")
+    capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = any(capable.get(name) for name in ("amx_bf16", "amx_tile", "avx512_bf16"))
     return "bf16-mixed" if fast else "32-true"
-
-
-def is_done(file: Path, run: Mapping[str, Any]) -> bool:
-    """Whether ``file`` and the JSON beside it are there and of this very run."""
-    try:
-        made = json.loads(file.with_suffix(".json").read_text())
-    except (OSError, ValueError):
-        return False
-    return file.exists() and all(made.get(k) == v for k, v in run.items())
 
 
 def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,25 +277,44 @@ def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def own_processes() -> Iterator[None]:
     """Let processes that start now ignore the caller's script, and other launchers' words of theirs."""
-    hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    main, said = sys.modules["__main__"], dict(os.environ)
+    sys.modules["__main__"] = ModuleType("__main__")
+    for name in LAUNCHERS:
+        os.environ.pop(name, None)
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        os.environ.pop("MASTER_PORT", None)  # that of our processes
-        os.environ.update(hidden)
+        os.environ.update(said)
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
-    """Let torch compute the same again, where it can."""
-    before = torch.are_deterministic_algorithms_enabled()
+def steady() -> Iterator[Callable[[], None]]:
+    """Let torch compute the same again, where it can, and hold Ctrl-C; gives what raises it.
+
+    Raised within one of torch's callbacks from C++, KeyboardInterrupt would end the process.
+    """
+    noted: list[Any] = []
+
+    def interrupt() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    before, handler = torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if ours := main and handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: noted.append(_))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Or every new tensor is filled with NaN, in case something reads it too early.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        yield
+        yield interrupt
+        interrupt()
+    except Exception:
+        interrupt()  # of a process beside this one, which Ctrl-C has ended
+        raise
     finally:
         torch.use_deterministic_algorithms(before)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
