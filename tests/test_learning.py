@@ -252,6 +252,20 @@ def test_a_decoder_of_either_taps_gives_every_pixel_its_classes(tiny, merged):
     assert model.decoder.laterals[0][0].in_channels == (32 if merged else 16)
 
 
+@pytest.mark.parametrize("width", [8, 16, 32])
+@pytest.mark.parametrize("detail", [True, False])
+def test_a_narrow_decoder_takes_one_small_image(tiny, width, detail):
+    """At 32 px the last map is one pixel, of which each group has two channels or more."""
+    torch.manual_seed(0)
+    model = Segmenter(Encoder(config_of(tiny, 32, "simmim")), Decoder(width, 3, 0.0, detail=detail))
+    image = torch.randn(2, 1, 32, 32)
+    together, alone = model(image), model(image[:1])
+    assert alone.shape == (1, 3, 32, 32)
+    torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
+    level = model.decoder.pyramid[0](torch.randn(1, 128, 1, 1))
+    assert (level != level.mean()).any()  # a group of one value would be 0 everywhere
+
+
 def test_the_learning_rate_is_the_authors():
     theirs = profiles.PROFILES["japan"]
     assert (theirs.pretrain_batch, theirs.finetune_batch) == (8 * 256, 8 * 64)
@@ -576,6 +590,21 @@ def test_options_win_over_the_profile(world, tmp_path, scale):
         world / "patches", tmp_path, profile=name, epochs=1, batch=4, learning_rate=1e-3
     )
     assert [told(encoder)["training"][k] for k in chosen] == [1, 4, 1e-3, 1]
+
+
+def test_the_command_line_takes_the_same_options(run, world, tmp_path):
+    said = {}
+    for command, more in (("pretrain", ""), ("finetune", " --labels 0.5 --dropout 0.25")):
+        words = f"--epochs 1 --batch 2 --learning-rate 2e-3{more}".split()
+        code, out, err = run(command, world / "patches", "--out", tmp_path / command, *words)
+        assert code == 0, err
+        said[command] = told(Path(out.strip()))
+        settings = said[command]["training"]
+        assert [settings[k] for k in ("epochs", "batch", "learning_rate")] == [1, 2, 2e-3]
+    rows = datasets.selected(world / "patches", "finetune", "train")
+    half = datasets.share(rows, lulc.HR_LULC, 0.5, seed=0)
+    assert said["finetune"]["data"] == datasets.fingerprint(half)
+    assert said["finetune"]["decoder"]["dropout"] == 0.25
 
 
 @pytest.mark.parametrize(

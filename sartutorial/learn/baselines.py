@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy import ndimage
-from scipy.interpolate import LinearNDInterpolator
+from scipy.interpolate import griddata
 from scipy.spatial import QhullError
 from torch import Tensor, nn
 
@@ -55,17 +56,14 @@ def bilinear(z: Image, visible: Mask) -> Image:
     rectangles; beyond the visible pixels' convex hull, the nearest visible pixel.
     """
     _check(z, visible)
-    if visible.all():
-        return z.copy()
+    filled = _nearest(z, visible)
     # A visible pixel among visible neighbours is a corner of no triangle that covers a hidden
     # pixel, so the border alone gives the triangulation of all.
     border = visible & ndimage.binary_dilation(~visible, np.ones((3, 3)))
-    filled = _nearest(z, visible)
-    try:
-        linear = LinearNDInterpolator(np.argwhere(border), z[border])(np.argwhere(~visible))
-    except QhullError:  # they lie on one line
-        return filled
-    filled[~visible] = np.where(np.isnan(linear), filled[~visible], linear)
+    if border.any():
+        with suppress(QhullError):  # they lie on one line
+            linear = griddata(np.argwhere(border), z[border], np.argwhere(~visible))
+            filled[~visible] = np.where(np.isnan(linear), filled[~visible], linear)
     return filled
 
 
@@ -125,11 +123,11 @@ class UNet(nn.Module):
     @staticmethod
     def block(inputs: int, outputs: int) -> nn.Sequential:
         """Twice a 3 x 3 convolution."""
-        layers: list[nn.Module] = []
-        for i in (inputs, outputs):
-            convolution = nn.Conv2d(i, outputs, 3, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-        return nn.Sequential(*layers)
+        parts = (
+            (nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+            for i in (inputs, outputs)
+        )
+        return nn.Sequential(*(layer for part in parts for layer in part))
 
     def forward(self, x: Tensor) -> Tensor:
         """Down, and up again beside what was there."""
@@ -147,7 +145,7 @@ def _unet(train: datasets.Patches, counts: Tensor, run: training.Run, out: Path)
     """The U-Net, trained by the package's own loop with rare classes weighted up."""
     weights = segmentation.rarity_weights(counts, 0.5)
     loss = partial(segmentation.segmentation_loss, loss="cross-entropy", weights=weights)
-    file, model = out / "u-net.safetensors", UNet(len(counts))
+    file, model = out / "u-net" / "model.safetensors", UNet(len(counts))
     training.trained(file, run, lambda: (UNet(len(counts)), loss, train))
     model.load_state_dict(load_file(file))
     return model.eval()
@@ -276,13 +274,11 @@ class Table(dict[str, Any]):
     def __str__(self) -> str:
         lines = [f"{'':<34} {'mIoU':>15} {'paper':>6} {'mAcc':>15} {'paper':>6}"]
         for row in self["rows"]:
-            shown = [f"{row['name']:<34}"]
+            line = f"{row['name']:<34}"
             for metric in ("miou", "macc"):
                 spread = np.std(row[metric], ddof=1) if len(row[metric]) > 1 else np.nan
-                shown.append(
-                    f"{np.mean(row[metric]):.4f} ± {spread:.4f} {row[f'paper_{metric}']:.4f}"
-                )
-            lines.append(" ".join(shown))
+                line += f" {np.mean(row[metric]):.4f} ± {spread:.4f} {row[f'paper_{metric}']:.4f}"
+            lines.append(line)
         return "\n".join(lines)
 
 
@@ -321,24 +317,21 @@ def table1(
     ]
     if plan:
         return [f"{s.name}, seed {n}" for s, n, at in runs if not (at / "test.json").exists()]
-    rows = {s: s._asdict() | {"miou": [], "macc": []} for s in STRATEGIES}
+    found: dict[Strategy, list[evaluation.Scores]] = {s: [] for s in STRATEGIES}
     for s, seed, at in runs:
+        more: dict[str, Any] = dict(seed=seed, profile=profile, progress=progress)
         encoder = s.method and pretraining.pretrain(
-            patches, at / "pretrain", method=s.method, seed=seed, profile=profile, progress=progress
+            patches, at / "pretrain", method=s.method, **more
         )
-        model = finetuning.finetune(
-            patches,
-            at / "finetune",
-            encoder=encoder,
-            kind=s.kind,
-            seed=seed,
-            profile=profile,
-            progress=progress,
-        )
-        scores = evaluation.evaluate(patches, model, out=at / "test.json")
-        for metric in ("miou", "macc"):
-            rows[s][metric].append(scores[metric])
-    result = Table(rows=list(rows.values()), seeds=seeds, profile=profiles.get(profile).name)
+        model = finetuning.finetune(patches, at / "finetune", encoder=encoder, kind=s.kind, **more)
+        found[s].append(evaluation.evaluate(patches, model, out=at / "test.json"))
+    rows = [
+        s._asdict()
+        | {metric: [r[metric] for r in results] for metric in ("miou", "macc")}
+        | {"miou_95": evaluation.pooled(results)["miou_95"]}
+        for s, results in found.items()
+    ]
+    result = Table(rows=rows, seeds=seeds, profile=profiles.get(profile).name)
     result["provenance"] = checkpoints.provenance()
     checkpoints.write_json(result, Path(out) / "table1.json")
     return result

@@ -148,7 +148,7 @@ class Segmenter(nn.Module):
 def labelled(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and classes (N,) of the labelled pixels of (B, K, H, W) and (B, H, W)."""
     keep = target != IGNORE_INDEX
-    return logits.permute(0, 2, 3, 1)[keep].float(), target[keep]
+    return logits.permute(0, 2, 3, 1)[keep], target[keep]
 
 
 def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -190,14 +190,14 @@ def segmentation_loss(
         loss: The paper's; or (ours) cross-entropy, alone or with Dice added.
         weights: Of the classes in the cross-entropy; default equal.
     """
-    logits: Tensor = model(batch["image"])
-    flat, classes = labelled(logits, batch["label"])
-    if classes.numel() == 0:
+    logits, label = model(batch["image"]).float(), batch["label"]
+    if (label == IGNORE_INDEX).all():
         return logits.sum() * 0
     if loss == "dice-focal":
-        return combined(flat, classes)
-    entropy = F.cross_entropy(flat, classes, flat.new_tensor(weights) if weights else None)
-    return entropy + dice(flat, classes) if loss == "cross-entropy-dice" else entropy
+        return combined(*labelled(logits, label))
+    weight = logits.new_tensor(weights) if weights else None
+    entropy = F.cross_entropy(logits, label, weight, ignore_index=IGNORE_INDEX)  # no pixel copied
+    return entropy + dice(*labelled(logits, label)) if loss == "cross-entropy-dice" else entropy
 
 
 def rarity_weights(counts: Tensor, exponent: float) -> tuple[float, ...]:
