@@ -38,7 +38,7 @@ class Profile:
     dropout: float  # in the decoder
     drop_path: float  # in the encoder, in fine-tuning
     merged_taps: bool  # whether the decoder sees each stage after its patch merging, or before it
-    detail: bool  # whether the decoder's head sees the image itself (ours)
+    head: Literal["grown", "detail", "quarter"]  # of the decoder
     layer_decay: float  # of the learning rate, a block from the top of a pretrained encoder down
     loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
     class_weight: float  # exponent of a class's rarity in the cross-entropy; 0 = none
@@ -66,8 +66,8 @@ LAPTOP = Profile(
     # From here on a recorded search (book/results/search.json) departs from the authors' recipe.
     dropout=0.0,  # authors: 0.5
     drop_path=0.0,  # authors: 0.1
-    merged_taps=True,
-    detail=True,  # authors: no such head
+    merged_taps=False,  # authors: after merging
+    head="quarter",  # authors: grown
     layer_decay=0.8,
     loss="cross-entropy",  # paper: dice-focal
     class_weight=0.5,
@@ -93,7 +93,8 @@ GPU = replace(
     finetune_base_lr=4e-4,
     dropout=0.5,
     drop_path=0.1,
-    detail=False,
+    merged_taps=True,
+    head="grown",
     loss="dice-focal",
     class_weight=0.0,
 )

@@ -16,6 +16,7 @@ DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is l
 GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
 
 LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
+HeadName = Literal["grown", "detail", "quarter"]
 
 
 class Decoder(NamedTuple):
@@ -25,7 +26,9 @@ class Decoder(NamedTuple):
     classes: int = 9
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
-    detail: bool = False  # a head that sees the image itself (ours), see ``DetailHead``
+    # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
+    # of its features, resized, as Xiao et al.; detail: it sees the image too (ours), ``DetailHead``.
+    head: HeadName = "grown"
 
 
 def resized(x: Tensor, side: int) -> Tensor:
@@ -78,7 +81,7 @@ class UPerNet(nn.Module):
 
     ``channels`` are those of the encoder's four taps. It differs from the original: GELU and dropout,
     max pooling in the pyramid, laterals upsampled before the sum (which taps from before merging need
-    not be), and a head that grows to full resolution in two steps.
+    not be), and a head that grows to full resolution in two steps, where Xiao et al. resize classes.
     """
 
     def __init__(self, channels: tuple[int, ...], config: Decoder) -> None:
@@ -100,15 +103,15 @@ class UPerNet(nn.Module):
         )  # f1, f2, f3
         self.smooth = nn.ModuleList(bottleneck(width, width, dropout) for _ in range(3))
         self.fuse = bottleneck(4 * width, width, dropout)
-        self.head: Any = (
-            DetailHead(width, classes)
-            if config.detail
-            else nn.ModuleList(
+        self.head: Any = nn.Conv2d(width, classes, 1)
+        if config.head == "detail":
+            self.head = DetailHead(width, classes)
+        elif config.head == "grown":
+            self.head = nn.ModuleList(
                 [nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
                                *smoothed(width, width)) for _ in range(2)]
                 + [nn.Conv2d(width, classes, 3, padding=1)]
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
     def forward(self, taps: list[Tensor], image: Tensor) -> Tensor:
         """Four maps, from f1 at 1/8 (or 1/4) to f4 at 1/32 of the image, to logits (B, K, H, W)."""
@@ -123,6 +126,8 @@ class UPerNet(nn.Module):
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
         if isinstance(self.head, DetailHead):
             return cast(Tensor, self.head(x, image))
+        if isinstance(self.head, nn.Conv2d):
+            return resized(self.head(x), image.shape[-1])
         first, second, classify = self.head
         logits: Tensor = classify(second(first(x)))
         return logits
