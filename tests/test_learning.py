@@ -256,17 +256,33 @@ def test_a_decoder_of_either_taps_gives_every_pixel_its_classes(tiny, merged):
 
 
 @pytest.mark.parametrize("width", [8, 16, 32])
-@pytest.mark.parametrize("detail", [True, False])
-def test_a_narrow_decoder_takes_one_small_image(tiny, width, detail):
+@pytest.mark.parametrize("head", ["grown", "detail", "quarter"])
+def test_a_narrow_decoder_takes_one_small_image(tiny, width, head):
     """At 32 px the last map is one pixel, of which each group has two channels or more."""
     torch.manual_seed(0)
-    model = Segmenter(Encoder(config_of(tiny, 32, "simmim")), Decoder(width, 3, 0.0, detail=detail))
+    model = Segmenter(Encoder(config_of(tiny, 32, "simmim")), Decoder(width, 3, 0.0, head=head))
     image = torch.randn(2, 1, 32, 32)
     together, alone = model(image), model(image[:1])
     assert alone.shape == (1, 3, 32, 32)
     torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
     level = model.decoder.pyramid[0](torch.randn(1, 128, 1, 1))
     assert (level != level.mean()).any()  # a group of one value would be 0 everywhere
+
+
+@pytest.mark.parametrize("head", ["grown", "detail", "quarter"])
+def test_heads_differ_in_how_fine_their_classes_are(tiny, head):
+    config = config_of(tiny, 64, "simmim")
+    model = Segmenter(Encoder(config), Decoder(32, 5, head=head))
+    logits = model(torch.randn(2, 1, 64, 64))
+    assert logits.shape == (2, 5, 64, 64)
+    coarse = logits[..., [0, 21, 42, 63], :][..., [0, 21, 42, 63]]  # every fifth of 16 x 16 cells
+    between = torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear", align_corners=True)
+    assert not torch.allclose(between, logits, atol=1e-3)  # 16 x 16 say more than 4 x 4
+    if head == "quarter":
+        (cells,) = [m for m in model.decoder.head.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert cells.kernel_size == (1, 1)
+        steps = logits.diff(dim=-1).diff(dim=-1).abs() > 1e-4  # straight but at the 16 cells
+        assert steps.any(dim=(0, 1, 2)).sum() <= 2 * 16
 
 
 def test_the_learning_rate_is_the_authors():
