@@ -27,7 +27,7 @@ _HOMES = {
     "learn.evaluation": ["evaluate"],
     "learn.published": ["load_encoder", "load_model", "import_weights"],
     "learn.inference": ["predict"],
-    "learn.baselines": ["table1"],
+    "learn.baselines": ["baselines", "table1"],
     "maps": ["show_backscatter", "show_classes", "show_legend", "web_map"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -45,10 +45,10 @@ TESTS = {
     "learn/pretraining": ["golden", "learning"],
     "learn/segmentation": ["golden", "learning"],
     "learn/published": ["published"],
-    "learn/evaluation": ["learning"],
+    "learn/evaluation": ["evaluation"],
     "learn/finetuning": ["learning"],
     "learn/inference": ["inference"],
-    "learn/baselines": ["inpainting"],
+    "learn/baselines": ["evaluation", "inpainting"],
     "maps": ["maps"],
 }
 

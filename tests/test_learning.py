@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
 from conftest import TINY, stopped_in
 from hypothesis import given
@@ -23,7 +22,6 @@ from sartutorial.learn import (
     baselines,
     checkpoints,
     datasets,
-    evaluation,
     pretraining,
     segmentation,
     training,
@@ -673,53 +671,6 @@ def test_nan_in_a_loss_stops_the_run_with_a_reason(world, tmp_path, monkeypatch)
 def test_patches_that_do_not_divide_into_windows(tiny):
     with pytest.raises(InputError, match="multiple of 256"):
         config_of(tiny, 96 + 32 + 16, "simmim")
-
-
-def test_scores_are_those_by_hand():
-    confusion = np.zeros((9, 9), np.int64)
-    confusion[0, 0], confusion[0, 1], confusion[1, 1], confusion[2, 0] = 6, 2, 3, 1
-    found = evaluation.scores(confusion, lulc.HR_LULC.names)
-    assert found["per_class_iou"]["water"] == pytest.approx(6 / 9)
-    assert found["per_class_iou"]["built-up"] == pytest.approx(3 / 5)
-    assert found["per_class_iou"]["cropland"] == 0
-    assert found["per_class_iou"]["forest"] is None  # no truth: left out
-    assert found["miou"] == pytest.approx((6 / 9 + 3 / 5 + 0) / 3)
-    assert found["macc"] == pytest.approx((6 / 8 + 1 + 0) / 3)
-    assert found["accuracy"] == pytest.approx(9 / 12)
-    assert found["majority"] == pytest.approx(
-        {"miou": 8 / 12 / 3, "macc": 1 / 3, "accuracy": 8 / 12}
-    )
-    assert "forest       not in this split" in str(found)
-    assert "built-up      0.600  1.000" in str(found)
-
-
-@given(st.integers(0, 99), st.integers(1, 5))
-def test_scores_are_scikit_learns(seed, classes):
-    rng = np.random.default_rng(seed)
-    truth, shown = rng.integers(0, classes, (2, 60))
-    confusion = sklearn.metrics.confusion_matrix(truth, shown, labels=range(classes))
-    found = evaluation.scores(confusion, [str(k) for k in range(classes)])
-    present = np.unique(truth)
-    iou = sklearn.metrics.jaccard_score(truth, shown, labels=present, average="macro")
-    assert found["miou"] == pytest.approx(iou)
-    recall = sklearn.metrics.recall_score(truth, shown, labels=present, average="macro")
-    assert found["macc"] == pytest.approx(recall)
-    assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, shown))
-
-
-def test_scores_of_nothing_are_zero():
-    found = evaluation.scores(np.zeros((2, 2), np.int64), ["a", "b"])
-    assert (found["miou"], found["macc"], found["accuracy"]) == (0, 0, 0)
-    assert found["per_class_iou"] == {"a": None, "b": None}
-
-
-def test_the_confusion_matrix_counts_every_labelled_pixel(world, tuned, tmp_path):
-    result = evaluate(world / "patches", tuned[1], split="val", out=tmp_path / "val.json")
-    rows = datasets.selected(world / "patches", "finetune", "val")
-    assert np.sum(result["confusion_matrix"]) == len(rows) * 64 * 64
-    truth = datasets.class_counts(rows, lulc.HR_LULC).sum(0)
-    assert np.sum(result["confusion_matrix"], axis=1).tolist() == truth.tolist()
-    assert json.loads((tmp_path / "val.json").read_text()) == result
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "foreign", "text"])

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
+from torch import Tensor, nn
 
 from sartutorial import InputError, profiles
-from sartutorial.learn import checkpoints, evaluation, finetuning, pretraining
+from sartutorial.learn import (
+    checkpoints,
+    datasets,
+    evaluation,
+    finetuning,
+    pretraining,
+    segmentation,
+    training,
+)
+from sartutorial.learn.evaluation import Predict
+from sartutorial.lulc import IGNORE_INDEX
+from sartutorial.patches import read_legend
+
+PIXELS, TREES = 300, 50  # of a patch, of the forest
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -91,6 +110,145 @@ def _nearest(z: Image, visible: Mask) -> Image:
 def _check(z: Image, visible: Mask) -> None:
     if z.shape != visible.shape or not visible.any():
         raise ValueError(f"shapes {z.shape} and {visible.shape}, or nothing is visible")
+
+
+class UNet(nn.Module):
+    """A plain U-Net of four scales on 2 x 2 pixels at a time: (B, 1, H, W) to logits (B, K, H, W)."""
+
+    def __init__(self, classes: int, width: int = 16) -> None:
+        super().__init__()
+        widths = [width * 2**i for i in range(4)]
+        self.down = nn.ModuleList(map(self.block, [4, *widths[:-1]], widths))
+        self.up = nn.ModuleList(self.block(3 * w, w) for w in widths[:-1])
+        self.head = nn.Conv2d(width, 4 * classes, 1)
+
+    @staticmethod
+    def block(inputs: int, outputs: int) -> nn.Sequential:
+        """Twice a 3 x 3 convolution."""
+        layers: list[nn.Module] = []
+        for i in (inputs, outputs):
+            convolution = nn.Conv2d(i, outputs, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Down, and up again beside what was there."""
+        x, scales = F.pixel_unshuffle(x, 2), []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if i else x)
+            scales.append(x)
+        for i in (2, 1, 0):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = self.up[i](torch.cat([x, scales[i]], 1))
+        return F.pixel_shuffle(self.head(x), 2)
+
+
+def _unet(train: datasets.Patches, counts: Tensor, run: training.Run, out: Path) -> Predict:
+    """The U-Net, trained by the package's own loop with rare classes weighted up."""
+    weights = segmentation.rarity_weights(counts, 0.5)
+    loss = partial(segmentation.segmentation_loss, loss="cross-entropy", weights=weights)
+    file, model = out / "u-net.safetensors", UNet(len(counts))
+    training.trained(file, run, lambda: (UNet(len(counts)), loss, train))
+    model.load_state_dict(load_file(file))
+    return model.eval()
+
+
+def _majority(counts: Tensor, image: Tensor) -> Tensor:
+    """The classes' shares of the training pixels, everywhere."""
+    shares = (counts / counts.sum()).log().view(1, -1, 1, 1)
+    return shares.expand(len(image), -1, *image.shape[2:])
+
+
+def _forest(
+    train: datasets.Patches, counts: Tensor, seed: int, weight: str | None = None
+) -> Predict:
+    """A random forest on mean and variance in 7 x 7 pixels, from some pixels of every patch."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    def features(image: Tensor) -> Image:
+        x = image[:, 0].double().numpy()
+        mean = ndimage.uniform_filter(x, (0, 7, 7))
+        return np.stack([mean, ndimage.uniform_filter(x**2, (0, 7, 7)) - mean**2], -1)
+
+    rng, xs, ys = np.random.default_rng(seed % datasets.SEEDS), [], []
+    for i in range(len(train)):
+        image, label = train[i]["image"], train[i]["label"].numpy()
+        chosen = rng.permutation(np.flatnonzero(label != IGNORE_INDEX))[:PIXELS]
+        xs.append(features(image[None]).reshape(-1, 2)[chosen])
+        ys.append(label.ravel()[chosen])
+    options = dict(min_samples_leaf=20, class_weight=weight, n_jobs=-1, random_state=seed % 2**32)
+    model = RandomForestClassifier(TREES, **options).fit(np.concatenate(xs), np.concatenate(ys))
+
+    def predict(image: Tensor) -> Tensor:
+        x = features(image)[:, ::2, ::2]  # an answer for 2 x 2 pixels, in a quarter of the time
+        p = np.zeros((*x.shape[:-1], len(counts)))
+        p[..., model.classes_] = model.predict_proba(x.reshape(-1, 2)).reshape(*x.shape[:-1], -1)
+        p = p.repeat(2, 1).repeat(2, 2)
+        return torch.from_numpy(p).clamp(min=1e-9).log().permute(0, 3, 1, 2)
+
+    return predict
+
+
+def baselines(
+    patches: str | Path,
+    out: str | Path,
+    *,
+    which: Sequence[str] | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    epochs: int = 12,
+    learning_rate: float = 3e-3,
+    batch: int = 16,
+    labels: float = 1.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, evaluation.Scores]:
+    """Score simple models, fitted to the labelled training patches, as ``evaluate`` scores others.
+
+    Args:
+        patches: Folder that ``cut`` wrote and ``sample`` completed.
+        out: Folder for the scores (a JSON a model) and the U-Net's weights.
+        which: Of majority, forest, balanced forest, u-net; default all.
+        split: The patches to score on.
+        epochs: Of the U-Net.
+        learning_rate: Of the U-Net, at its peak.
+        batch: Patches a step, of the U-Net.
+        labels: Share of the labelled patches, as ``finetune`` takes it.
+        seed: Any whole number: of the first weights, the order, the flips and the forest's draws.
+        progress: Whether to draw progress bars.
+
+    Returns:
+        The scores of each, by name.
+
+    Raises:
+        InputError: The patches are not sampled, there is no such baseline, or a setting is off.
+    """
+    legend, rows = read_legend(patches), datasets.selected(patches, "finetune", split)
+    fitted = datasets.selected(patches, "finetune", "train")
+    fitted = datasets.share(fitted, legend, labels, seed)
+    train = datasets.Patches(patches, fitted, seed=seed)
+    counts = torch.from_numpy(datasets.class_counts(fitted, legend).sum(0))
+    said = {"network": "U-Net", "classes": legend.names, "data": datasets.fingerprint(fitted)}
+    schedule = training.Settings(
+        epochs, epochs / 4, min(batch, len(train)), learning_rate, "cosine", seed=seed
+    )
+    run = training.Run(said, schedule, progress=progress)
+    makers: dict[str, Callable[[], Predict]] = {
+        "majority": lambda: partial(_majority, counts),
+        "forest": lambda: _forest(train, counts, seed),
+        "balanced forest": lambda: _forest(train, counts, seed, "balanced_subsample"),
+        "u-net": lambda: _unet(train, counts, run, Path(out)),
+    }
+    if unknown := set(which or ()) - set(makers):
+        raise InputError(f"{', '.join(unknown)}: no such baseline; use {', '.join(makers)}")
+    found = {}
+    for name in which or makers:
+        result = evaluation.scored(
+            makers[name](), patches, rows, train.norm, legend.names, progress=progress
+        )
+        result.update(split=split, model=name, seed=seed)
+        checkpoints.write_json(result, Path(out) / f"{name}.json")
+        found[name] = result
+    return found
 
 
 class Strategy(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,18 +35,17 @@ def resized(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=True)
 
 
-def bottleneck(channels: int, width: int, dropout: float) -> nn.Sequential:
-    """1x1 convolution, GroupNorm, GELU, dropout."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 1), nn.GroupNorm(GROUPS, width), nn.GELU(), nn.Dropout(dropout)
-    )
+def block(channels: int, width: int, side: int, dropout: float | None = None) -> nn.Sequential:
+    """Convolution of ``side`` pixels, GroupNorm, GELU, and dropout where it is given.
 
-
-def smoothed(channels: int, width: int) -> nn.Sequential:
-    """3x3 convolution, GroupNorm, GELU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(GROUPS, width), nn.GELU()
+    Where maps may be of one pixel (1x1 convolutions), a group has two channels at least (ours): a
+    single value has no norm.
+    """
+    groups = min(GROUPS, width // 2 if side == 1 else width)
+    parts = nn.Sequential(
+        nn.Conv2d(channels, width, side, padding=side // 2), nn.GroupNorm(groups, width), nn.GELU()
     )
+    return parts if dropout is None else parts.append(nn.Dropout(dropout))
 
 
 class DetailHead(nn.Module):
@@ -59,11 +58,11 @@ class DetailHead(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         half = width // 2
-        self.coarse = smoothed(width, width)
+        self.coarse = block(width, width, 3)
         self.detail = nn.Sequential(
-            nn.PixelUnshuffle(2), smoothed(4, half), nn.Conv2d(half, width, 3, padding=1)
+            nn.PixelUnshuffle(2), block(4, half, 3), nn.Conv2d(half, width, 3, padding=1)
         )
-        self.fine = smoothed(width, width)
+        self.fine = block(width, width, 3)
         self.classify = nn.Sequential(nn.Conv2d(width, 4 * classes, 1), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
@@ -85,30 +84,24 @@ class UPerNet(nn.Module):
         super().__init__()
         width, classes, dropout = config.width, config.classes, config.dropout
         self.pyramid = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveMaxPool2d(bins),
-                nn.Conv2d(channels[3], width, 1),
-                nn.GroupNorm(GROUPS, width),
-                nn.GELU(),
-            )
+            nn.Sequential(nn.AdaptiveMaxPool2d(bins), *block(channels[3], width, 1))
             for bins in (1, 2, 3, 6)
         )
-        self.fuse_pyramid = bottleneck(channels[3] + 4 * width, width, dropout)
+        self.fuse_pyramid = block(channels[3] + 4 * width, width, 1, dropout)
         self.project = nn.Conv2d(width, width, 1)
-        self.laterals = nn.ModuleList(
-            bottleneck(c, width, dropout) for c in channels[:3]
-        )  # f1, f2, f3
-        self.smooth = nn.ModuleList(bottleneck(width, width, dropout) for _ in range(3))
-        self.fuse = bottleneck(4 * width, width, dropout)
-        self.head: Any = (
+        self.laterals = nn.ModuleList(block(c, width, 1, dropout) for c in channels[:3])
+        self.smooth = nn.ModuleList(block(width, width, 1, dropout) for _ in range(3))
+        self.fuse = block(4 * width, width, 1, dropout)
+        twice = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.head: nn.Module = (
             DetailHead(width, classes)
             if config.detail
-            else nn.ModuleList(
-                [nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-                               *smoothed(width, width)) for _ in range(2)]
-                + [nn.Conv2d(width, classes, 3, padding=1)]
+            else nn.Sequential(
+                nn.Sequential(twice, *block(width, width, 3)),
+                nn.Sequential(twice, *block(width, width, 3)),
+                nn.Conv2d(width, classes, 3, padding=1),
             )
-        )  # fmt: skip
+        )
 
     def forward(self, taps: list[Tensor], image: Tensor) -> Tensor:
         """Four maps, from f1 at 1/8 (or 1/4) to f4 at 1/32 of the image, to logits (B, K, H, W)."""
@@ -121,10 +114,7 @@ class UPerNet(nn.Module):
         x3 = self.smooth[1](resized(x2, 2 * side) + resized(self.laterals[1](f2), 2 * side))
         x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
-        if isinstance(self.head, DetailHead):
-            return cast(Tensor, self.head(x, image))
-        first, second, classify = self.head
-        logits: Tensor = classify(second(first(x)))
+        logits: Tensor = self.head(x, image) if isinstance(self.head, DetailHead) else self.head(x)
         return logits
 
 
