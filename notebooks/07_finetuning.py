@@ -405,7 +405,7 @@ at = {name: float(y[0] / y[-1]) for name, y in missed.items()}
 assert at["focal"] < at["cross-entropy, by rarity"] < at["Dice"]
 
 # %% [markdown]
-# Focal loss spends little on pixels of which the model is sure already, so that the doubtful ones decide; with a class's size it has nothing to do.
+# Focal loss spends little on pixels of which the model is sure already, so that the doubtful ones decide; a class's size counts in it as in cross-entropy, pixel by pixel.
 # Dice compares areas class by class: once the model is sure, a class counts nearly the same whether it fills half of the land or a thousandth. Cross-entropy in which a class weighs by the root of its rarity lies between, and that is what a recorded search found at laptop size:
 
 # %%
@@ -538,7 +538,7 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The left panel took seconds and says where *not* to go: far to the right, where steps are so large that the network forgets what it was given. The right panel took a GPU's hour and says less about the rate than one would like, because everything else varies with it.
+# The left panel took seconds and says where *not* to go: far to the right, where steps are so large that the network forgets what it was given. The right panel took a search on a GPU, and says less about the rate than one would like, because everything else varies with it.
 # So: range test first, then a few short runs at three rates around it, compared on validation patches. Never on test patches: whoever chooses on them has used them up.
 #
 # ## Train
@@ -779,7 +779,7 @@ print(
 # *ECE* is the mean gap between how sure a model is and how often it is right.
 # The reference model is no better an idea than the fine-tuned one; it had more steps.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-classes"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead and scratch is lowest."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-by-class"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead and scratch is lowest."}}
 HATCH = ("", "//", "..", "xx")
 fig, ax = plt.subplots(figsize=(11, 3.8), layout="constrained")
 for i, (name, r) in enumerate(results.items()):
@@ -949,7 +949,7 @@ plt.show()
 #
 # ## Wrong on purpose: other units than in training
 #
-# Weights are good for the numbers they were trained on: σ⁰ in dB, with the mean and deviation that are stored beside them. `st.evaluate` and `st.predict` refuse patches of another quantity; a tensor refuses nothing. Here the reference model gets the same land in four other ways:
+# Weights are good for the numbers they were trained on: σ⁰ in dB, with the mean and deviation that are stored beside them. `st.evaluate` and `st.predict` refuse patches of another quantity; a tensor refuses nothing. Here the reference model gets the same land in four other ways: as γ⁰, which is higher by the cosine of the incidence angle; normalised with the authors' statistics, which are those of *their* scenes; with amplitude taken for power (10 log₁₀ DN instead of 20); and as plain decibels.
 
 # %%
 theta = 36  # degrees, a usual incidence angle
@@ -984,7 +984,7 @@ for ax, (name, slip) in zip(axes.flat[1:], slips.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The gross slips are seen at once. The small ones are worse: the map looks like a map, and is wrong by what the second and third line say.
+# The gross slips are seen at once. The small ones are worse: the map looks like a map, and what the second and third line say is lost goes unnoticed.
 # A third classic needs no cell of its own, since the range test above holds it: a rate thirty times too high is at the right end of its left panel.
 #
 # ## Exercises
