@@ -97,7 +97,7 @@ for part in ("encoder", "decoder"):
 #
 # The encoder gives four maps, from fine and shallow (f1) to coarse and deep (f4).
 # UPerNet pools the deepest at four scales, so that every place knows what lies around; then it climbs back up and adds a finer map at each step; at last it puts all four levels side by side.
-# **Code:** what the authors tap is each stage's output *after* its merging, so the finest map has an eighth of the image's resolution. Dropout follows every block *B*.
+# **Code:** what the authors tap is each stage's output *after* its merging, so the finest map has an eighth of the image's resolution; timm and most others tap it before, so that it has a quarter. Dropout follows every block *B*. The figure shows what this profile does.
 #
 # The paper's Fig. 7 shows it. Our copy has lost the picture, so this one is **ours**, drawn from the authors' code; what stands in it is measured on the model that was just made, for one patch.
 
@@ -150,7 +150,7 @@ def draw_classes(classes, ax, title=""):
     st.show_classes(whole, ax, title, legend=st.HR_LULC, training=True)
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "UPerNet on Swin, the subject of the paper's Fig. 7, redrawn by us from the model of this chapter: shapes are channels \u00d7 height \u00d7 width as it returns them for one simulated patch, the map at the right is its own. B is a 1 \u00d7 1 convolution with GroupNorm, GELU and dropout. The head that sees the image is ours, at laptop size.", "name": "fig-upernet"}, "image": {"alt": "A diagram in the shape of a U. Left, from bottom to top: the radar patch, patch embedding and four encoder stages, each giving a map f1 to f4 to the right. The deepest goes through a pooling pyramid to x1; from there arrows lead down through x2 and x3 to x4, each adding the map beside it. All four x meet in a fusing block, which leads down to the head; the head also gets the image itself and returns the map of classes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "UPerNet on Swin, the subject of the paper's Fig. 7, redrawn by us from the model of this chapter: shapes are channels \u00d7 height \u00d7 width as it returns them for one simulated patch, the map at the right is its own. B is a 1 \u00d7 1 convolution with GroupNorm, GELU and dropout. The last step, the head, differs between models (below).", "name": "fig-upernet"}, "image": {"alt": "A diagram in the shape of a U. Left, from bottom to top: the radar patch, patch embedding and four encoder stages, each giving a map f1 to f4 to the right. The deepest goes through a pooling pyramid to x1; from there arrows lead down through x2 and x3 to x4, each adding the map beside it. All four x meet in a fusing block, which leads down to the head, which returns the map of classes."}}
 first = int((datasets.class_counts(piece, st.HR_LULC) > 200).sum(1).argmax())
 image = ((piece_db - norm.mean) / norm.std)[first : first + 1]
 shapes = {}
@@ -180,6 +180,16 @@ ax.set_axis_off()
 BLUE, SAND, GREEN = "#bcd9ea", "#f5dfb8", "#c9e5d9"
 
 
+def head_of(network):
+    """What the head of a model does, in words."""
+    head = network.decoder.head
+    if isinstance(head, segmentation.DetailHead):
+        return "↑ 2, + image,\nclasses of 2 × 2 px"
+    if isinstance(head, torch.nn.Conv2d):
+        return "classes at 1/4,\nresized"
+    return "twice ↑ 2 and 3 × 3,\nclasses"
+
+
 def shape(name):
     """A measured shape as it stands in the figure."""
     return " × ".join(map(str, shapes[name]))
@@ -204,17 +214,18 @@ grey = {"cmap": "gray", "vmin": maps.DB_RANGE[0], "vmax": maps.DB_RANGE[1]}
 level = {1: 3.6, 2: 6.2, 3: 8.8, 4: 11.4}
 ax.imshow(piece_db[first, 0], extent=(0.4, 2.8, -0.1, 2.3), **grey)
 ax.text(3.0, 0.0, f"image, 1 × {size} × {size}", fontsize=8.5)
-after = ",\nmerge" if model.config.merged_taps else ""
+merged = model.config.merged_taps
 for i, depth in enumerate(model.encoder.config.depths, 1):
     under = level[i] - 2.6 + 0.8 if i > 1 else 2.3
     arrow((1.6, under), (1.6, level[i] - 0.8))
-    start = "4 × 4 px\nto a token,\n" if i == 1 else ""
+    start = "4 × 4 px\nto a token,\n" if i == 1 else "" if merged else "merge,\n"
+    after = ",\nmerge" if merged and i < 4 else ""
     box(
         1.6,
         level[i],
         2.4,
         1.6,
-        f"{start}stage {i}: {depth} blocks{after if i < 4 else ''}",
+        f"{start}stage {i}: {depth} blocks{after}",
         BLUE,
     )
     arrow((2.8, level[i]), (7.3, level[i]), text=f"f{i}: {shape(f'f{i}')}")
@@ -247,18 +258,8 @@ box(
     SAND,
 )
 arrow((19.45, middle), (21.6, middle), (21.6, 5.0))
-detail = model.config.detail
-box(
-    21.6,
-    4.2,
-    3.4,
-    1.6,
-    "head: ↑ 2, + image,\nclasses of 2 × 2 px"
-    if detail
-    else "head: twice ↑ 2 and\n3 × 3, classes",
-    GREEN,
-)
-if detail:
+box(21.6, 4.2, 3.4, 1.6, f"head:\n{head_of(model)}", GREEN)
+if "image" in head_of(model):
     arrow((2.8, 1.1), (20.4, 1.1), (20.4, 3.4))
 arrow((21.6, 3.4), (21.6, 2.4))
 st.show_classes(
@@ -275,12 +276,25 @@ plt.show()
 # %% [markdown]
 # *Logits* are one number a class and pixel; the class with the largest is the answer, and softmax makes probabilities of them.
 #
-# **Ours**, at laptop size: the head also sees the image. A token spans 4 × 4 pixels, so edges and small fields are lost to the encoder; the image joins again at half its resolution.
+# Of the *head*, which makes classes of what was fused, there are three kinds:
 #
+# - the authors' (**code**) grows to full resolution in two steps of 3 × 3 convolutions;
+# - {cite:t}`xiao2018unified` name classes at the resolution of the features and enlarge those, which costs far less;
+# - **ours** lets the image itself join again at half its resolution. A token spans 4 × 4 pixels, so edges and small fields are lost to the encoder.
+
+# %%
+reference, its = st.load_model("reference")
+for name, network in {
+    "models of this page": model,
+    "reference model": reference,
+}.items():
+    print(f"{name:<20} {' '.join(head_of(network).split())}")
+assert shapes["logits"] == [len(names), size, size]
+
+# %% [markdown]
 # In code the way through the decoder is one screen:
 
 # %%
-assert shapes["logits"] == [len(names), size, size]
 tutorial.show_source(segmentation.UPerNet.forward)
 
 # %% tags=["hide-input"]
@@ -406,7 +420,7 @@ assert at["focal"] < at["cross-entropy, by rarity"] < at["Dice"]
 
 # %% [markdown]
 # Focal loss spends little on pixels of which the model is sure already, so that the doubtful ones decide; a class's size counts in it as in cross-entropy, pixel by pixel.
-# Dice compares areas class by class: once the model is sure, a class counts nearly the same whether it fills half of the land or a thousandth. Cross-entropy in which a class weighs by the root of its rarity lies between, and that is what a recorded search found at laptop size:
+# Dice compares areas class by class: once the model is sure, a class counts nearly the same whether it fills half of the land or a thousandth. Cross-entropy in which a class weighs by the root of its rarity lies between. What this profile trains with came out of a recorded search (**ours**):
 
 # %%
 weights = about.get("class_weights")
@@ -827,7 +841,6 @@ richest = np.argsort(-(counts > 200).sum(axis=1), kind="stable")[:5]
 shown = st.Store(folder, val.iloc[richest])
 db = torch.from_numpy(np.stack([shown.sar(i) for i in range(5)]))[:, None]
 truth = np.stack([st.HR_LULC.to_index(shown.label(i)) for i in range(5)])
-reference, its = st.load_model("reference")
 own = datasets.Normalization(**its["normalization"])
 maps_by = {
     "fine-tuned": predict(model, (db - norm.mean) / norm.std),
