@@ -447,7 +447,7 @@ def reconstruct(model, images, masks):
 torch.manual_seed(description["training"]["seed"])  # as training began
 model = pretraining.build("sar-w-simmim", config, profile).eval()
 weights = {0: {k: v.clone() for k, v in model.state_dict().items()}}
-weights |= tutorial.epochs()
+weights |= tutorial.epochs(file)
 filled = {}
 for epoch, kept in weights.items():
     checkpoints.load_into(model, kept, file)

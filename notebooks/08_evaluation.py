@@ -69,7 +69,7 @@ fig.colorbar(drawn, shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# The short runs fail on some classes for real, and the mean counts them: that is what a mean over classes is for. The reference model had more steps ([chapter 7](07_finetuning)).
+# Where a short run fails on a class, the mean counts it: that is what a mean over classes is for. The reference model had more steps ([chapter 7](07_finetuning)).
 #
 # ## How sure is the difference?
 #

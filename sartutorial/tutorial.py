@@ -71,28 +71,48 @@ def sampled() -> Path:
 
 def encoder(method: Method = "sar-w-simmim") -> Path:
     """A pretrained encoder (chapter 06); weights from its training are kept for ``epochs``."""
-    from sartutorial.learn import checkpoints, pretraining
+    from sartutorial.learn import pretraining
 
     patches, out = sampled(), data_dir() / "encoders" / method
-    every = max(profiles.get().pretrain_epochs // 10, 1)  # twenty files at most
-
-    def keep(model: Any, history: list[float]) -> None:
-        if len(history) % every == 0:
-            about = {"encoder": model.encoder.config._asdict(), "history": history}
-            checkpoints.save(model, out / "epochs" / f"{len(history):04}.safetensors", about)
-
+    keep = _keeper(out / "epochs", profiles.get().pretrain_epochs)
     _announce(out / "encoder.safetensors", f"pretraining with {method} (some minutes)")
     return pretraining.pretrain(patches, out, method=method, on_epoch=keep)
 
 
-def epochs(method: Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
-    """The whole model's weights by the number of epochs it was trained, the last one always.
+def model(encoder: str | None = "reference") -> Path:
+    """A model fine-tuned for minutes (chapter 07); ``encoder=None`` starts from random weights.
+
+    Weights from its training are kept for ``epochs``.
+    """
+    from sartutorial.learn import finetuning
+
+    patches, out = sampled(), data_dir() / "models" / (encoder or "scratch")
+    keep = _keeper(out / "epochs", profiles.get().finetune_epochs)
+    _announce(out / "model.safetensors", f"fine-tuning from {encoder or 'scratch'} (some minutes)")
+    return finetuning.finetune(patches, out, encoder=encoder, on_epoch=keep)
+
+
+def _keeper(folder: Path, number: int) -> Callable[[Any, list[float]], None]:
+    """A hook that keeps a model's weights after its epochs, of ``number``: twenty files at most."""
+    every = max(number // 10, 1)
+
+    def keep(model: Any, history: list[float]) -> None:
+        from sartutorial.learn import checkpoints
+
+        if len(history) % every == 0:
+            about = {"encoder": model.encoder.config._asdict(), "history": history}
+            checkpoints.save(model, folder / f"{len(history):04}.safetensors", about)
+
+    return keep
+
+
+def epochs(file: Path) -> dict[int, dict[str, Tensor]]:
+    """The weights of ``encoder`` or ``model`` by the number of epochs of training, the last always.
 
     What another run left in the folder is passed over.
     """
     from sartutorial.learn import checkpoints
 
-    file = encoder(method)
     state, description = checkpoints.load(file)
     losses = description["history"]
     kept = {len(losses): state}
@@ -102,15 +122,6 @@ def epochs(method: Method = "sar-w-simmim") -> dict[int, dict[str, Tensor]]:
         if description["history"] == losses[:until]:  # the losses tell one run from another
             kept.setdefault(until, state)
     return dict(sorted(kept.items()))
-
-
-def model(encoder: str | None = "reference") -> Path:
-    """A model fine-tuned for minutes (chapter 07); ``encoder=None`` starts from random weights."""
-    from sartutorial.learn import finetuning
-
-    patches, out = sampled(), data_dir() / "models" / (encoder or "scratch")
-    _announce(out / "model.safetensors", f"fine-tuning from {encoder or 'scratch'} (some minutes)")
-    return finetuning.finetune(patches, out, encoder=encoder)
 
 
 def _announce(product: Path, doing: str) -> None:

@@ -1,0 +1,76 @@
+"""The checks on a reader's own answer: each names the mistake that was made."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+FACTS = {
+    "facts": {
+        "encoder": {"IoU": 0.62, "recall": 0.9, "accuracy": 0.81, "training": 0.7},
+        "statistics": {"IoU": 0.33, "recall": 0.5, "accuracy": 0.74, "training": 0.41},
+    },
+    "few_labels": {"all": 0.31, "patches": 0.22, "tokens": 0.29},
+    "late": {
+        "share": 0.06, "statistics": 0.33, "first": 0.01, "last": 0.4, "reference": 0.87,
+        "rarer": "Rarer classes (wetland) are learnt all the same, with more steps.",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checks():
+    """The functions ``check_...`` of chapter 07, with facts of our own."""
+    tree = ast.parse((NOTEBOOKS / "07_finetuning.py").read_text(encoding="utf-8"))
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:6] == "check_"]
+    space = dict(FACTS)
+    exec(compile(ast.Module(found, []), "07_finetuning.py", "exec"), space)
+    return space
+
+
+@pytest.mark.parametrize(
+    ("encoder", "statistics", "said"),
+    [
+        (0.62, 0.33, "Right"),
+        (0.60, 0.35, "Right"),
+        (0.33, 0.62, "swapped"),
+        (0.81, 0.33, "encoder: That is the share of all tokens"),
+        (0.62, 0.74, "statistics: That is the share of all tokens"),
+        (0.9, 0.33, "how many towns are found"),
+        (0.7, 0.33, "on the patches that the layer was fitted on"),
+        (0.1, 0.05, "Neither"),
+    ],
+)
+def test_towns(checks, capsys, encoder, statistics, said):
+    checks["check_towns"](encoder=encoder, statistics=statistics)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("miou", "said"),
+    [
+        (0.22, "Right"),
+        (0.29, "draw patches"),
+        (0.31, "with all labels"),
+        (0.09, "What is left"),
+        (0.5, "No."),
+    ],
+)
+def test_labels(checks, capsys, miou, said):
+    checks["check_labels"](miou)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("few", "6.0% of the training pixels. Rarer classes"),
+        ("radar", "finds them with IoU 0.33"),
+        ("steps", "Right"),
+        ("speckle", "Answer with one of"),
+    ],
+)
+def test_late(checks, capsys, reason, said):
+    checks["check_late"](reason)
+    assert said in capsys.readouterr().out
