@@ -193,7 +193,8 @@ def segmentation_loss(
         loss: The paper's; or (ours) cross-entropy, alone or with Dice added.
         weights: Of the classes in the cross-entropy; default equal.
     """
-    logits, label = model(batch["image"]).float(), batch["label"]
+    logits: Tensor = model(batch["image"]).float()
+    label = batch["label"]
     if (label == IGNORE_INDEX).all():
         return logits.sum() * 0
     if loss == "dice-focal":
