@@ -142,7 +142,10 @@ def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     file = os.path.expanduser(named.tokens[0].value)
     try:
         sections = yaml.safe_load(Path(file).read_bytes()) or {}  # bytes: YAML knows their encoding
-        recipe = {name.replace("_", "-"): options or {} for name, options in sections.items()}
+        recipe = {
+            name.replace("_", "-"): {str(k): v for k, v in (options or {}).items() if v is not None}
+            for name, options in sections.items()
+        }
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     except AttributeError as error:

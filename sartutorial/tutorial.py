@@ -45,8 +45,9 @@ def tiles() -> list[Path]:
 
 def halved() -> list[Path]:
     """The scenes at half resolution (chapter 02)."""
-    downsample(scenes(), data_dir() / "half")
-    return [data_dir() / "half" / scene.name for scene in scenes()]
+    full, out = scenes(), data_dir() / "half"
+    downsample(full, out)
+    return [out / scene.name for scene in full]
 
 
 def labelled() -> Path:

@@ -158,7 +158,7 @@ def test_options_come_from_a_file_and_the_hand_wins(run, scene, tmp_path):
         ("patches: {size: {a: 1}}", "size"),
         ("patches: {size: large}", "large is not a whole number"),
         ("patches: {max_void: [1, 0.5]}", "--max-void takes one value"),
-        ("patches: 64", "must be a mapping"),
+        ("patches: 64", "must hold a section a command"),
         ("cook: {}", "there is no command cook"),
     ],
 )

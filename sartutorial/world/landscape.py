@@ -119,20 +119,18 @@ def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
     return field / np.std(field)
 
 
-def _graph(cost: Floats) -> sparse.csr_array:
-    """Neighbouring cells (eight each), as far apart as walking from one to the other costs."""
-    at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
-    ends = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
-    starts = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
-    a, b = (np.concatenate([cells.ravel() for cells in side]) for side in (ends, starts))
-    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in ends])
-    weights = step * (cost.ravel()[a] + cost.ravel()[b]) / 2
-    return sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
-
-
 def _cheapest(cost: Floats, ends: Ints) -> tuple[sparse.csr_array, tuple[NDArray[Any], ...]]:
-    """The graph; and what the way to the nearest end costs, the next cell on it, and which end."""
-    graph = _graph(cost)
+    """Neighbouring cells (eight each), as far apart as walking from one to the other costs.
+
+    And of the cheapest way from each to one of ``ends``: its length, its next cell, and which end.
+    """
+    at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
+    to = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
+    start = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
+    a, b = (np.concatenate([cells.ravel() for cells in side]) for side in (to, start))
+    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in to])
+    weights = step * (cost.ravel()[a] + cost.ravel()[b]) / 2
+    graph = sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
     return graph, csgraph.dijkstra(
         graph, directed=False, indices=ends, min_only=True, return_predecessors=True
     )

@@ -75,22 +75,22 @@ SIGMA0: dict[int, Backscatter] = {
 }
 
 
-def incidence(dem: Floats, cell_m: float = CELL) -> Floats:
+def incidence(dem: Floats) -> Floats:
     """Cosine of the local incidence angle, (H, W); 0 or less where a slope turns away."""
-    north, east = np.gradient(dem, -cell_m, cell_m)
+    north, east = np.gradient(dem, -CELL, CELL)
     facing = east * math.cos(LEAN) - north * math.sin(LEAN)  # it stands in the east, looks west
     cos: Floats = (math.cos(THETA) - math.sin(THETA) * facing) / np.sqrt(1 + north**2 + east**2)
     return cos
 
 
-def shadow(dem: Floats, cell_m: float = CELL, reach: int = REACH) -> NDArray[np.bool_]:
-    """Where a ridge within ``reach`` cells stands between the ground and the radar, (H, W)."""
+def shadow(dem: Floats) -> NDArray[np.bool_]:
+    """Where a ridge within ``REACH`` cells stands between the ground and the radar, (H, W)."""
     height, width = dem.shape
     dark = np.zeros(dem.shape, bool)
-    for k in range(1, reach + 1):
+    for k in range(1, REACH + 1):
         down, right = round(k * math.sin(LEAN)), round(k * math.cos(LEAN))
         if down < height and right < width:
-            ray = np.float32(math.hypot(down, right) * cell_m / math.tan(THETA))
+            ray = np.float32(math.hypot(down, right) * CELL / math.tan(THETA))
             here = (slice(0, height - down), slice(0, width - right))
             dark[here] |= dem[down:, right:] > dem[here] + ray
     return dark
@@ -111,8 +111,7 @@ def terrain_gain(cos: Floats, exponent: Floats | float) -> Floats:
 def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: NDArray[np.floating]) -> Floats:
     """Mean backscatter, (H, W) linear power, without texture and speckle.
 
-    ``bias`` (16,) dB is what the tones of a class come to on average: taken off, so that the class
-    has its level in the mean.
+    ``bias`` (16,) dB is what the tones of a class come to on average; it is taken off.
     """
     level, exponent = np.zeros(16, np.float32), np.zeros(16, np.float32)
     for i, echo in SIGMA0.items():
@@ -162,7 +161,7 @@ def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Float
     """Corner reflectors among ``houses``, (H, W) mean power, 0 elsewhere: amplitude and what is left.
 
     Walls and ground send the wave straight back, all of it in step: an amplitude that no speckle
-    touches, as wide as the point response. What the others have lost keeps the mean what it was.
+    touches, as wide as the point response. The others lose what keeps the mean.
     """
     response = ndimage.gaussian_filter(np.eye(1, 99, 49)[0], CORRELATION)
     energy = ((response / response.max()) ** 2).sum() ** 2
@@ -189,10 +188,10 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[An
         x, y = rng.uniform(0, size, 2)
         length, heading, power = rng.uniform(15, 70), rng.uniform(0, 180), rng.uniform(-3, 5)
         around = Window(col + int(x) - 40, row + int(y) - 40, 80, 80)
-        on_land = _read(out / CLASSES, around) != 1
-        if not (on_land | (_read(out / DEM, around) > 0)).any():
-            hull = affinity.rotate(box(-length / 2, -length / 12, length / 2, length / 12), heading)
-            hull = affinity.translate(hull, 2 * x, 2 * y)
+        sea = (_read(out / CLASSES, around) == 1) & (_read(out / DEM, around) <= 0)
+        if sea.all():
+            hull = box(-length / 2, -length / 12, length / 2, length / 12)
+            hull = affinity.translate(affinity.rotate(hull, heading), 2 * x, 2 * y)
             fleet.append((hull, float(radiometry.to_power(power))))
     return fleet
 
