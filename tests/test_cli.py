@@ -251,8 +251,9 @@ def group(process):
 
 
 def interrupted(command, at, wait):
-    """A command in the folder ``at`` that gets Ctrl-C ``wait`` seconds after it began."""
-    begin = "import sartutorial; print(flush=True); sartutorial._main()"
+    """Send Ctrl-C to a command in the folder ``at``, ``wait`` seconds after it began; its exit code."""
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    begin = f"{heard}; import sartutorial; print(flush=True); sartutorial._main()"
     child = subprocess.Popen(
         [sys.executable, "-c", begin, *command.split()],
         cwd=at,
@@ -266,13 +267,14 @@ def interrupted(command, at, wait):
     os.killpg(child.pid, signal.SIGINT)
     _, err = child.communicate()
     if child.returncode == 0:
-        return
+        return 0
     said = [t for t in err.replace("\r", "\n").splitlines() if t.strip() and "%|" not in t]
     assert child.returncode == 130, (wait, err)
     assert said == ["sartutorial: interrupted; run it again, and it goes on where it stopped"]
     left = [p for p in psutil.process_iter() if group(p) == child.pid]
     assert not psutil.wait_procs(left, timeout=60)[1]
     assert not [p for p in at.rglob("*") if "partial" in p.name]
+    return 130
 
 
 @pytest.mark.slow
@@ -298,7 +300,7 @@ def test_an_interrupted_command_ends_with_one_line(world, tmp_path, command):
 @pytest.mark.parametrize("wait", np.linspace(0.2, 6, 15).round(2).tolist())
 def test_a_training_is_interrupted_at_any_moment(world, tmp_path, wait):
     """While torch is imported and while it computes: nothing is raised where C++ would have to catch it."""
-    interrupted(LONG["pretrain"].format(world=world), tmp_path, wait)
+    assert interrupted(LONG["pretrain"].format(world=world), tmp_path, wait) == 130
 
 
 def test_an_import_is_not_interrupted_but_what_follows(tmp_path, monkeypatch):

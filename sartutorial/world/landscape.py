@@ -103,7 +103,7 @@ def white(key: tuple[int, ...], window: Window) -> Floats:
 def smooth(key: tuple[int, ...], window: Window, sigma: float) -> Floats:
     """Noise of variance 1, (H, W), correlated by a Gaussian of ``sigma`` cells; see ``white``."""
     pad = math.ceil(4 * sigma) or 1
-    noise = ndimage.gaussian_filter(white(key, padded(window, pad)), sigma, radius=pad)
+    noise: Floats = ndimage.gaussian_filter(white(key, padded(window, pad)), sigma, radius=pad)
     kernel = ndimage.gaussian_filter(np.eye(1, 2 * pad + 1, pad)[0], sigma, radius=pad)
     # Two axes leave the square of this of the variance.
     return noise[pad:-pad, pad:-pad] / np.float32((kernel**2).sum())
@@ -336,7 +336,7 @@ def plan(cells: int, seed: int) -> Plan:
     coast = ndimage.distance_transform_edt(~water)
     fields = (height, rough, low, cold, stand, detail, river * step, coast * step, wind)
     single = [np.asarray(field, np.float32) for field in fields]
-    return Plan(seed, grid, unit, *single, np.concatenate(lines), district)
+    return Plan._make([seed, grid, unit, *single, np.concatenate(lines), district])
 
 
 def survey(island: Plan, window: Window) -> Land:

@@ -239,7 +239,8 @@ def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
 
     A scene's place is its first row and column, a tile's its western and southern degree.
     """
-    sin, cos, products = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN), {}
+    sin, cos = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN)
+    products: dict[Path, tuple[Any, int, int]] = {}
     cells = 2 * math.ceil(size / 2 * (1 + (n - 1) * (cos + sin)) + 4)
     for row, col in np.ndindex(n, n):
         south, east = row - (n - 1) / 2, col - (n - 1) / 2
