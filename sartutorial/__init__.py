@@ -1,7 +1,10 @@
 """From a raw ALOS-2 PALSAR-2 scene to a land-cover map: one module per step, one chapter per module."""
 
+import signal
 import sys
 from importlib import import_module
+from threading import Timer
+from types import FrameType
 from typing import Any
 
 __version__ = "0.2.0"
@@ -55,9 +58,23 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but not while a library is imported: its C++ could not unwind it."""
+    within = frame
+    while within and not within.f_code.co_filename.startswith("<frozen importlib"):
+        within = within.f_back
+    if not within:
+        raise KeyboardInterrupt
+    again = Timer(0.05, signal.raise_signal, [number])
+    again.daemon = True  # no reason to wait at the end
+    again.start()
+
+
 def _main() -> None:
     """The command ``sartutorial``. It imports its libraries here, so Ctrl-C is one line at any time."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup` ignores it
+            signal.signal(signal.SIGINT, _interrupt)
         import_module("sartutorial.cli").main()
     except KeyboardInterrupt:
         print(

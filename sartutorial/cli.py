@@ -8,13 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
-from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, Token
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 from cyclopts.config import Dict
 
 import sartutorial
@@ -45,37 +46,23 @@ NAMES = (
 NAMED = {"patches": "cut", "import": "import_patches"}
 COMMANDS = {name: NAMED.get(name, name.replace("-", "_")) for name in NAMES.split()}
 UNSHOWN = {"progress", "on_epoch"}  # a command shows its progress; hooks are for callers in Python
-EVERY = Group("For every command", sort_key=1)
+RECIPE = "YAML with a section a command, such as `patches: {size: 64}`; options by hand win."
 
 
 def _every(
     *,
-    config: Annotated[
-        str | None,
-        Parameter(
-            group=EVERY,
-            help="YAML with a section a command, such as `patches: {size: 64}`; options by hand win.",
-        ),
-    ] = None,
-    debug: Annotated[
-        bool, Parameter(group=EVERY, negative=(), help="Show the whole traceback of an error.")
-    ] = False,
+    config: Annotated[str | None, Parameter(help=RECIPE)] = None,
+    debug: Annotated[bool, Parameter(negative=(), help="Show the traceback of an error.")] = False,
 ) -> None:
     """What every command takes beside its function's parameters."""
-
-
-COMMON = inspect.signature(_every, eval_str=True).parameters
 
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:
     """A whole number, also as YAML and people write large ones: 2e4."""
     text = tokens[0].value
-    try:
-        number = Decimal(text)
-        if number == int(number):
+    with suppress(ValueError, ZeroDivisionError):
+        if (number := Fraction(text)).denominator == 1:
             return int(number)
-    except ArithmeticError:
-        pass
     raise ValueError(f"{text} is not a whole number")
 
 
@@ -100,13 +87,11 @@ def _option(hint: Any) -> Any:
         return Annotated[list[Path], Parameter(converter=_paths)]
     if Path in kinds:
         return Annotated[Path, Parameter(converter=_path)]
-    if int in kinds:
-        return Annotated[hint, Parameter(converter=_whole)]
-    return hint
+    return Annotated[hint, Parameter(converter=_whole)] if int in kinds else hint
 
 
-def _command(function: Callable[..., Any]) -> Callable[..., None]:
-    """The command that calls ``function`` with its options and prints what comes back.
+def _command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command that calls ``function`` with its options.
 
     The first parameter has its place on the line, unless it is ``out``; all others are options.
     """
@@ -114,30 +99,27 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
     # Not what comes back: its type may be of a library that is imported only where it is needed.
     notes = {k: v for k, v in function.__annotations__.items() if k != "return"}
     hints = get_type_hints(SimpleNamespace(__annotations__=notes), function.__globals__)
-    parameters = []
-    for place, (name, parameter) in enumerate(known.items()):
-        if name not in UNSHOWN:
-            by_name = place > 0 or name == "out"
-            kind = parameter.KEYWORD_ONLY if by_name else parameter.POSITIONAL_OR_KEYWORD
-            parameters.append(parameter.replace(kind=kind, annotation=_option(hints[name])))
-    parameters += COMMON.values()
+    parameters = [
+        p.replace(
+            kind=p.KEYWORD_ONLY if place or name == "out" else p.POSITIONAL_OR_KEYWORD,
+            annotation=_option(hints[name]),
+        )
+        for place, (name, p) in enumerate(known.items())
+        if name not in UNSHOWN
+    ]
+    shown = {"progress": True} if "progress" in known else {}
 
-    def command(*arguments: Any, **options: Any) -> None:
-        chosen = {k: v for k, v in options.items() if k not in COMMON}
-        if "progress" in known:
-            chosen["progress"] = True
-        result = function(*arguments, **chosen)
-        for item in result if isinstance(result, list) else [result]:
-            table = hasattr(item, "to_string")
-            print(item.to_string(float_format="{:.3f}".format) if table else item)
+    def command(*arguments: Any, config: Any = None, debug: Any = None, **options: Any) -> Any:
+        return function(*arguments, **options, **shown)
 
+    parameters += inspect.signature(_every, eval_str=True).parameters.values()
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def __getattr__(name: str) -> Callable[..., None]:
+def __getattr__(name: str) -> Callable[..., Any]:
     """The command of a public function: cyclopts asks only for the one that it runs."""
     if name not in COMMANDS.values():
         raise AttributeError(name)
@@ -155,16 +137,14 @@ def _docstring(name: str) -> str:
 def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Fill in what ``--config`` holds for this command and nobody gave by hand."""
     named = arguments.get("--config")
-    if named is None or not named.tokens:
+    if not (named and named.tokens):
         return
     file = os.path.expanduser(named.tokens[0].value)
     try:
         sections = yaml.safe_load(Path(file).read_bytes()) or {}  # bytes: YAML knows their encoding
         recipe = {
-            str(section).replace("_", "-"): {
-                str(k).replace("_", "-"): v for k, v in (options or {}).items() if v is not None
-            }
-            for section, options in sections.items()
+            name.replace("_", "-"): {str(k): v for k, v in (options or {}).items() if v is not None}
+            for name, options in sections.items()
         }
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
@@ -203,7 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(words)
+        result = app(words)
+        for item in result if isinstance(result, list) else [result]:
+            if item is not None:
+                table = hasattr(item, "to_string")
+                print(item.to_string(float_format="{:.3f}".format) if table else item)
         sys.stdout.flush()
         return
     except BrokenPipeError:  # whoever read the output has seen enough

@@ -14,64 +14,45 @@ from sartutorial import InputError
 class Profile:
     """Every number that depends on the machine; nothing else in the package asks how big it is.
 
-    The comments on ``laptop`` give the authors' value where theirs is public (``japan``).
+    The defaults are the laptop's. Comments give the authors' value where theirs is public.
     """
 
-    name: str
-    patch_size: int  # pixels
-    world: int  # simulated scenes along each axis
-    scene_size: int  # pixels of a simulated scene before downsampling, per axis
-    embed_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    window_size: int  # tokens
-    decoder_width: int  # UPerNet channels
-    mixmae_decoder: tuple[int, int, int]  # width, blocks, heads
-    pretrain_epochs: int
-    pretrain_warmup: float  # epochs
-    pretrain_batch: int  # global: of all processes together
-    pretrain_base_lr: float  # at a global batch of 512
-    finetune_epochs: int
-    finetune_warmup: float  # epochs
-    finetune_batch: int  # global
-    finetune_base_lr: float  # at a global batch of 512
-    dropout: float  # in the decoder
-    drop_path: float  # in the encoder, in fine-tuning
-    merged_taps: bool  # whether the decoder sees each stage after its patch merging, or before it
-    head: Literal["grown", "detail", "quarter"]  # of the decoder
-    layer_decay: float  # of the learning rate, a block from the top of a pretrained encoder down
-    loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
-    class_weight: float  # exponent of a class's rarity in the cross-entropy; 0 = none
-
-
-LAPTOP = Profile(
-    name="laptop",
-    patch_size=128,  # paper: 256
-    world=3,
-    scene_size=4608,  # a real ultra-fine scene: about 25,000
-    embed_dim=32,  # authors: 128
-    depths=(2, 2, 2, 2),  # authors: 2-2-18-2
-    num_heads=(1, 2, 4, 8),  # authors: 4-8-16-32
-    window_size=8,
-    decoder_width=64,  # authors: 256
-    mixmae_decoder=(64, 2, 4),  # authors: 512, 8, 16
-    pretrain_epochs=5,  # paper: 800
-    pretrain_warmup=1,  # paper: 40
-    pretrain_batch=16,  # authors: 8 GPUs x 256
-    pretrain_base_lr=2e-2,  # authors: 1e-4; a few hundred small steps need larger ones
-    finetune_epochs=3,  # paper: 100
-    finetune_warmup=0.3,  # paper: 20
-    finetune_batch=4,  # authors: 8 GPUs x 64
-    finetune_base_lr=0.384,  # authors: 1.25e-4
+    name: str = "laptop"
+    patch_size: int = 128  # pixels; paper: 256
+    world: int = 3  # simulated scenes along each axis
+    scene_size: int = 4608  # pixels before downsampling; a real ultra-fine scene: about 25,000
+    embed_dim: int = 32  # authors: 128
+    depths: tuple[int, ...] = (2, 2, 2, 2)  # authors: 2-2-18-2
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)  # authors: 4-8-16-32
+    window_size: int = 8  # tokens
+    decoder_width: int = 64  # UPerNet channels; authors: 256
+    mixmae_decoder: tuple[int, int, int] = (64, 2, 4)  # width, blocks, heads; authors: 512, 8, 16
+    pretrain_epochs: int = 5  # paper: 800
+    pretrain_warmup: float = 1  # epochs; paper: 40
+    pretrain_batch: int = 16  # global: of all processes together; authors: 8 GPUs x 256
+    # At a global batch of 512, as below; authors: 1e-4; a few hundred small steps need larger ones.
+    pretrain_base_lr: float = 2e-2
+    finetune_epochs: int = 3  # paper: 100
+    finetune_warmup: float = 0.3  # epochs; paper: 20
+    finetune_batch: int = 4  # authors: 8 GPUs x 64
+    finetune_base_lr: float = 0.384  # authors: 1.25e-4
     # From here on recorded searches (book/results/live.json, search.json) depart from their recipe.
-    dropout=0.0,  # authors: 0.5
-    drop_path=0.0,  # authors: 0.1
-    merged_taps=False,  # authors: after merging
-    head="quarter",  # authors: grown
-    layer_decay=0.9,  # authors: 0.8
-    loss="cross-entropy",  # paper: dice-focal
-    class_weight=0.5,
-)
+    dropout: float = 0.0  # in the decoder; authors: 0.5
+    drop_path: float = 0.0  # in the encoder, in fine-tuning; authors: 0.1
+    merged_taps: bool = (
+        False  # the decoder sees stages after their patch merging (authors), or before
+    )
+    head: Literal["grown", "detail", "quarter"] = "quarter"  # of the decoder; authors: grown
+    layer_decay: float = (
+        0.9  # of the rate, a block from a pretrained encoder's top down; authors: 0.8
+    )
+    loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"] = (
+        "cross-entropy"  # paper: first
+    )
+    class_weight: float = 0.5  # exponent of a class's rarity in the cross-entropy; 0 = none
+
+
+LAPTOP = Profile()
 GPU = replace(
     LAPTOP,
     name="gpu",

@@ -5,15 +5,13 @@ Each step makes what it needs, once, in ``profiles.data_dir()``; the chapters sh
 
 from __future__ import annotations
 
-import base64
 import inspect
-import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sartutorial import files, profiles
+from sartutorial import profiles
 from sartutorial.downsampling import downsample
 from sartutorial.labels import label
 from sartutorial.patches import cut as cut_patches
@@ -37,18 +35,19 @@ def world() -> Path:
 
 def scenes() -> list[Path]:
     """The simulated scenes at full resolution (chapter 01)."""
-    return [Path(scene) for scene in files.find_scenes(world() / "scenes")]
+    return sorted((world() / "scenes").glob("*.tif"))
 
 
 def tiles() -> list[Path]:
     """The simulated land-cover tiles (chapter 01)."""
-    return [Path(tile) for tile in files.find_scenes(world() / "lulc")]
+    return sorted((world() / "lulc").glob("*.tif"))
 
 
 def halved() -> list[Path]:
     """The scenes at half resolution (chapter 02)."""
-    halves = downsample(scenes(), data_dir() / "half")
-    return halves if isinstance(halves, list) else [halves]
+    full, out = scenes(), data_dir() / "half"
+    downsample(full, out)
+    return [out / scene.name for scene in full]
 
 
 def labelled() -> Path:
@@ -113,15 +112,12 @@ def epochs(file: Path) -> dict[int, dict[str, Tensor]]:
     """
     from sartutorial.learn import checkpoints
 
-    state, description = checkpoints.load(file)
-    losses = description["history"]
-    kept = {len(losses): state}
-    for path in (file.parent / "epochs").glob("*.json"):  # written last: the weights are there
+    kept = {}
+    for path in [*(file.parent / "epochs").glob("*.json"), file]:  # .json: its weights are whole
         state, description = checkpoints.load(path.with_suffix(".safetensors"))
-        until = len(description["history"])
-        if description["history"] == losses[:until]:  # the losses tell one run from another
-            kept.setdefault(until, state)
-    return dict(sorted(kept.items()))
+        losses = description["history"]  # which tell one run from another
+        kept[len(losses)] = losses, state
+    return {n: kept[n][1] for n in sorted(kept) if kept[n][0] == losses[:n]}
 
 
 def _announce(product: Path, doing: str) -> None:
@@ -139,11 +135,11 @@ def show_source(thing: Callable[..., Any] | type) -> Markdown:
 def picture(fig: Figure) -> str:
     """A figure as a PNG data address, for pages to embed; the figure is closed."""
     import matplotlib.pyplot as plt
+    from IPython.core.pylabtools import print_figure
 
-    file = io.BytesIO()
-    fig.savefig(file, dpi=70, format="png")
+    png = print_figure(fig, dpi=70, bbox_inches=None, base64=True)  # type: ignore[no-untyped-call]
     plt.close(fig)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{png}"
 
 
 def slider(
@@ -166,24 +162,16 @@ def slider(
 <script>{{
 const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
 const input = box.querySelector("input");
-const show = () => {{
-  const [label, src] = frames[input.value];
-  box.querySelector("img").src = src;
-  box.querySelector("output").value = label;
-}};
 let timer;
-input.addEventListener("input", () => {{
+const show = () => {{
+  [box.querySelector("output").value, box.querySelector("img").src] = frames[input.value];
+  if (input.value === input.max) clearInterval(timer);
+}};
+input.oninput = () => {{ clearInterval(timer); show(); }};
+box.querySelector("button").onclick = () => {{
   clearInterval(timer);
-  show();
-}});
-box.querySelector("button").addEventListener("click", () => {{
-  clearInterval(timer);
+  timer = setInterval(() => {{ input.stepUp(); show(); }}, 800);
   input.value = 0;
   show();
-  timer = setInterval(() => {{
-    input.stepUp();
-    show();
-    if (input.value === input.max) clearInterval(timer);
-  }}, 800);
-}});
+}};
 }}</script></div>""")  # type: ignore[no-untyped-call]

@@ -250,6 +250,33 @@ def group(process):
         return None
 
 
+def interrupted(command, at, wait):
+    """Send Ctrl-C to a command in the folder ``at``, ``wait`` seconds after it began; its exit code."""
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    begin = f"{heard}; import sartutorial; print(flush=True); sartutorial._main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", begin, *command.split()],
+        cwd=at,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    child.stdout.readline()
+    time.sleep(wait)
+    os.killpg(child.pid, signal.SIGINT)
+    _, err = child.communicate()
+    if child.returncode == 0:
+        return 0
+    said = [t for t in err.replace("\r", "\n").splitlines() if t.strip() and "%|" not in t]
+    assert child.returncode == 130, (wait, err)
+    assert said == ["sartutorial: interrupted; run it again, and it goes on where it stopped"]
+    left = [p for p in psutil.process_iter() if group(p) == child.pid]
+    assert not psutil.wait_procs(left, timeout=60)[1]
+    assert not [p for p in at.rglob("*") if "partial" in p.name]
+    return 130
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", LONG)
 def test_an_interrupted_command_ends_with_one_line(world, tmp_path, command):
@@ -265,24 +292,32 @@ def test_an_interrupted_command_ends_with_one_line(world, tmp_path, command):
         write(tmp_path / "labels" / f"{i}.tif", ids, transform=moved)
     write(tmp_path / "tiles" / "t.tif", ids, transform=GRID * Affine.scale(4))
     (tmp_path / "patches").symlink_to(world / "patches")
-    words = LONG[command].format(world=world).split()
     for wait in (0.3, 2, 6):
-        child = subprocess.Popen(
-            [*SARTUTORIAL, *words],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        time.sleep(wait)
-        os.killpg(child.pid, signal.SIGINT)
-        _, err = child.communicate()
-        if child.returncode == 0:
-            continue
-        said = [t for t in err.replace("\r", "\n").splitlines() if t.strip() and "%|" not in t]
-        assert child.returncode == 130, err
-        assert said == ["sartutorial: interrupted; run it again, and it goes on where it stopped"]
-        left = [p for p in psutil.process_iter() if group(p) == child.pid]
-        assert not psutil.wait_procs(left, timeout=60)[1]
-        assert not [p for p in tmp_path.rglob("*") if "partial" in p.name]
+        interrupted(LONG[command].format(world=world), tmp_path, wait)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", np.linspace(0.2, 6, 15).round(2).tolist())
+def test_a_training_is_interrupted_at_any_moment(world, tmp_path, wait):
+    """While torch is imported and while it computes: nothing is raised where C++ would have to catch it."""
+    assert interrupted(LONG["pretrain"].format(world=world), tmp_path, wait) == 130
+
+
+def test_an_import_is_not_interrupted_but_what_follows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
+    (tmp_path / "long_import.py").write_text(module)
+
+    def work():
+        import long_import
+
+        assert long_import.whole
+        time.sleep(60)
+
+    before = signal.signal(signal.SIGINT, sartutorial._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "long_import" in sys.modules

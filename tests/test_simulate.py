@@ -325,10 +325,10 @@ def test_water_runs_downhill_and_none_is_lost() -> None:
     assert (h[~inland] > 0).all()
     mouths = area.ravel()[up][~inland]
     assert mouths.sum() == pytest.approx(len(up) * 0.04**2, rel=1e-5)
-    for river in landscape._paths(up, to, area.ravel()[up] > 0.05):
+    for river in landscape._paths(to, area.ravel()[up] > 0.05):
         assert (np.diff(h[river]) < 0).all()
         assert to[river[-1]] == -1 or any(
-            river[-1] in p[:-1] for p in landscape._paths(up, to, area.ravel()[up] > 0.05)
+            river[-1] in p[:-1] for p in landscape._paths(to, area.ravel()[up] > 0.05)
         )
 
 
@@ -582,9 +582,12 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
     assert not any(same_bytes(one, two))
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(made: Path, tmp_path: Path) -> None:
-    for workers in (1, 3):
-        other = st.simulate(tmp_path / str(workers), profile="islet", workers=workers)
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for threads in ("1", "3"):
+        monkeypatch.setenv("GDAL_NUM_THREADS", threads)
+        other = st.simulate(tmp_path / threads, profile="islet")
         assert all(same_bytes(made, other))
 
 
@@ -593,10 +596,11 @@ def test_memory_does_not_grow_with_the_number_of_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulate, "BLOCK", 256)
+    monkeypatch.setenv("GDAL_NUM_THREADS", "2")
     peaks = []
     for side in (1, 3):
         tracemalloc.start()
-        st.simulate(tmp_path / str(side), profile="islet", side=side, workers=2)
+        st.simulate(tmp_path / str(side), profile="islet", side=side)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -665,19 +669,6 @@ def test_a_stranger_among_the_scenes_is_named_and_real_ones_are_left(tmp_path: P
         st.simulate(tmp_path, profile="islet", side=1, seed=1)
 
 
-def test_a_script_may_ask_for_several_workers_without_a_guard(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import dataclasses\nimport sartutorial as st\nfrom sartutorial.profiles import PROFILES\n"
-        'PROFILES["islet"] = dataclasses.replace(PROFILES["laptop"], scene_size=512)\n'
-        'print(st.simulate("world", profile="islet", side=1, workers=2))\n'
-    )
-    run = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "world\n", "")
-
-
 def in_session(leader: int) -> bool:
     """Whether a process of the session is left."""
     try:
@@ -689,7 +680,7 @@ def in_session(leader: int) -> bool:
 
 def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     main = "from sartutorial.cli import main; main()"
-    command = [sys.executable, "-c", main, "simulate", "--out", tmp_path, "--workers", "2"]
+    command = [sys.executable, "-c", main, "simulate", "--out", tmp_path]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
         while not (tmp_path / "truth").exists():
             assert parent.poll() is None
@@ -711,7 +702,7 @@ def test_any_whole_number_is_a_seed(tmp_path: Path, seed: int) -> None:
         assert scene.tags()["SEED"] == str(seed)
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"side": 0}, {"workers": 0}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"side": 0}])
 def test_numbers_that_mean_nothing_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="{} {}".format(*next(iter(wrong.items())))):
         st.simulate(tmp_path, profile="islet", **wrong)

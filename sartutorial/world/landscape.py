@@ -1,8 +1,7 @@
 """A made-up island: relief that rivers have cut, and the land cover that follows from it.
 
-A plan of the whole island, on coarse cells, is drawn once; the land itself is surveyed from it block
-by block, so that memory does not grow with the world. Random numbers belong to places: a stream
-``default_rng([seed, stream, ...])`` each, so the land is the same however it is cut.
+A plan of the whole island on coarse cells is drawn once, and the land surveyed from it block by block:
+memory does not grow with the world. Random numbers belong to places: the land is the same however cut.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from sartutorial.rasters import Grid
 Floats = NDArray[np.floating]  # float32; coordinates float64
 Ids = NDArray[np.uint8]  # HR-LULC ids
 Ints = NDArray[np.integer]
+Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
 UTM = "EPSG:32653"
@@ -75,6 +75,12 @@ class Land(NamedTuple):
     tone: Floats  # dB by which a place differs from its class: crops, soil, wind, streets
 
 
+def land_grid(cells: int) -> Grid:
+    """The grid of an island of ``cells`` x ``cells`` cells of land."""
+    left, top = MIDDLE[0] - cells * CELL / 2, MIDDLE[1] + cells * CELL / 2
+    return Grid(CRS.from_string(UTM), Affine(CELL, 0, left, 0, -CELL, top), cells, cells)
+
+
 def padded(window: Window, pad: int) -> Window:
     """The window with ``pad`` more cells on all sides."""
     left, top = window.col_off - pad, window.row_off - pad
@@ -86,29 +92,18 @@ def white(key: tuple[int, ...], window: Window) -> Floats:
 
     ``window`` is in cells and may begin below 0; ``key`` names the stream.
     """
-    out = np.empty((int(window.height), int(window.width)), np.float32)
-    top, left, n = int(window.row_off), int(window.col_off), NOISE_BLOCK
-    for i in range(top // n, (top + out.shape[0] - 1) // n + 1):
-        for j in range(left // n, (left + out.shape[1] - 1) // n + 1):
-            # Streams take numbers from 0 up; no world is a million blocks wide.
-            block = np.random.default_rng([*key, i + 2**20, j + 2**20]).standard_normal(
-                (n, n), dtype=np.float32
-            )
-            r0, c0 = max(i * n, top), max(j * n, left)
-            r1, c1 = min(i * n + n, top + out.shape[0]), min(j * n + n, left + out.shape[1])
-            out[r0 - top : r1 - top, c0 - left : c1 - left] = block[
-                r0 - i * n : r1 - i * n, c0 - j * n : c1 - j * n
-            ]
-    return out
+    left, top, width, height = (int(v) for v in window.flatten())
+    n, far = NOISE_BLOCK, 2**20  # streams take numbers from 0 up; no world is a million blocks wide
+    rows, cols = range(top // n, -(-(top + height) // n)), range(left // n, -(-(left + width) // n))
+    rngs = [[np.random.default_rng([*key, i + far, j + far]) for j in cols] for i in rows]
+    noise = np.block([[r.standard_normal((n, n), dtype=np.float32) for r in row] for row in rngs])
+    return noise[top % n : top % n + height, left % n : left % n + width]
 
 
 def smooth(key: tuple[int, ...], window: Window, sigma: float) -> Floats:
     """Noise of variance 1, (H, W), correlated by a Gaussian of ``sigma`` cells; see ``white``."""
-    if sigma == 0:
-        return white(key, window)
-    pad = math.ceil(4 * sigma)
-    noise = white(key, padded(window, pad))
-    ndimage.gaussian_filter(noise, sigma, output=noise, radius=pad)
+    pad = math.ceil(4 * sigma) or 1
+    noise: Floats = ndimage.gaussian_filter(white(key, padded(window, pad)), sigma, radius=pad)
     kernel = ndimage.gaussian_filter(np.eye(1, 2 * pad + 1, pad)[0], sigma, radius=pad)
     # Two axes leave the square of this of the variance.
     return noise[pad:-pad, pad:-pad] / np.float32((kernel**2).sum())
@@ -124,28 +119,31 @@ def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
     return field / np.std(field)
 
 
-def _graph(cost: Floats) -> sparse.csr_array:
-    """Neighbouring cells (eight each), as far apart as walking from one to the other costs."""
+def _cheapest(cost: Floats, ends: Ints) -> tuple[sparse.csr_array, tuple[NDArray[Any], ...]]:
+    """Neighbouring cells (eight each), as far apart as walking from one to the other costs.
+
+    And of the cheapest way from each to one of ``ends``: its length, its next cell, and which end.
+    """
     at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
-    ends = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
-    starts = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
-    a, b = (np.concatenate([cells.ravel() for cells in side]) for side in (ends, starts))
-    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in ends])
-    flat = cost.ravel()
-    weights = step * (flat[a] + flat[b]) / 2
-    return sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
+    to = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
+    start = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
+    a, b = (np.concatenate([cells.ravel() for cells in side]) for side in (to, start))
+    step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in to])
+    weights = step * (cost.ravel()[a] + cost.ravel()[b]) / 2
+    graph = sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
+    return graph, csgraph.dijkstra(
+        graph, directed=False, indices=ends, min_only=True, return_predecessors=True
+    )
 
 
-def drainage(cost: Floats, sea: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def drainage(cost: Floats, sea: Mask) -> tuple[Ints, Ints]:
     """Where the rain runs: along the cheapest way to the sea.
 
     Returns the flat indices of the land's cells from the shore up, and for each the place in that
     list of the cell that it drains to (-1: the sea).
     """
     shore = np.flatnonzero(sea & ndimage.binary_dilation(~sea))
-    distance, downhill, _ = csgraph.dijkstra(
-        _graph(cost), directed=False, indices=shore, min_only=True, return_predecessors=True
-    )
+    _, (distance, downhill, _) = _cheapest(cost, shore)
     up = np.argsort(distance, kind="stable")
     up = up[~sea.ravel()[up] & np.isfinite(distance[up])]
     place = np.full(cost.size, -1)
@@ -169,14 +167,14 @@ def relief(uplift: Floats, up: Ints, to: Ints, cell_m: float) -> tuple[Floats, F
     below, n = np.where(to >= 0, up[to], up), len(uplift)
     step = np.maximum(np.hypot(up // n - below // n, up % n - below % n), 1) * cell_m
     slope = uplift.ravel()[up] * np.minimum(0.09 * km2**-0.45, 0.65) + 5e-4
-    height, area = np.full(uplift.size, -5, np.float32), np.zeros(uplift.size, np.float32)
-    height[up], area[up] = linalg.spsolve_triangular(fall, step * slope), km2
-    return height.reshape(n, n), area.reshape(n, n)
+    height, area = np.full((n, n), -5, np.float32), np.zeros((n, n), np.float32)
+    height.flat[up], area.flat[up] = linalg.spsolve_triangular(fall, step * slope), km2
+    return height, area
 
 
-def _paths(up: Ints, to: Ints, river: NDArray[np.bool_]) -> list[Ints]:
-    """The rivers, each from its spring to the sea or into another, as places in ``up``."""
-    seen, paths = np.zeros(len(up), bool), []
+def _paths(to: Ints, river: Mask) -> list[Ints]:
+    """The rivers, each from its spring to the sea or into another, as places in ``to``."""
+    seen, paths = np.zeros(len(to), bool), []
     for spring in np.flatnonzero(river)[::-1]:  # the farthest first, so that main streams are long
         path, at = [], int(spring)
         while at >= 0 and not seen[at]:
@@ -190,30 +188,26 @@ def _paths(up: Ints, to: Ints, river: NDArray[np.bool_]) -> list[Ints]:
 
 def _roads(cost: Floats, towns: Ints) -> list[Ints]:
     """The cheapest roads that join all towns; towns and roads are flat indices."""
-    graph = _graph(cost)
-    far, back, nearest = csgraph.dijkstra(
-        graph, directed=False, indices=towns, min_only=True, return_predecessors=True
-    )
-    edges = graph.tocoo()
+    graph, (far, back, nearest) = _cheapest(cost, towns)
+    edges, towns = graph.tocoo(), np.sort(towns)
     a, b = edges.coords
     length = far[a] + edges.data + far[b]
     meet = np.flatnonzero((nearest[a] != nearest[b]) & np.isfinite(length))
     meet = meet[np.argsort(length[meet], kind="stable")]
-    order = np.argsort(towns)
-    ends = np.stack([order[np.searchsorted(towns[order], nearest[c[meet]])] for c in (a, b)])
-    ends, first = np.unique(np.sort(ends, axis=0), axis=1, return_index=True)
-    net = sparse.csr_array(
-        (length[meet[first]], tuple(ends.astype(np.int32))), shape=(len(towns), len(towns))
-    )
-    chosen = set(zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True))
+    pairs = np.sort(np.searchsorted(towns, nearest[np.stack([a[meet], b[meet]])]), axis=0)
+    pairs, first = np.unique(pairs, axis=1, return_index=True)
+    at, shape = tuple(pairs.astype(np.int32)), (len(towns), len(towns))
+    net = sparse.csr_array((length[meet[first]], at), shape=shape)
+    edge_of = dict(zip(zip(*at, strict=True), meet[first], strict=True))
     roads = []
-    for pair, edge in zip(ends.T, meet[first], strict=True):
-        if tuple(pair) in chosen:
-            halves: list[list[int]] = [[int(a[edge])], [int(b[edge])]]
-            for half in halves:
-                while back[half[-1]] >= 0:
-                    half.append(int(back[half[-1]]))
-            roads.append(np.array(halves[0][::-1] + halves[1]))
+    for pair in zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True):
+        road: list[int] = []
+        for cell in (a[edge_of[pair]], b[edge_of[pair]]):  # from the middle to either town
+            road.reverse()
+            while cell >= 0:
+                road.append(int(cell))
+                cell = back[cell]
+        roads.append(np.array(road))
     return roads
 
 
@@ -232,13 +226,11 @@ def _rounded(xy: Floats) -> Floats:
 
 def _line(xy: Floats, width: ArrayLike, kind: int) -> Floats:
     """The line through ``xy`` (P, 2) as rows of ``Plan.lines``."""
-    rows = np.empty((len(xy) - 1, 6))
-    rows[:, :2], rows[:, 2:4] = xy[:-1], xy[1:]
-    rows[:, 4], rows[:, 5] = np.broadcast_to(width, len(xy))[1:], kind
-    return rows
+    wide = np.broadcast_to(width, len(xy))[1:]
+    return np.column_stack([xy[:-1], xy[1:], wide, np.full(len(wide), kind)])
 
 
-def _ranks(field: Floats, where: NDArray[np.bool_]) -> Floats:
+def _ranks(field: Floats, where: Mask) -> Floats:
     """Each value's rank, 0 to 1, among those at ``where``."""
     known = np.sort(field[where])
     ranks: Floats = np.interp(field, known, np.linspace(0, 1, len(known))).astype(np.float32)
@@ -246,7 +238,7 @@ def _ranks(field: Floats, where: NDArray[np.bool_]) -> Floats:
 
 
 def _settle(
-    plain: NDArray[np.bool_], height: Floats, river: Floats, cost: Floats, unit: float, rng: Rng
+    plain: Mask, height: Floats, river: Floats, cost: Floats, unit: float, rng: Rng
 ) -> tuple[list[Ints], Floats]:
     """Roads (flat indices), and districts: row, column, kind, angle of their parcels (D, 4).
 
@@ -266,14 +258,13 @@ def _settle(
         if all(math.dist(points[i], points[j]) > 3 * unit for j in towns):
             towns.append(int(i))
     size = rng.lognormal(0, 0.5, len(towns))
-    urban = spatial.distance.cdist(points, points[towns]) / size
-    kind = np.zeros(k * k, int)
+    urban = (spatial.distance.cdist(points, points[towns]) / size).min(1)
     shares = np.cumsum([share for _, share in DISTRICTS.values()])
-    town = urban.min(1) <= np.quantile(urban.min(1)[on], shares[0])
+    town = urban <= np.quantile(urban[on], shares[0])
     rest = np.setdiff1d(on, np.flatnonzero(town))
     rural = height[row, col] / 15 + river[row, col] / unit + rng.normal(0, 0.4, k * k)
     cuts = np.quantile(rural[rest], (shares[1:-1] - shares[0]) / (1 - shares[0]))
-    kind[rest] = 1 + np.digitize(rural[rest], cuts)
+    kind = np.where(town, 0, 1 + np.digitize(rural, cuts))
 
     roads = _roads(cost, np.unique(row[towns] * n + col[towns])) if len(towns) > 1 else []
     angle = rng.uniform(0, np.pi / 2, k * k)
@@ -315,26 +306,24 @@ def _terrain(n: int, u: float, step: float, rng: Rng) -> tuple[NDArray[Any], ...
 
 def plan(cells: int, seed: int) -> Plan:
     """An island in a square of sea, ``cells`` x ``cells`` cells of land."""
-    rng, side = np.random.default_rng([seed, 0]), cells * CELL
+    rng, land, side = np.random.default_rng([seed, 0]), land_grid(cells), cells * CELL
     unit = min(1000.0, side / 10)
     step = max(round(unit / 25 / CELL), math.ceil(cells / 1200), 1) * CELL
     n, u = math.ceil(side / step), unit / step
-    corner = Affine(step, 0, MIDDLE[0] - side / 2, 0, -step, MIDDLE[1] + side / 2)
-    grid = Grid(CRS.from_string(UTM), corner, n, n)
+    grid = Grid(land.crs, land.transform * Affine.scale(step / CELL), n, n)
     height, rough, low, stand, detail, water, up, to, km2 = _terrain(n, u, step, rng)
     plain = ~water & (low < 0)
     cold = _ranks(height / height.max() + 0.1 * detail + 0.03 * stand, ~water & (low > 0))
     wind = special.ndtri(_ranks(fractal(n, 4 * u, 0.8, rng), water).clip(1e-3, 1 - 1e-3))
 
-    streams = _paths(up, to, km2 > 0.6 * (unit / 1000) ** 2)
-    lines, bed = [], _xy(grid, *np.divmod(up, n))
-    for path in streams:  # a main stream before its tributaries, which end where it really runs
+    lines, bed, dry = [], _xy(grid, *np.divmod(up, n)), np.ones((n, n), bool)
+    for path in _paths(to, km2 > 0.6 * (unit / 1000) ** 2):
+        # A main stream comes before its tributaries, which end where it really runs.
         bed[path] = _rounded(bed[path])
         mouth = 2 * bed[path[-1]] - bed[path[-2]]  # into the sea, or on to the middle of a river
         width = np.clip(9 * np.sqrt(km2[path]), 8, 120)
         lines.append(_line(np.vstack([bed[path], mouth]), np.append(width, width[-1]), RIVER))
-    dry = np.ones((n, n), bool)
-    dry.flat[np.concatenate([up[path] for path in streams])] = False
+        dry.flat[up[path]] = False
     river = ndimage.distance_transform_edt(dry)
     cost = 1 + 100 * rough**2 + 3 * ~dry + np.where(water, 1e4, 0)
     roads, district = _settle(plain, height, river, cost, u, rng)
@@ -343,7 +332,7 @@ def plan(cells: int, seed: int) -> Plan:
         middle = np.divmod([ndimage.distance_transform_edt(plain).argmax()], n)
         along = np.linspace(-1, 1, 9)[:, None] * (900, 250)
         lines.append(_line(_xy(grid, *middle) + along, 60, RUNWAY))
-    district[:, :2] = _xy(grid, district[:, 0], district[:, 1])
+    district[:, :2] = _xy(grid, *district[:, :2].T)
     coast = ndimage.distance_transform_edt(~water)
     fields = (height, rough, low, cold, stand, detail, river * step, coast * step, wind)
     single = [np.asarray(field, np.float32) for field in fields]
@@ -353,10 +342,8 @@ def plan(cells: int, seed: int) -> Plan:
 def survey(island: Plan, window: Window) -> Land:
     """The land of a ``window`` in cells of 5 m, counted from the island's upper left corner."""
     seed, pad, shape = island.seed, 8, (int(window.height), int(window.width))
-    corner = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
-    grid = Grid(
-        island.grid.crs, corner * Affine.translation(window.col_off, window.row_off), *shape[::-1]
-    )
+    at = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
+    at *= Affine.translation(window.col_off, window.row_off)
     rows, cols = (np.arange(-pad, m + pad, dtype=np.float32) + 0.5 for m in shape)
     k = island.grid.transform.a / CELL
     rows, cols = (rows + window.row_off) / k - 0.5, (cols + window.col_off) / k - 0.5
@@ -365,15 +352,14 @@ def survey(island: Plan, window: Window) -> Land:
         # The part of the plan that counts; eight cells farther off, a cubic spline feels nothing.
         top, left = (max(int(x[0]) - 8, 0) for x in (rows, cols))
         part = field[top : int(rows[-1]) + 10, left : int(cols[-1]) + 10]
-        spline = RectBivariateSpline(*(np.arange(m) for m in part.shape), part, kx=order, ky=order)
+        spline = RectBivariateSpline(*map(np.arange, part.shape), part, kx=order, ky=order)
         inner = slice(rim, -rim or None)
         values: Floats = spline(rows[inner] - top, cols[inner] - left).astype(np.float32)
         return values
 
-    wide = padded(window, pad)
     dem = near(island.height, 3, 0)
     # Crags and gullies: the rougher the land the larger, and none below the sea.
-    crag = smooth((seed, 1), wide, 3) * (0.3 + 9 * near(island.rough, rim=0) ** 1.5)
+    crag = smooth((seed, 1), padded(window, pad), 3) * (0.3 + 9 * near(island.rough, rim=0) ** 1.5)
     dem = np.maximum(dem + np.clip(crag, -0.3 * dem.clip(0), None), 0)[pad:-pad, pad:-pad]
     ragged = smooth((seed, 2), window, 6)
     land, low = dem > 0, near(island.low) + 0.02 * ragged
@@ -387,10 +373,9 @@ def survey(island: Plan, window: Window) -> Land:
     tone = np.where(land, 0.7 * stand, 2.2 * near(island.wind)).astype(np.float32)
 
     # Plains parcel by parcel, then what water makes of them: reeds, gravel, beaches.
-    plain = land & (low < 0)
+    grid, plain = Grid(island.grid.crs, at, *shape[::-1]), land & (low < 0)
     river, coast = (near(field) * 1000 / island.unit for field in (island.river, island.coast))
-    row, col = np.nonzero(plain)
-    classes[plain], parcel = _parcels(island, _xy(grid, row, col), 20 * ragged[plain])
+    classes[plain], parcel = _parcels(island, _xy(grid, *np.nonzero(plain)), 20 * ragged[plain])
     tone[plain] += parcel
     classes[plain & (river < 300) & (stand > 0.7) & (detail > -0.2)] = 13
     classes[plain & (river + 40 * ragged < 45) & (detail > 0.5)] = 10
@@ -403,9 +388,9 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
 
     ``fray`` (C,) m displaces the borders of districts, which are no straight lines.
     """
-    x0, y0, kind, angle = island.district.T
-    here = spatial.cKDTree(np.column_stack([x0, y0])).query(xy + fray[:, None])[1]
-    kind, angle, (x, y) = kind[here].astype(int), angle[here], xy.T - np.array(MIDDLE)[:, None]
+    here = spatial.cKDTree(island.district[:, :2]).query(xy + fray[:, None])[1]
+    kind, angle = island.district[here, 2].astype(int), island.district[here, 3]
+    x, y = (xy - MIDDLE).T
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     draw = np.random.default_rng([island.seed, 3])
     chance, mood = draw.random(65536), draw.normal(0, 1, 65536).astype(np.float32)
@@ -423,10 +408,10 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
     # Grass is not sown by the parcel.
     tone = mood[parcel] * np.array([0, 1, 1.5, 2, 1.5, 0.4, *[0] * 4, 1, 0, 0.3, 0.5, 0.5])[classes]
     tone -= 6 * ((classes == 3) & (chance[::-1][parcel] < 0.3))  # flooded, the others in stubble
-    town = classes == 2
     # Streets, and houses in rows: those that stand along the track send most of the wave back.
     askew = (angle + LEAN + np.pi / 4) % (np.pi / 2) - np.pi / 4
-    tone += town * np.where((u % 60 < 8) | (v % 60 < 8), -8, 6 * np.exp(-((askew / 0.15) ** 2)))
+    street = (u % 60 < 8) | (v % 60 < 8)
+    tone += (classes == 2) * np.where(street, -8, 6 * np.exp(-((askew / 0.15) ** 2)))
     tone += (classes == 14) * np.where(u % 20 < 10, -4, 2)  # roofs in rows
     return classes, tone.astype(np.float32)
 
@@ -435,18 +420,16 @@ def _with_lines(island: Plan, land: Land) -> Land:
     """The same land with its rivers, roads and runways drawn into it."""
     import shapely
 
-    lines, reach = island.lines, island.lines[:, 4].max() + CELL
-    left, bottom, right, top = array_bounds(land.grid.height, land.grid.width, land.grid.transform)
-    x, y = lines[:, :4:2], lines[:, 1:4:2]
-    across = (x.max(1) > left - reach) & (x.min(1) < right + reach)
-    lines = lines[across & (y.max(1) > bottom - reach) & (y.min(1) < top + reach)]
-    shapes = shapely.buffer(shapely.linestrings(lines[:, :4].reshape(-1, 2, 2)), lines[:, 4] / 2)
-    for kind, (id_, tone) in {RIVER: (1, -3), ROAD: (2, -8), RUNWAY: (2, -14)}.items():
-        chosen = [s for s, line in zip(shapes, lines, strict=True) if line[5] == kind]
-        if chosen:
-            drawn = rasterize(chosen, land.classes.shape, transform=land.grid.transform) == 1
+    ends, width, kind = np.split(island.lines, [4, 5], axis=1)
+    paths = shapely.linestrings(ends.reshape(-1, 2, 2))
+    place = shapely.box(*array_bounds(land.grid.height, land.grid.width, land.grid.transform))
+    near = shapely.intersects(paths, place.buffer(width.max()))
+    for this, (id_, tone) in {RIVER: (1, -3), ROAD: (2, -8), RUNWAY: (2, -14)}.items():
+        chosen = near & (kind[:, 0] == this)
+        if chosen.any():
+            shapes = shapely.buffer(paths[chosen], width[chosen, 0] / 2)
+            drawn = rasterize(shapes, land.classes.shape, transform=land.grid.transform) == 1
             drawn &= land.dem > 0
             land.classes[drawn], land.tone[drawn] = id_, tone
-    still = (land.classes == 1) & (land.dem > 0)
-    land.tone[still] = -3
+    land.tone[(land.classes == 1) & (land.dem > 0)] = -3
     return land

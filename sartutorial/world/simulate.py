@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import date, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
-from rasterio.windows import Window, from_bounds
+from rasterio.windows import Window
 from scipy import ndimage, special
 from tqdm import tqdm
 
@@ -31,6 +31,7 @@ from sartutorial.world import landscape
 from sartutorial.world.landscape import CELL, LEAN, MIDDLE, UTM, Floats, Ids, padded, smooth, white
 
 TILE_PIXELS = 12000  # per degree, JAXA HR-LULC v23.12
+SCENES = Path("scenes")
 CLASSES, TONE, DEM = Path("truth/classes.tif"), Path("truth/tone.tif"), Path("dem/DEM.tif")
 TRUTH: dict[Path, tuple[dict[str, str], dict[str, Any]]] = {  # its tags and its form
     CLASSES: ({}, {"dtype": "uint8", "nodata": 0}),
@@ -74,22 +75,22 @@ SIGMA0: dict[int, Backscatter] = {
 }
 
 
-def incidence(dem: Floats, cell_m: float = CELL) -> Floats:
+def incidence(dem: Floats) -> Floats:
     """Cosine of the local incidence angle, (H, W); 0 or less where a slope turns away."""
-    north, east = np.gradient(dem, -cell_m, cell_m)
+    north, east = np.gradient(dem, -CELL, CELL)
     facing = east * math.cos(LEAN) - north * math.sin(LEAN)  # it stands in the east, looks west
     cos: Floats = (math.cos(THETA) - math.sin(THETA) * facing) / np.sqrt(1 + north**2 + east**2)
     return cos
 
 
-def shadow(dem: Floats, cell_m: float = CELL, reach: int = REACH) -> NDArray[np.bool_]:
-    """Where a ridge within ``reach`` cells stands between the ground and the radar, (H, W)."""
+def shadow(dem: Floats) -> NDArray[np.bool_]:
+    """Where a ridge within ``REACH`` cells stands between the ground and the radar, (H, W)."""
     height, width = dem.shape
     dark = np.zeros(dem.shape, bool)
-    for k in range(1, reach + 1):
+    for k in range(1, REACH + 1):
         down, right = round(k * math.sin(LEAN)), round(k * math.cos(LEAN))
         if down < height and right < width:
-            ray = np.float32(math.hypot(down, right) * cell_m / math.tan(THETA))
+            ray = np.float32(math.hypot(down, right) * CELL / math.tan(THETA))
             here = (slice(0, height - down), slice(0, width - right))
             dark[here] |= dem[down:, right:] > dem[here] + ray
     return dark
@@ -110,8 +111,7 @@ def terrain_gain(cos: Floats, exponent: Floats | float) -> Floats:
 def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: NDArray[np.floating]) -> Floats:
     """Mean backscatter, (H, W) linear power, without texture and speckle.
 
-    ``bias`` (16,) dB is what the tones of a class come to on average: taken off, so that the class
-    has its level in the mean.
+    ``bias`` (16,) dB is what the tones of a class come to on average; it is taken off.
     """
     level, exponent = np.zeros(16, np.float32), np.zeros(16, np.float32)
     for i, echo in SIGMA0.items():
@@ -161,7 +161,7 @@ def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Float
     """Corner reflectors among ``houses``, (H, W) mean power, 0 elsewhere: amplitude and what is left.
 
     Walls and ground send the wave straight back, all of it in step: an amplitude that no speckle
-    touches, as wide as the point response. What the others have lost keeps the mean what it was.
+    touches, as wide as the point response. The others lose what keeps the mean.
     """
     response = ndimage.gaussian_filter(np.eye(1, 99, 49)[0], CORRELATION)
     energy = ((response / response.max()) ** 2).sum() ** 2
@@ -188,10 +188,10 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[An
         x, y = rng.uniform(0, size, 2)
         length, heading, power = rng.uniform(15, 70), rng.uniform(0, 180), rng.uniform(-3, 5)
         around = Window(col + int(x) - 40, row + int(y) - 40, 80, 80)
-        on_land = _read(out / CLASSES, around) != 1
-        if not (on_land | (_read(out / DEM, around) > 0)).any():
-            hull = affinity.rotate(box(-length / 2, -length / 12, length / 2, length / 12), heading)
-            hull = affinity.translate(hull, 2 * x, 2 * y)
+        sea = (_read(out / CLASSES, around) == 1) & (_read(out / DEM, around) <= 0)
+        if sea.all():
+            hull = box(-length / 2, -length / 12, length / 2, length / 12)
+            hull = affinity.translate(affinity.rotate(hull, heading), 2 * x, 2 * y)
             fleet.append((hull, float(radiometry.to_power(power))))
     return fleet
 
@@ -234,40 +234,50 @@ def observe(
     return radiometry.db_to_dn(radiometry.to_db(intensity))
 
 
-def _layout(n: int, size: int) -> tuple[int, dict[str, tuple[int, int]]]:
-    """The side of a world of ``n`` x ``n`` scenes, and each scene's first row and column, in cells."""
-    sin, cos, first = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN), {}
+def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
+    """The side of a world of ``n`` x ``n`` scenes in cells, and its products: who makes them, where.
+
+    A scene's place is its first row and column, a tile's its western and southern degree.
+    """
+    sin, cos = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN)
+    products: dict[Path, tuple[Any, int, int]] = {}
     cells = 2 * math.ceil(size / 2 * (1 + (n - 1) * (cos + sin)) + 4)
     for row, col in np.ndindex(n, n):
         south, east = row - (n - 1) / 2, col - (n - 1) / 2
         day = date(2022, 10, 8) + timedelta(days=14 * col)  # real orbits were below 47,000 then
         name = f"IMG-HH-ALOS2{90001 + 207 * col}{3210 + 10 * row}-{day:%y%m%d}-UBSR2.1GUD.tif"
         top, left = south * cos + east * sin - 0.5, east * cos - south * sin - 0.5
-        first[name] = round(cells / 2 + top * size), round(cells / 2 + left * size)
-    return cells, first
+        corner = round(cells / 2 + top * size), round(cells / 2 + left * size)
+        products[SCENES / name] = (_scene, *corner)
+    (x, y), reach = MIDDLE, cells / 2 * CELL
+    box = transform_bounds(UTM, rasters.DEGREES, x - reach, y - reach, x + reach, y + reach)
+    left, bottom, right, top = map(math.floor, box)
+    for west, south in itertools.product(range(left, right + 1), range(bottom, top + 1)):
+        products[Path("lulc", lulc.tile_name(west, south))] = _tile, west, south
+    return cells, products
 
 
-def _survey(out: Path, seed: int, cells: int, made: dict[str, int], threads: int) -> Iterator[None]:
+def _survey(out: Path, made: dict[str, int], cells: int, keep: Collection[Path], bar: bool) -> None:
     """Survey the island into those rasters of the truth that are not up to date, block by block."""
-    island = landscape.plan(cells, seed)
-    place = Affine(CELL, 0, island.grid.transform.c, 0, -CELL, island.grid.transform.f)
-    grid, starts = rasters.Grid(island.grid.crs, place, cells, cells), range(0, cells, BLOCK)
+    grid, starts = landscape.land_grid(cells), range(0, cells, BLOCK)
     windows = [
         Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
-        for top in starts
-        for left in starts
+        for top, left in itertools.product(starts, starts)
     ]
-    power, count = np.zeros(16), np.zeros(16)
+    power, count, written = np.zeros(16), np.zeros(16), {}
     with ExitStack() as stack:
-        written = {}
         for path, (unit, form) in TRUTH.items():
             if new := stack.enter_context(files.made(out / path, [], made)):
                 file = rasters.create(new, grid, _tags(made) | unit, **form)
                 written[path] = stack.enter_context(file)
+        if not written:
+            return
+        _clear(out / SCENES, keep)
         if CLASSES in written:
             written[CLASSES].write_colormap(1, lulc.HR_LULC.colormap())
-        surveyed = files.prefetch(partial(landscape.survey, island), windows, threads)
-        for window, land in zip(windows, surveyed, strict=True):
+        look = partial(landscape.survey, landscape.plan(cells, made["seed"]))
+        surveyed = files.prefetch(look, windows, rasters.threads())
+        for window, land in zip(tqdm(windows, "land", disable=not bar), surveyed, strict=True):
             tone = np.rint(100 * land.tone).astype(np.int16)
             for path, band in {CLASSES: land.classes, TONE: tone, DEM: land.dem}.items():
                 if path in written:
@@ -275,66 +285,9 @@ def _survey(out: Path, seed: int, cells: int, made: dict[str, int], threads: int
             flat = land.classes.ravel()
             count += np.bincount(flat, minlength=16)
             power += np.bincount(flat, radiometry.to_power(land.tone.ravel()), 16)
-            yield
         bias = radiometry.to_db(power / np.maximum(count, 1)).clip(-99)
         for file in written.values():
             file.update_tags(BIAS=" ".join(f"{b:.4f}" for b in bias))
-
-
-def _tags(made: dict[str, int]) -> dict[str, str]:
-    return {"SIMULATED": "yes"} | {name.upper(): str(value) for name, value in made.items()}
-
-
-def _scene(out: Path, made: dict[str, int], row: int, col: int, threads: int, new: Path) -> None:
-    """Write the scene whose first cell is (row, col) of the world."""
-    seed, size = made["seed"], made["size"]
-    with rasterio.open(out / CLASSES) as truth:
-        bias = np.array([float(b) for b in truth.tags()["BIAS"].split()])
-        place = truth.transform * Affine.translation(col, row) * Affine.scale(0.5)
-        grid = rasters.Grid(truth.crs, place, 2 * size, 2 * size)
-    look = partial(observe, out, bias, _ships(out, seed, row, col, size), seed, row, col)
-    form = dict(dtype="uint16", nodata=0, predictor=2)
-    with rasters.create(new, grid, _tags(made) | SCENE_TAGS, **form) as file:
-        windows = list(rasters.row_windows(file))
-        for window, dn in zip(windows, files.prefetch(look, windows, threads), strict=True):
-            file.write(dn, 1, window=window)
-
-
-def _tile(out: Path, made: dict[str, int], west: int, south: int, new: Path) -> None:
-    """Write the ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
-    n, degrees = TILE_PIXELS, CRS.from_string(rasters.DEGREES)
-    grid = rasters.Grid(degrees, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
-    # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
-    with (
-        rasterio.open(out / CLASSES) as truth,
-        WarpedVRT(truth, **grid._asdict(), tolerance=1e-9) as vrt,
-        rasters.create(new, grid, _tags(made), dtype="uint8", nodata=0) as file,
-    ):
-        file.write_colormap(1, lulc.HR_LULC.colormap())
-        box = from_bounds(*transform_bounds(UTM, degrees, *truth.bounds), grid.transform)
-        box = box.round_offsets().round_lengths()
-        for window in rasters.row_windows(file):
-            ids = np.ones((int(window.height), n), np.uint8)
-            here = Window(0, window.row_off, n, window.height)
-            if rasterio.windows.intersect(box, here):
-                part = box.intersection(here)
-                at = Window(part.col_off, part.row_off - window.row_off, part.width, part.height)
-                ids[at.toslices()] = vrt.read(1, window=part).clip(1)
-            file.write(ids, 1, window=window)
-
-
-def _products(out: Path, made: dict[str, int], threads: int) -> dict[Path, Callable[[Path], None]]:
-    """The scenes and tiles of a world, and how each is made."""
-    cells, first = _layout(made["side"], made["size"])
-    products: dict[Path, Callable[[Path], None]] = {}
-    for name, corner in first.items():
-        products[out / "scenes" / name] = partial(_scene, out, made, *corner, threads)
-    (x, y), reach = MIDDLE, cells / 2 * CELL
-    box = transform_bounds(UTM, rasters.DEGREES, x - reach, y - reach, x + reach, y + reach)
-    left, bottom, right, top = map(math.floor, box)
-    for place in itertools.product(range(left, right + 1), range(bottom, top + 1)):
-        products[out / "lulc" / lulc.tile_name(*place)] = partial(_tile, out, made, *place)
-    return products
 
 
 def _clear(folder: Path, keep: Collection[Path]) -> None:
@@ -346,13 +299,47 @@ def _clear(folder: Path, keep: Collection[Path]) -> None:
             old.unlink()
 
 
+def _tags(made: dict[str, int]) -> dict[str, str]:
+    return {"SIMULATED": "yes"} | {name.upper(): str(value) for name, value in made.items()}
+
+
+def _scene(out: Path, made: dict[str, int], new: Path, row: int, col: int) -> None:
+    """Write the scene whose first cell is (row, col) of the world."""
+    seed, size = made["seed"], made["size"]
+    with rasterio.open(out / CLASSES) as truth:
+        bias = np.array([float(b) for b in truth.tags()["BIAS"].split()])
+        place = truth.transform * Affine.translation(col, row) * Affine.scale(0.5)
+        grid = rasters.Grid(truth.crs, place, 2 * size, 2 * size)
+    look = partial(observe, out, bias, _ships(out, seed, row, col, size), seed, row, col)
+    form = dict(dtype="uint16", nodata=0, predictor=2)
+    with rasters.create(new, grid, _tags(made) | SCENE_TAGS, **form) as file:
+        windows = list(rasters.row_windows(file))
+        seen = files.prefetch(look, windows, rasters.threads())
+        for window, dn in zip(windows, seen, strict=True):
+            file.write(dn, 1, window=window)
+
+
+def _tile(out: Path, made: dict[str, int], new: Path, west: int, south: int) -> None:
+    """Write the ids of one degree by exact nearest neighbour; the sea goes on beyond the island."""
+    n, degrees = TILE_PIXELS, CRS.from_string(rasters.DEGREES)
+    grid = rasters.Grid(degrees, Affine(1 / n, 0, west, 0, -1 / n, south + 1), n, n)
+    # The tolerance makes GDAL place every pixel itself: its usual shortcut misplaces some.
+    with (
+        rasterio.open(out / CLASSES) as truth,
+        WarpedVRT(truth, **grid._asdict(), tolerance=1e-9) as vrt,
+        rasters.create(new, grid, _tags(made), dtype="uint8", nodata=0) as file,
+    ):
+        file.write_colormap(1, lulc.HR_LULC.colormap())
+        for _, window in file.block_windows(1):
+            file.write(vrt.read(1, window=window).clip(1), 1, window=window)
+
+
 def simulate(
     out: str | Path,
     *,
     profile: str | None = None,
     seed: int = 0,
     side: int | None = None,
-    workers: int | None = None,
     progress: bool = False,
 ) -> Path:
     """Simulate a world in the form of the real products; the same seed gives the same bytes.
@@ -366,8 +353,6 @@ def simulate(
         profile: How large: laptop, gpu or japan. By default what SARTUTORIAL_PROFILE says, or laptop.
         seed: Which world: any whole number from 0 up.
         side: Scenes along each axis; the profile's by default.
-        workers: Threads that share the work, by default one a core. Memory grows with them, not
-            with the world.
         progress: Show a bar.
 
     Returns:
@@ -378,26 +363,14 @@ def simulate(
     """
     out, scale = Path(out), profiles.get(profile)
     side, size = scale.world if side is None else side, scale.scene_size // 2
-    threads = rasters.threads() if workers is None else workers
-    if seed < 0 or side < 1 or threads < 1:
-        raise InputError(
-            f"seed {seed}, side {side}, workers {threads}: must be at least 0, 1 and 1"
-        )
+    if seed < 0 or side < 1:
+        raise InputError(f"seed {seed}, side {side}: must be at least 0 and 1")
     rasters.check_proj()
-    made, cells = dict(seed=int(seed), side=side, size=size), _layout(side, size)[0]
-    products = _products(out, made, threads)
+    made, (cells, products) = dict(seed=int(seed), side=side, size=size), _layout(side, size)
+    _survey(out, made, cells, [out / path for path in products], progress)
     truth = [out / path for path in TRUTH]
-    surveyed = all(files.up_to_date(path, [], made) for path in truth)
-    todo = [p for p in products if not surveyed or not files.up_to_date(p, truth, made)]
-    total = len(todo) + (not surveyed) * math.ceil(cells / BLOCK) ** 2
-    with tqdm(total=total, desc="simulate", disable=not (progress and total)) as bar:
-        if not surveyed:
-            _clear(out / "scenes", keep=products)
-            for _ in _survey(out, seed, cells, made, threads):
-                bar.update()
-        for path in todo:
-            with files.made(path, truth, made) as new:
-                if new:  # else another run was quicker
-                    products[path](new)
-            bar.update()
+    for path, (make, *place) in tqdm(products.items(), "simulate", disable=not progress):
+        with files.made(out / path, truth, made) as new:
+            if new:
+                make(out, made, new, *place)
     return out
