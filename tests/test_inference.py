@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 
 import sartutorial
 from sartutorial import InputError, lulc, rasters
-from sartutorial.learn import checkpoints, inference
+from sartutorial.learn import checkpoints, inference, reports
 from sartutorial.learn.datasets import Normalization
 from sartutorial.learn.encoders import Encoder, EncoderConfig
 from sartutorial.learn.segmentation import Decoder, Segmenter
@@ -61,7 +61,7 @@ def test_a_model_without_context_maps_a_scene_pixel_by_pixel(tmp_path, shape, st
     np.testing.assert_array_equal(found, truth)
 
 
-@pytest.mark.parametrize(("step", "rim"), [(33, 0), (25, 4), (0, 4), (1, 16)])
+@pytest.mark.parametrize(("step", "rim"), [(33, 0), (25, 4), (0, 4), (1, 16), (None, 9)])
 def test_windows_that_leave_gaps_are_refused(step, rim):
     with pytest.raises(InputError, match="leave gaps"):
         inference.windows(32, step, rim)
@@ -85,7 +85,7 @@ def test_a_model_whose_reach_fits_the_rim_sees_the_whole_scene(tmp_path, shape):
     """Windows give what one image gives that is mirrored at the scene's end, to the pixel."""
     dn = scene_array(np.random.default_rng(1), *shape)
     path = write(tmp_path / "IMG.tif", dn)
-    laid = inference.windows(32)
+    laid = inference.windows(32, rim=5)
     with rasters.opened(path) as scene:
         strips = list(inference.blended(scene, Smooth(laid.rim), NORM, laid))
     found = np.concatenate([strip.probabilities for strip in strips], axis=1)
@@ -410,20 +410,20 @@ def test_a_model_maps_in_its_own_legend(tmp_path):
     ids = np.array([0, *lulc.WORLDCOVER.ids], np.uint8)[shown.ids]
     legend = json.dumps(lulc.WORLDCOVER.to_dict())
     labels = write(tmp_path / "l.tif", ids, LEGEND=legend)
-    confusion = inference.agreement(out, labels)
+    confusion = reports.agreement(out, labels)
     assert np.trace(confusion) == confusion.sum() == (shown.ids > 0).sum()
     japan = write(tmp_path / "j.tif", np.ones_like(ids))
     with pytest.raises(
         InputError, match=r"map\.tif: its classes are tree cover, .* water, built-up"
     ):
-        inference.agreement(out, japan)
+        reports.agreement(out, japan)
 
 
 def test_agreement_is_a_confusion_matrix(tmp_path):
     ids = np.array([[1, 3, 4, 0], [6, 9, 10, 15]], np.uint8)
     shown = np.array([[1, 3, 1, 1], [5, 5, 0, 6]], np.uint8)
     labels, found = write(tmp_path / "l.tif", ids), write(tmp_path / "m.tif", shown)
-    confusion = inference.agreement(found, labels)
+    confusion = reports.agreement(found, labels)
     assert confusion[0, 0] == 1
     assert confusion[2, 2] == 1
     assert confusion[2, 0] == 1
@@ -431,7 +431,7 @@ def test_agreement_is_a_confusion_matrix(tmp_path):
     assert confusion.sum() == 5
     # The same grid, to a billionth of a pixel and by another name of its CRS.
     nearly = write(tmp_path / "m.tif", shown, transform=GRID * Affine.translation(1e-9, 0))
-    np.testing.assert_array_equal(inference.agreement(nearly, labels), confusion)
+    np.testing.assert_array_equal(reports.agreement(nearly, labels), confusion)
     moved = write(tmp_path / "m.tif", shown, transform=GRID * Affine.translation(1, 0))
     with pytest.raises(InputError, match=r"m\.tif: not on the grid of .*l\.tif"):
-        inference.agreement(moved, labels)
+        reports.agreement(moved, labels)

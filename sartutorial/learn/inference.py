@@ -33,7 +33,9 @@ BANDS = (  # of the file beside a map
 )
 NO_DATA = 255  # in these bands
 BESIDE = ".confidence.tif"
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} Mpx, {rate_fmt}, {remaining} left"
+BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
+)
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
 
@@ -65,8 +67,11 @@ class Windows(NamedTuple):
 
 
 def windows(size: int, step: int | None = None, rim: int | None = None) -> Windows:
-    """Windows half a ``size`` apart, with a rim of an eighth, unless told otherwise."""
-    step, rim = size // 2 if step is None else step, size // 8 if rim is None else rim
+    """Windows half a ``size`` apart, with a rim of a 32nd (a token), unless told otherwise.
+
+    A wider rim loses more than it gains: fewer windows see a pixel, and their mean is worth more.
+    """
+    step, rim = size // 2 if step is None else step, size // 32 if rim is None else rim
     if not 0 < step <= size - 2 * rim:
         raise InputError(f"windows of {size} pixels, {step} apart, leave gaps with a rim of {rim}")
     return Windows(size, step, rim)
@@ -142,16 +147,18 @@ def _map(
     outs = [out, out.with_suffix(BESIDE)][: 1 + confidence]
     with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
-        wholes = {file: stack.enter_context(files.made(file, inputs, {})) for file in outs}
+        laid = windows(model.encoder.config.image_size)
+        how: dict[str, Any] = {"windows": laid}
+        wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
         missing = {file: whole for file, whole in wholes.items() if whole}
         if not missing:
             return out
         locked = next(iter(missing))
         store = locked.parent / files.NOTES / f"{locked.name}.strips"
-        if not files.up_to_date(store, inputs, {"files": len(outs)}):
+        how |= {"files": len(outs)}
+        if not files.up_to_date(store, inputs, how):
             store.write_bytes(b"")
-            files.record(store, inputs, {"files": len(outs)})
-        laid = windows(model.encoder.config.image_size)
+            files.record(store, inputs, how)
         strips = laid.strips(sar)
         shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
         _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
@@ -380,39 +387,3 @@ def probabilities(model: torch.nn.Module, images: NDArray[np.float32]) -> NDArra
         logits = model(torch.from_numpy(images).to(device))
     found: NDArray[np.float32] = logits.float().softmax(1).cpu().numpy()
     return found
-
-
-def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
-    """The confusion matrix of a map against the label raster of its scene.
-
-    Args:
-        mapped: What ``predict`` wrote.
-        labels: What ``label`` wrote for the same scene, in the legend that the model was trained on.
-
-    Returns:
-        Pixels (K, K), rows truth, columns map, of the K training classes.
-
-    Raises:
-        InputError: They are not on one grid, or their classes differ.
-    """
-    with (
-        rasters.opened(mapped, dtype="uint8") as found,
-        rasters.opened(labels, dtype="uint8") as truth,
-    ):
-        known = rasters.legend_of(truth) or lulc.HR_LULC
-        shown = rasters.legend_of(found) or known.for_maps
-        if not rasters.same_grid(rasters.grid_of(found), rasters.grid_of(truth)):
-            raise InputError(f"{mapped}: not on the grid of {labels}; label the scene of the map")
-        if shown.names != known.names:
-            raise InputError(
-                f"{mapped}: its classes are {', '.join(shown.names)}, those of {labels} "
-                f"{', '.join(known.names)}; label the scene with the model's legend"
-            )
-        k = len(known.names)
-        confusion = np.zeros((k, k), dtype=np.int64)
-        for window in rasters.row_windows(found):
-            t = known.to_index(rasters.read_ids(truth, known, window))
-            p = shown.to_index(rasters.read_ids(found, shown, window))
-            both = (t >= 0) & (p >= 0)
-            confusion += np.bincount(t[both] * k + p[both], minlength=k * k).reshape(k, k)
-    return confusion
