@@ -35,7 +35,7 @@ STEPS = [
             "learn.baselines",
         ],
     ),
-    ("map a region", "09", ["learn.inference", "maps"]),
+    ("map a region", "09", ["learn.inference", "learn.reports", "maps"]),
     ("open any chapter first", "", ["tutorial"]),
     ("all of Japan", "10", ["cli"]),
 ]

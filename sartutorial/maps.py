@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,54 @@ if TYPE_CHECKING:
 
 DB_RANGE = (-25.0, 0.0)  # the stretch of every backscatter figure in the book
 EARTH = 6378137.0  # metres, the radius of web maps
+WRONG = (255, 255, 255)  # no legend has a class in white
+SIDE = 900  # pixels of a web map's layer: a page of five opens at once
+# A web map's own controls: what is shown and how opaque, a swipe, and the legend.
+PANEL = """(() => {
+const map = MAP, layers = [LAYERS], classes = CLASSES;
+const shown = () => layers.filter(([, layer]) => map.hasLayer(layer)).map(([, layer]) => layer);
+const panel = L.control({position: "topright"}), box = L.DomUtil.create("details", "sar-panel");
+const add = (html) => box.appendChild(Object.assign(document.createElement("label"), {innerHTML: html}));
+box.open = innerWidth > 500;
+box.innerHTML = `<summary>Layers and legend</summary><style>
+.sar-panel { font: 13px/1.5 sans-serif; padding: 6px 10px; border-radius: 4px; max-width: 62vw;
+  max-height: 70vh; overflow: auto; background: #fffe; color: #111; }
+.sar-panel label { display: grid; grid-template-columns: 20px 1fr 70px; align-items: center; }
+.sar-panel i { width: 12px; height: 12px; border: 1px solid #8888; }
+.sar-panel input { margin: 2px; min-width: 0; }
+@media (prefers-color-scheme: dark) { .sar-panel { background: #222e; color: #eee; }
+  .leaflet-container { background: #333; } }</style>`;
+layers.slice().reverse().forEach(([name, layer]) => {
+  const row = add(`<input type="checkbox" checked><span></span>
+<input type="range" min="0" max="1" step="0.05" value="1">`);
+  const [check, opacity] = row.querySelectorAll("input");
+  row.querySelector("span").textContent = name;
+  opacity.setAttribute("aria-label", `opacity of ${name}`);
+  check.onchange = () => { check.checked ? layer.addTo(map) : layer.remove(); swipe(); };
+  opacity.oninput = () => layer.setOpacity(opacity.value);
+});
+const cut = add(`<i style="border: 0">⇄</i><span>swipe</span>
+<input type="range" min="0" max="100" value="100" aria-label="swipe the uppermost layer">`).lastChild;
+const swipe = () => {
+  const frame = map.getContainer().getBoundingClientRect();
+  const at = frame.left + frame.width * cut.value / 100;
+  shown().forEach((layer, i, all) => {
+    const image = layer.getElement(), right = image.getBoundingClientRect().right;
+    image.style.zIndex = layers.findIndex(([, other]) => other === layer);
+    image.style.clipPath = i === all.length - 1 ? `inset(0 ${Math.max(0, right - at)}px 0 0)` : "";
+  });
+};
+cut.oninput = swipe;
+map.on("move zoomend resize viewreset", swipe);
+classes.forEach(([name, colour]) => {
+  add(`<i style="background: ${colour}"></i><span></span>`).lastChild.textContent = name;
+});
+L.DomEvent.disableClickPropagation(box);
+L.DomEvent.disableScrollPropagation(box);
+panel.onAdd = () => box;
+panel.addTo(map);
+swipe();
+})();"""
 
 
 def show_backscatter(
@@ -105,30 +154,59 @@ def _palette(colours: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     return table
 
 
-def quicklook(path: str | Path, side: int = 700) -> tuple[NDArray[np.uint8], rasters.Box]:
+Layer = str | Path | tuple[str | Path, str | Path]  # a raster, or a map and the labels to compare
+
+
+def quicklook(layer: Layer, side: int = 700) -> tuple[NDArray[np.uint8], rasters.Box]:
     """A raster as a picture in the projection of web maps.
 
     Args:
-        path: A scene, drawn in grey, or land cover: a label raster or map, in the colours of its
-            legend, or any raster of ids, in those of its colour table.
+        layer: A scene, drawn in grey; land cover, in the colours of its training classes or, if it
+            has no legend, of its own colour table; what ``predict`` wrote beside a map, whose
+            confidence is drawn, from dark (none) to light; or a map and the labels of its scene,
+            whose disagreement is drawn, in white.
         side: Pixels of the longest side that are read.
 
     Returns:
         RGBA (H, W, 4), transparent where the raster holds no data, and its west, south, east and
         north in degrees; east is above 180 where it crosses 180 degrees.
     """
-    with rasterio.open(path) as source:
-        scene = source.dtypes[0] == "uint16"
-        legend = None if scene else rasters.legend_of(source) or _of_colours(source)
+    picture, grid, _ = _drawn(layer, side)
+    return _mercator(np.moveaxis(picture, 2, 0), grid)
+
+
+def _drawn(layer: Layer, side: int) -> tuple[NDArray[np.uint8], rasters.Grid, lulc.Legend | None]:
+    """RGBA (H, W, 4) on the grid of a raster, and the legend of land cover."""
+    if isinstance(layer, tuple):
+        (found, grid, _), (truth, _, _) = (_indices(path, side) for path in layer)
+        wrong = (found >= 0) & (truth >= 0) & (found != truth)
+        return _palette({1: (*WRONG, 255)})[wrong.astype(np.uint8)], grid, None
+    with rasterio.open(layer) as source:
+        bands, scene = source.count, source.dtypes[0] == "uint16"
+        if bands == 3:
+            height, width = (round(n * min(1, side / max(source.shape))) for n in source.shape)
+            percent = source.read(1, out_shape=(max(height, 1), max(width, 1)))
+            shown = plt.get_cmap("cividis")(np.arange(256) / 100, bytes=True)
+            shown[int(source.nodata or 255), 3] = 0
+            at = source.transform * source.transform.scale(
+                source.width / width, source.height / height
+            )
+            return shown[percent], rasters.Grid(source.crs, at, width, height), None
     if scene:
-        db, grid, _ = rasters.read_db(path, max_size=side)
+        db, grid, _ = rasters.read_db(layer, max_size=side)
         low, high = DB_RANGE
         grey = np.nan_to_num(np.clip((db - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        picture = np.stack([grey, grey, grey, np.isfinite(db) * np.uint8(255)])
-    else:
-        ids, grid, legend = rasters.read_classes(path, legend=legend, max_size=side)
-        picture = np.moveaxis(_palette(legend.colormap())[ids], 2, 0)
-    return _mercator(picture, grid)
+        return np.stack([grey, grey, grey, np.isfinite(db) * np.uint8(255)], 2), grid, None
+    index, grid, legend = _indices(layer, side)
+    return _palette(legend.colormap(training=True))[index + 1], grid, legend
+
+
+def _indices(path: str | Path, side: int) -> tuple[NDArray[np.int64], rasters.Grid, lulc.Legend]:
+    """The training classes (H, W) of land cover, -1 = none: of labels and maps alike."""
+    with rasterio.open(path) as source:
+        legend = rasters.legend_of(source) or _of_colours(source)
+    ids, grid, known = rasters.read_classes(path, legend=legend, max_size=side)
+    return known.to_index(ids), grid, known
 
 
 def _of_colours(source: DatasetReader) -> lulc.Legend | None:
@@ -173,25 +251,45 @@ def _mercator(
     return np.moveaxis(out, 0, 2), (west, south, east, north)
 
 
-def web_map(layers: Mapping[str, str | Path], *, base: bool = False) -> folium.Map:
-    """Lay rasters over each other on a map to zoom and pan.
+def web_map(layers: Mapping[str, Layer], *, base: bool = False) -> folium.Map:
+    """Lay rasters over each other on a map to zoom, pan and compare.
+
+    Each layer has an opacity; the swipe takes the uppermost one off from the right. All of it works
+    by keyboard and, but for ``base`` and the library Leaflet, without a network.
 
     Args:
-        layers: Scenes, labels, maps or other land cover, by the name of their layer; the last one is
-            on top.
+        layers: Scenes, labels, maps or other land cover, confidence, or pairs (map, labels) for what
+            is wrong, see ``quicklook``, by the name of their layer; the last one is on top.
         base: Whether to add OpenStreetMap's tiles, which need a network.
 
     Returns:
         A folium map, which a notebook shows.
     """
     import folium
+    from folium.template import Template
 
     world = folium.Map(tiles="OpenStreetMap" if base else None, control_scale=True)
-    for name, path in layers.items():
-        picture, (west, south, east, north) = quicklook(path)
-        folium.raster_layers.ImageOverlay(
-            picture, bounds=[[south, west], [north, east]], name=name, mercator_project=False
+    for loaded in (world.default_js, world.default_css):  # all that these layers need is Leaflet
+        loaded[:] = [(name, url) for name, url in loaded if name in ("leaflet", "leaflet_css")]
+    overlays, classes = {}, dict[str, str]()
+    for name, layer in layers.items():
+        picture, grid, legend = _drawn(layer, SIDE)
+        picture, (west, south, east, north) = _mercator(np.moveaxis(picture, 2, 0), grid)
+        overlay = folium.raster_layers.ImageOverlay(
+            picture, bounds=[[south, west], [north, east]], mercator_project=False
         ).add_to(world)
         world.fit_bounds([[south, west], [north, east]])
-    folium.LayerControl(collapsed=False).add_to(world)
+        overlays[name] = overlay.get_name()
+        for one in legend.for_maps.classes if legend else ():
+            classes[one.name] = "#{:02x}{:02x}{:02x}".format(*one.rgb)
+    panel = folium.MacroElement()  # type: ignore[no-untyped-call]
+    named = ", ".join(f"[{json.dumps(name)}, {overlay}]" for name, overlay in overlays.items())
+    panel._template = Template(
+        "{% macro script(this, kwargs) %}{% raw %}"
+        + PANEL.replace("MAP", world.get_name(), 1)
+        .replace("LAYERS", named, 1)
+        .replace("CLASSES", json.dumps([*classes.items()]), 1)
+        + "{% endraw %}{% endmacro %}"
+    )
+    panel.add_to(world)
     return world

@@ -303,13 +303,13 @@ def row_windows(
 def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """Write a tiled, compressed GeoTIFF of one band on ``grid`` with ``tags``; whole, or OSError.
+    """Write a tiled, compressed GeoTIFF, of one band unless told otherwise; whole, or OSError.
 
     ``profile`` holds rasterio's creation options: ``dtype`` at least; nodata is 0 if not named.
     """
     check_proj()
-    options = GTIFF | dict(bigtiff="if_safer", nodata=0, num_threads=threads())
-    with rasterio.open(path, "w", count=1, **(options | grid._asdict() | profile)) as dataset:
+    options = GTIFF | dict(count=1, bigtiff="if_safer", nodata=0, num_threads=threads())
+    with rasterio.open(path, "w", **(options | grid._asdict() | profile)) as dataset:
         dataset.update_tags(**(dict(tags) | {"SOFTWARE": f"sartutorial {__version__}"}))
         yield dataset
     check_whole(path)

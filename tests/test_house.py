@@ -26,7 +26,9 @@ FUNCTION_LINES = 60
 def test_the_package_stays_small():
     found = {
         "lines": sum(len(text.splitlines()) for text in MODULES.values()),
-        "modules": len(MODULES),
+        "modules": len(
+            [text for text in MODULES.values() if text.count("\n") > 1]
+        ),  # not a room's sign
         "names at the top": len([p for p in PACKAGE.iterdir() if p.name != "__pycache__"]),
         "`# fmt: skip`": sum(text.count("# fmt: skip") for text in MODULES.values()),
     }

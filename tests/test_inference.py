@@ -10,13 +10,11 @@ import rasterio
 import torch
 from affine import Affine
 from conftest import GRID, scene_array, write
-from hypothesis import given
-from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 import sartutorial
 from sartutorial import InputError, lulc, rasters
-from sartutorial.learn import checkpoints, inference
+from sartutorial.learn import checkpoints, inference, reports
 from sartutorial.learn.datasets import Normalization
 from sartutorial.learn.encoders import Encoder, EncoderConfig
 from sartutorial.learn.segmentation import Decoder, Segmenter
@@ -44,29 +42,104 @@ class Threshold(torch.nn.Module):
         return logits
 
 
-@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 64))
-def test_windows_cover_everything(length, size, step):
-    starts = inference.offsets(length, size, min(step, size))
-    covered = np.zeros(max(length, size), bool)
-    for start in starts:
-        covered[start : start + size] = True
-    assert covered.all()
-    assert starts == sorted(set(starts))
-    assert starts[-1] + size == len(covered)
+def mapped_by(model, path, laid, norm=NORM):
+    """The map of a scene, strip by strip, which must follow each other."""
+    with rasters.opened(path) as scene:
+        strips = list(inference.classify(scene, model, norm, laid))
+    assert [top for top, _ in strips] == np.cumsum([0, *(len(b) for _, b in strips[:-1])]).tolist()
+    return np.concatenate([strip for _, strip in strips])
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (100, 77), (20, 90), (129, 31), (64, 64)])
-@pytest.mark.parametrize("step", [None, 32, 7])
-def test_a_model_without_context_maps_a_scene_pixel_by_pixel(tmp_path, shape, step):
+@pytest.mark.parametrize(("step", "rim"), [(None, None), (32, 0), (7, 3), (24, 4)])
+def test_a_model_without_context_maps_a_scene_pixel_by_pixel(tmp_path, shape, step, rim):
     dn = scene_array(np.random.default_rng(0), *shape, hole=0.1)
     path = write(tmp_path / "IMG.tif", dn)
-    with rasters.opened(path) as scene:
-        bands = list(inference.classify(scene, Threshold(), NORM, step=step))
-    found = np.concatenate([band for _, band in bands])
-    assert [top for top, _ in bands] == np.cumsum([0, *(len(b) for _, b in bands[:-1])]).tolist()
+    found = mapped_by(Threshold(), path, inference.windows(32, step, rim))
     db = 20 * np.log10(np.maximum(dn, 1)) - 83
     truth = np.where(dn == 0, 0, np.where(db > -10, 5, 1))
     np.testing.assert_array_equal(found, truth)
+
+
+@pytest.mark.parametrize(("step", "rim"), [(33, 0), (25, 4), (0, 4), (1, 16), (None, 9)])
+def test_windows_that_leave_gaps_are_refused(step, rim):
+    with pytest.raises(InputError, match="leave gaps"):
+        inference.windows(32, step, rim)
+
+
+class Smooth(Threshold):
+    """Sees ``reach`` pixels around each, and black beyond its window: a network in small."""
+
+    def __init__(self, reach, level=0.0):
+        super().__init__()
+        self.reach, self.level = reach, level
+
+    def forward(self, image):
+        side = 2 * self.reach + 1
+        near = torch.nn.functional.avg_pool2d(image, side, 1, self.reach)
+        return super().forward(near - self.level)
+
+
+@pytest.mark.parametrize("shape", [(100, 77), (32, 129), (20, 24)])
+def test_a_model_whose_reach_fits_the_rim_sees_the_whole_scene(tmp_path, shape):
+    """Windows give what one image gives that is mirrored at the scene's end, to the pixel."""
+    dn = scene_array(np.random.default_rng(1), *shape)
+    path = write(tmp_path / "IMG.tif", dn)
+    laid = inference.windows(32, rim=5)
+    with rasters.opened(path) as scene:
+        strips = list(inference.blended(scene, Smooth(laid.rim), NORM, laid))
+    found = np.concatenate([strip.probabilities for strip in strips], axis=1)
+    z = ((20 * np.log10(dn.astype(float)) - 83 - NORM.mean) / NORM.std).astype(np.float32)
+    whole = np.pad(z, laid.rim, mode="reflect")
+    truth = inference.probabilities(Smooth(laid.rim), whole[None, None])[0]
+    inside = slice(laid.rim, -laid.rim)
+    np.testing.assert_allclose(found, truth[:, inside, inside], atol=1e-5)
+
+
+def test_windows_keep_their_phase_to_the_end(tmp_path):
+    """A checkerboard of logits: no window is moved to fit, no seam is a pixel off."""
+
+    class Board(Threshold):
+        def forward(self, image):
+            logits = torch.zeros(len(image), 9, *image.shape[2:])
+            logits[:, 3, ::2, ::2], logits[:, 3, 1::2, 1::2] = 1, 1
+            return logits
+
+    path = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 101, 77))
+    found = mapped_by(Board(), path, inference.windows(32))
+    row, col = np.indices(found.shape)
+    np.testing.assert_array_equal(found, np.where((row + col) % 2, 1, 4))
+
+
+def test_no_data_is_filled_by_a_mirror():
+    image = np.full((40, 40), np.nan, np.float32)
+    image[10:20, 10:25] = np.arange(150).reshape(10, 15)
+    found = inference.mirrored(image)
+    np.testing.assert_array_equal(found[10:20, 10:25], image[10:20, 10:25])
+    for i in range(1, 10):
+        np.testing.assert_array_equal(found[10 - i, 10:25], image[10 + i, 10:25])
+        np.testing.assert_array_equal(found[19 + i, 10:25], image[19 - i, 10:25])
+    assert np.isfinite(found).all()
+    lonely = np.full((3, 9), np.nan, np.float32)
+    assert np.isnan(inference.mirrored(lonely)).all()
+    lonely[1, 4] = 5
+    assert (inference.mirrored(lonely) == 5).all()
+
+
+def test_the_edge_of_the_data_is_no_other_place_to_a_model(tmp_path):
+    """Beside a slanted edge of no data a model that looks around sees more of the same."""
+    rng = np.random.default_rng(0)
+    row, col = np.indices((200, 160))
+    db = np.where(row // 40 % 2, -20, -5) + rng.normal(0, 0.5, row.shape)
+    dn = np.rint(10 ** ((db + 83) / 20)).astype(np.uint16)
+    outside = col < 40 + 0.18 * row
+    path = write(tmp_path / "a.tif", np.where(outside, 0, dn).astype(np.uint16))
+    norm = Normalization(-8, 5)  # water lies at -2.4, so the mean in its place would tell
+    found = mapped_by(Smooth(4, level=-1.5), path, inference.windows(32), norm)
+    truth = np.where(row // 40 % 2, 1, 5)
+    wrong, near = (found != truth) & ~outside, ~outside & (col < 44 + 0.18 * row)
+    assert (found[outside] == 0).all()
+    assert wrong[near].mean() <= wrong[~outside & ~near].mean() + 0.02
 
 
 def save(file, legend=lulc.HR_LULC, **known):
@@ -134,6 +207,112 @@ def test_a_map_is_made_anew_when_its_scene_or_model_is_another(tmp_path, model):
     assert second != first
     save(mine, normalization={"mean": -20.0, "std": 5.0})
     assert made() != second
+
+
+def test_what_a_model_doubts_lies_beside_its_map(tmp_path, model):
+    dn = scene_array(np.random.default_rng(0), 150, 90, hole=0.05)
+    dn[60:70] = 60_000  # +12.6 dB
+    scene = write(tmp_path / "IMG.tif", dn, transform=GRID * Affine.scale(1, -1))
+    out = sartutorial.predict(scene, model, tmp_path / "map.tif", confidence=True)
+    with rasterio.open(tmp_path / "map.confidence.tif") as found, rasterio.open(out) as land:
+        assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert rasters.grid_of(found) == rasters.grid_of(land)
+        assert found.descriptions == inference.BANDS
+        assert found.nodata == 255
+        confidence, margin, validity = found.read().astype(int)
+        classes = land.read(1)
+    with rasters.opened(scene) as sar:
+        norm, laid = NORM, inference.windows(64)
+        network = sartutorial.load_model(model).model
+        p = np.concatenate(
+            [s.probabilities for s in inference.blended(sar, network, norm, laid)][::-1], axis=1
+        )
+    valid = dn > 0
+    for band in (confidence, margin, validity):
+        np.testing.assert_array_equal(band == 255, ~valid)
+    np.testing.assert_array_equal(confidence[valid], np.rint(100 * p.max(0))[valid])
+    ordered = np.sort(p, axis=0)
+    np.testing.assert_array_equal(margin[valid], np.rint(100 * (ordered[-1] - ordered[-2]))[valid])
+    np.testing.assert_array_equal(classes[valid], p.argmax(0)[valid] + 1)
+    db = 20 * np.log10(np.maximum(dn, 1)) - 83
+    np.testing.assert_array_equal(validity[valid], (np.abs(db + 10) > 15)[valid])
+    # It changes nothing about the map, which is not made anew for it.
+    made = out.stat().st_ino
+    (tmp_path / "map.confidence.tif").unlink()
+    sartutorial.predict(scene, model, out)
+    sartutorial.predict(scene, model, out, confidence=True)
+    assert out.stat().st_ino == made
+    assert (tmp_path / "map.confidence.tif").exists()
+
+
+def test_layover_and_shadow_are_told_where_the_product_tells_them(tmp_path):
+    model = save(tmp_path / "model.safetensors", spacing=25.0, quantity="gamma0")
+    rng = np.random.default_rng(0)
+    dn, mask = (
+        rng.integers(1000, 5000, (90, 70)).astype(np.uint16),
+        np.full((90, 70), 255, np.uint8),
+    )
+    mask[:20], mask[20:30], mask[30:40] = 0, 100, 150
+    at = GRID * Affine.scale(5)
+    name = "N23W161_20_{}_F02DAR.tif"
+    scene = write(tmp_path / name.format("sl_HH"), dn, transform=at)
+    write(tmp_path / name.format("mask"), mask, transform=at, nodata=None)
+    sartutorial.predict(scene, model, tmp_path / "map.tif", confidence=True)
+    with rasterio.open(tmp_path / "map.confidence.tif") as found:
+        validity = found.read(3)
+    for rows, code in ((slice(0, 20), 255), (slice(20, 30), 2), (slice(30, 40), 3)):
+        assert (validity[rows] == code).all()
+    assert (validity[40:] <= 1).all()
+
+
+@pytest.mark.parametrize("torn", [0, 3000])
+def test_a_map_goes_on_from_its_last_strip(tmp_path, model, monkeypatch, torn):
+    """What a killed run has left is not done again, and what it tore is."""
+    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 210, 130, hole=0.02))
+    whole = sartutorial.predict(scene, model, tmp_path / "a.tif", confidence=True)
+    probabilities, calls = inference.probabilities, []
+
+    def counted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return probabilities(*arguments)
+
+    monkeypatch.setattr(inference, "probabilities", counted)
+    out = tmp_path / "b.tif"
+    with pytest.raises(KeyboardInterrupt):
+        sartutorial.predict(scene, model, out, confidence=True)
+    assert not out.exists()
+    (strips,) = (tmp_path / ".made").glob("*.strips")
+    assert strips.stat().st_size == 4 * 3 * 32 * 130
+    with strips.open("ab") as file:
+        file.write(bytes(torn))
+    calls.extend(range(10))  # and no more interruptions
+    sartutorial.predict(scene, model, out, confidence=True)
+    # Of seven strips three were there; the windows of one reach into the fourth.
+    assert len(calls) == 14 + 7 - 3 + 1
+    for suffix in (".tif", ".confidence.tif"):
+        assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
+    assert not strips.exists()
+
+
+def test_strips_of_another_scene_are_not_gone_on_from(tmp_path, model, monkeypatch):
+    rng = np.random.default_rng(0)
+    scene = write(tmp_path / "IMG.tif", scene_array(rng, 210, 130))
+    probabilities, calls = inference.probabilities, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return probabilities(*arguments)
+
+    monkeypatch.setattr(inference, "probabilities", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sartutorial.predict(scene, model, tmp_path / "a.tif")
+    write(scene, scene_array(rng, 210, 130))
+    found = mapped(scene, model, tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, mapped(scene, model, tmp_path / "b.tif"))
 
 
 def test_a_map_that_fails_says_why_and_leaves_nothing(tmp_path, model):
@@ -231,20 +410,20 @@ def test_a_model_maps_in_its_own_legend(tmp_path):
     ids = np.array([0, *lulc.WORLDCOVER.ids], np.uint8)[shown.ids]
     legend = json.dumps(lulc.WORLDCOVER.to_dict())
     labels = write(tmp_path / "l.tif", ids, LEGEND=legend)
-    confusion = inference.agreement(out, labels)
+    confusion = reports.agreement(out, labels)
     assert np.trace(confusion) == confusion.sum() == (shown.ids > 0).sum()
     japan = write(tmp_path / "j.tif", np.ones_like(ids))
     with pytest.raises(
         InputError, match=r"map\.tif: its classes are tree cover, .* water, built-up"
     ):
-        inference.agreement(out, japan)
+        reports.agreement(out, japan)
 
 
 def test_agreement_is_a_confusion_matrix(tmp_path):
     ids = np.array([[1, 3, 4, 0], [6, 9, 10, 15]], np.uint8)
     shown = np.array([[1, 3, 1, 1], [5, 5, 0, 6]], np.uint8)
     labels, found = write(tmp_path / "l.tif", ids), write(tmp_path / "m.tif", shown)
-    confusion = inference.agreement(found, labels)
+    confusion = reports.agreement(found, labels)
     assert confusion[0, 0] == 1
     assert confusion[2, 2] == 1
     assert confusion[2, 0] == 1
@@ -252,7 +431,7 @@ def test_agreement_is_a_confusion_matrix(tmp_path):
     assert confusion.sum() == 5
     # The same grid, to a billionth of a pixel and by another name of its CRS.
     nearly = write(tmp_path / "m.tif", shown, transform=GRID * Affine.translation(1e-9, 0))
-    np.testing.assert_array_equal(inference.agreement(nearly, labels), confusion)
+    np.testing.assert_array_equal(reports.agreement(nearly, labels), confusion)
     moved = write(tmp_path / "m.tif", shown, transform=GRID * Affine.translation(1, 0))
     with pytest.raises(InputError, match=r"m\.tif: not on the grid of .*l\.tif"):
-        inference.agreement(moved, labels)
+        reports.agreement(moved, labels)

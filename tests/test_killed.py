@@ -36,7 +36,7 @@ STEPS = {
     "export": "export cut --out out",
     "import": "import pairs/locations.csv --sar pairs/sar --labels pairs/label --out out",
     "sample": "sample out --tiles tiles --points 20000 --block 1 --buffer 0",
-    "predict": "predict half --model model/model.safetensors --out out",
+    "predict": "predict half --model model/model.safetensors --out out --confidence",
 }
 TRAINING = "pretrain sampled --out out --epochs 12 --profile tiny"
 

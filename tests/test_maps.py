@@ -1,6 +1,7 @@
 """Figures and web maps: any scene, any legend, whatever is invalid left out."""
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -132,14 +133,44 @@ def test_a_quicklook_across_180_degrees_lies_in_one_piece(tmp_path, crs):
     assert (south, north) == pytest.approx((-0.05, 0.05), abs=2e-3)
 
 
+def test_a_quicklook_of_doubts_grows_light_with_confidence(tmp_path):
+    percent = np.repeat(np.array([[255] * 10 + [10] * 10 + [90] * 10], np.uint8), 30, axis=0)
+    grid = dict(height=30, width=30, crs="EPSG:32653", transform=GRID, nodata=255)
+    path = tmp_path / "m.confidence.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=3, dtype="uint8", **grid) as file:
+        file.write(np.stack([percent, percent, percent]))
+    picture, _ = maps.quicklook(path)
+    row = picture[len(picture) // 2].astype(int)
+    void, low, high = (row[len(row) * (2 * i + 1) // 6] for i in range(3))
+    assert (void[3], low[3], high[3]) == (0, 255, 255)
+    assert low[:3].sum() + 200 < high[:3].sum()
+
+
+def test_a_quicklook_of_a_map_and_labels_shows_where_they_differ(tmp_path):
+    """Labels hold ids, a map index + 1; where either has no class nothing is wrong."""
+    ids = np.repeat(np.array([[0] * 10 + [1] * 10 + [8] * 10], np.uint8), 30, axis=0)
+    classes = np.ones((30, 30), np.uint8)  # water
+    labels = write(tmp_path / "l.tif", ids, LEGEND=json.dumps(lulc.HR_LULC.to_dict()))
+    found = write(tmp_path / "m.tif", classes, LEGEND=json.dumps(lulc.HR_LULC.for_maps.to_dict()))
+    picture, box = maps.quicklook((found, labels))
+    assert box == pytest.approx(maps.quicklook(labels)[1])
+    row = picture[len(picture) // 2]
+    assert row[:, 3].nonzero()[0].min() / len(row) == pytest.approx(2 / 3, abs=0.05)
+    assert tuple(row[-4]) == (*maps.WRONG, 255)
+
+
 def test_a_web_map_holds_its_layers(tmp_path):
     rng = np.random.default_rng(0)
     scene = write(tmp_path / "s.tif", scene_array(rng, 300, 200))
     labels = write(tmp_path / "l.tif", land_array(rng, 300, 200))
     html = st.web_map({"radar": scene, "labels": labels}).get_root().render()
     assert html.count("L.imageOverlay(") == 2
-    assert '"radar"' in html
+    assert '["radar", image_overlay_' in html
+    assert '["forest", "#56ac00"]' in html
     assert "openstreetmap" not in html.lower()
+    loaded = {link.rpartition("/")[2] for link in re.findall(r'(?:src|href)="(https:[^"]+)"', html)}
+    assert loaded == {"leaflet.js", "leaflet.css"}
+    assert "OpenStreetMap" in st.web_map({"radar": scene}, base=True).get_root().render()
     picture, (west, south, east, north) = maps.quicklook(scene, side=100)
     assert 100 <= max(picture.shape[:2]) <= 120
     assert picture.dtype == np.uint8

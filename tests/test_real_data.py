@@ -16,7 +16,7 @@ from rasterio.warp import transform
 
 import sartutorial as st
 from sartutorial import lulc, radiometry, rasters
-from sartutorial.learn import evaluation, inference
+from sartutorial.learn import evaluation, reports
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flevoland.yaml"
 
@@ -53,7 +53,7 @@ def test_flevoland_from_scene_to_map(real, tmp_path):
     sartutorial("predict", scene, "--model", model, "--out", tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(scene) as sar:
         assert rasters.grid_of(found) == rasters.grid_of(sar)
-    confusion = inference.agreement(tmp_path / "map.tif", labels / scene.name)
+    confusion = reports.agreement(tmp_path / "map.tif", labels / scene.name)
     whole = evaluation.scores(confusion, lulc.HR_LULC.names)
     # By class, as the loss counts: mIoU 0.20 and 0.23 with seeds 0 and 1 where the majority class has
     # 0.13, mAcc 0.26 and 0.35 to its 0.17. Three quarters of the pixels are that class, and the share

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio.shutil
 import torch
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader
+from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
+from scipy import ndimage
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
@@ -22,35 +25,96 @@ from sartutorial.learn import checkpoints, published, training
 from sartutorial.learn.datasets import SPACING_TOLERANCE, Normalization
 from sartutorial.learn.segmentation import Segmenter
 
-BATCH = 8  # windows
+BATCH = {"cpu": 8, "cuda": 64}  # windows
+BANDS = (  # of the file beside a map
+    "confidence: probability of the class, percent",
+    "margin: how far ahead of the second class, percent",
+    "validity: 0 valid, 1 backscatter outside the training range, 2 layover, 3 shadow",
+)
+NO_DATA = 255  # in these bands
+BESIDE = ".confidence.tif"
+BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
+)
+RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
+DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
 
 
-def taper(size: int) -> NDArray[np.float32]:
-    """Blending weights (size, size): a tent, largest in the middle, above 0 at the rim."""
-    ramp = np.minimum(np.arange(size), np.arange(size)[::-1]).astype(np.float32) + 1
-    weight: NDArray[np.float32] = np.outer(ramp, ramp) / ramp.max() ** 2
-    return weight
+class Windows(NamedTuple):
+    """How square windows are laid over a scene, in pixels.
+
+    The first starts ``rim`` before the scene and the last ends beyond it, so a window at the scene's
+    end is like any other, and none is moved to fit.
+    """
+
+    size: int
+    step: int  # from one to the next
+    rim: int  # left out of each: there a model knows little of the surroundings
+
+    def strips(self, sar: DatasetReader) -> list[tuple[int, int]]:
+        """First row and rows of the strips that a scene is mapped in, from north to south."""
+        tops = range(0, sar.height, self.step)
+        spans = [(top, min(self.step, sar.height - top)) for top in tops]
+        south_up = sar.transform.e > 0
+        return [(sar.height - top - n if south_up else top, n) for top, n in spans]
+
+    def weights(self) -> NDArray[np.float32]:
+        """What a window counts inside its rim, (size - 2 rim) squared: a tent, 1 in the middle."""
+        inner = np.arange(self.size - 2 * self.rim)
+        ramp = np.minimum(inner, inner[::-1]).astype(np.float32) + 1
+        weight: NDArray[np.float32] = np.outer(ramp, ramp) / ramp.max() ** 2
+        return weight
 
 
-def offsets(length: int, size: int, step: int) -> list[int]:
-    """Where windows of ``size`` start so that they cover ``length``, ``step`` or less apart."""
-    last = max(length - size, 0)
-    return [*range(0, last, step), last]
+def windows(size: int, step: int | None = None, rim: int | None = None) -> Windows:
+    """Windows half a ``size`` apart, with a rim of a 32nd (a token), unless told otherwise.
+
+    A wider rim loses more than it gains: fewer windows see a pixel, and their mean is worth more.
+    """
+    step, rim = size // 2 if step is None else step, size // 32 if rim is None else rim
+    if not 0 < step <= size - 2 * rim:
+        raise InputError(f"windows of {size} pixels, {step} apart, leave gaps with a rim of {rim}")
+    return Windows(size, step, rim)
+
+
+def mirrored(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill no data (NaN) with what lies as far on the other side of the nearest valid pixel.
+
+    An image so goes on beyond its edge with its own texture. What is void on the other side as well
+    is filled from what was filled before; an image without a valid pixel stays as it is.
+    """
+    image, last = image.copy(), np.array(image.shape)[:, None] - 1
+    while (void := np.isnan(image)).any() and not void.all():
+        near = ndimage.distance_transform_edt(void, return_distances=False, return_indices=True)
+        at, nearest = np.array(np.nonzero(void)), near[:, void]
+        found = image[tuple(np.clip(2 * nearest - at, 0, last))]
+        image[void] = image[tuple(nearest)] if np.isnan(found).all() else found
+    return image
 
 
 def predict(
-    scene: files.Paths, model: str | Path, out: str | Path, *, progress: bool = False
+    scene: files.Paths,
+    model: str | Path,
+    out: str | Path,
+    *,
+    confidence: bool = False,
+    progress: bool = False,
 ) -> Path | list[Path]:
     """Map scenes of the model's pixel spacing (what ``downsample`` wrote) with a fine-tuned model.
 
     A map is a Cloud-Optimized GeoTIFF on its scene's grid: uint8 class index + 1, 0 where the scene
-    has no data, with the legend of the model and its colours. One that is up to date is left alone.
+    has no data, with the legend of the model and its colours. One that is up to date is left alone;
+    one whose run was killed goes on from its last strip.
 
     Args:
         scene: Scenes of amplitude DN (uint16): files, URLs or folders.
         model: What ``finetune`` wrote, an authors' checkpoint with a decoder (.pth), or ``reference``,
             the book's own.
         out: A folder, whose maps are named as the scenes are, or for a single scene a .tif file.
+        confidence: Also write ``<map>.confidence.tif``, three bands of uint8, 255 for no data: the
+            class's probability and its lead over the second, in percent, and validity: 0, or 1 where
+            backscatter is more than 3 standard deviations off the mean of training, 2 and 3 where the
+            product's mask says layover and shadow.
         progress: Show a bar.
 
     Returns:
@@ -65,7 +129,7 @@ def predict(
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     ours = Path(model).suffix == ".safetensors"
     weights = [model, Path(model).with_suffix(".json")] if ours else [model]
-    work = partial(_map, network, known, weights)
+    work = partial(_map, network, known, weights, confidence)
     return files.products(work, scene, out, name="predict", progress=progress)
 
 
@@ -73,37 +137,101 @@ def _map(
     model: Segmenter,
     known: dict[str, Any],
     weights: Sequence[str | Path],
+    confidence: bool,
     scene: str,
     *,
     out: Path,
     progress: bool,
 ) -> Path:
-    legend, norm = lulc.Legend.from_dict(known["legend"]), Normalization(**known["normalization"])
     inputs = [scene, *filter(None, [rasters.mask_of(scene)]), *weights]
-    with rasters.opened(scene) as sar:
+    outs = [out, out.with_suffix(BESIDE)][: 1 + confidence]
+    with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
-        tags = {
-            k: v for k, v in sar.tags().items() if k in ("SIMULATED", "QUANTITY", "POLARISATION")
-        }
-        tags |= {"SCENE": files.name_of(scene), "LEGEND": json.dumps(legend.for_maps.to_dict())}
-        with files.made(out, inputs, {}) as whole:
-            if whole is None:
-                return out
-            # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
-            run = whole.name.removesuffix(f".{out.name}")[:-8]
-            plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{out.name}")
-            try:
-                with rasters.create(plain, rasters.grid_of(sar), tags, dtype="uint8") as raw:
-                    raw.write_colormap(1, legend.colormap(training=True))
-                    for top, classes in classify(sar, model, norm, progress=progress):
-                        raw.write(classes, 1, window=Window(0, top, sar.width, len(classes)))
-                rasterio.shutil.copy(
-                    plain, whole, driver="COG", compress="deflate", overview_resampling="mode"
-                )
-                rasters.check_whole(whole)
-            finally:
-                plain.unlink(missing_ok=True)
+        laid = windows(model.encoder.config.image_size)
+        how: dict[str, Any] = {"windows": laid}
+        wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
+        missing = {file: whole for file, whole in wholes.items() if whole}
+        if not missing:
+            return out
+        locked = next(iter(missing))
+        store = locked.parent / files.NOTES / f"{locked.name}.strips"
+        how |= {"files": len(outs)}
+        if not files.up_to_date(store, inputs, how):
+            store.write_bytes(b"")
+            files.record(store, inputs, how)
+        strips = laid.strips(sar)
+        shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
+        _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
+        for file, whole in missing.items():
+            with _cog(whole, file, sar, known) as raw:
+                for (first, rows), strip in zip(strips, _stored(store, shapes), strict=True):
+                    part = strip[:1] if file == out else strip[1:]
+                    raw.write(part, window=Window(0, first, sar.width, rows))
+    store.unlink(missing_ok=True)
     return out
+
+
+def _compute(
+    sar: DatasetReader,
+    model: Segmenter,
+    norm: Normalization,
+    laid: Windows,
+    store: Path,
+    shapes: list[tuple[int, int, int]],
+    progress: bool,
+) -> None:
+    """Append to ``store`` the strips (bands, rows, width) that it lacks; a torn one counts as lacking."""
+    ends = np.cumsum([0, *map(math.prod, shapes)])
+    done = int(np.searchsorted(ends, store.stat().st_size, "right")) - 1
+    pixels = [rows * width / 1e6 for _, rows, width in shapes]
+    name = f"map {files.name_of(sar.name)}"
+    with (
+        store.open("r+b") as file,
+        tqdm(desc=name, total=sum(pixels), initial=sum(pixels[:done]), unit="Mpx",
+             bar_format=BAR, disable=not progress) as bar,
+    ):  # fmt: skip
+        file.truncate(ends[done])
+        file.seek(ends[done])
+        for i, strip in enumerate(blended(sar, model, norm, laid, begin=done), done):
+            file.write(drawn(strip, shapes[i][0]).tobytes())
+            file.flush()
+            bar.update(pixels[i])
+
+
+def _stored(store: Path, shapes: list[tuple[int, int, int]]) -> Iterator[NDArray[np.uint8]]:
+    with store.open("rb") as file:
+        for shape in shapes:
+            yield np.fromfile(file, np.uint8, math.prod(shape)).reshape(shape)
+
+
+@contextmanager
+def _cog(
+    whole: Path, file: Path, sar: DatasetReader, known: Mapping[str, Any]
+) -> Iterator[DatasetWriter]:
+    """Write ``whole``, which becomes ``file``: a map, or the bands beside it, as a COG."""
+    legend, doubts = lulc.Legend.from_dict(known["legend"]), file.name.endswith(BESIDE)
+    tags = {k: v for k, v in sar.tags().items() if k in ("SIMULATED", "QUANTITY", "POLARISATION")}
+    tags |= {"SCENE": files.name_of(sar.name)}
+    if not doubts:
+        tags |= {"LEGEND": json.dumps(legend.for_maps.to_dict())}
+    # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
+    run = whole.name.removesuffix(f".{file.name}")[:-8]
+    plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
+    form = dict(count=len(BANDS), nodata=NO_DATA, photometric="minisblack") if doubts else {}
+    try:
+        with rasters.create(plain, rasters.grid_of(sar), tags, dtype="uint8", **form) as raw:
+            if doubts:
+                raw.descriptions = BANDS
+            else:
+                raw.write_colormap(1, legend.colormap(training=True))
+            yield raw
+        reduced = "nearest" if doubts else "mode"
+        rasterio.shutil.copy(
+            plain, whole, driver="COG", compress="deflate", overview_resampling=reduced
+        )
+        rasters.check_whole(whole)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
@@ -129,45 +257,126 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
             )
 
 
-def classify(
-    sar: DatasetReader,
-    model: Segmenter,
-    norm: Normalization,
-    *,
-    step: int | None = None,
-    progress: bool = False,
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Bands of the map of a scene, from north to south: (first row, uint8 of shape (rows, width)).
+class Strip(NamedTuple):
+    """Part of a scene, as wide as it is."""
 
-    Windows of the model's image size start every ``step`` pixels (default half a window); where they
-    overlap, class probabilities are averaged with ``taper``. No data counts as the mean backscatter.
-    Memory is one window's height of the scene, whatever its length.
+    probabilities: NDArray[np.float32]  # (K, rows, width)
+    validity: NDArray[np.uint8]  # (rows, width), see BANDS; 255 = no data
+
+
+def classify(
+    sar: DatasetReader, model: Segmenter, norm: Normalization, laid: Windows | None = None
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Strips of the map of a scene, from north to south: (first row, uint8 of shape (rows, width))."""
+    laid = laid or windows(model.encoder.config.image_size)
+    for (first, _), strip in zip(laid.strips(sar), blended(sar, model, norm, laid), strict=True):
+        yield first, drawn(strip, 1)[0]
+
+
+def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
+    """The bands of a map (1, rows, width), or with those beside it (4, rows, width), uint8."""
+    p, void = strip.probabilities, strip.validity == NO_DATA
+    classes = np.where(void, 0, p.argmax(0) + 1).astype(np.uint8)
+    if bands == 1:
+        return classes[None]
+    second, first = np.partition(p, -2, axis=0)[-2:]
+    percent = np.rint(100 * np.stack([first, first - second]))
+    doubts = np.where(void, NO_DATA, percent).astype(np.uint8)
+    return np.stack([classes, *doubts, strip.validity])
+
+
+def blended(
+    sar: DatasetReader, model: Segmenter, norm: Normalization, laid: Windows, *, begin: int = 0
+) -> Iterator[Strip]:
+    """Class probabilities of a scene, strip by strip: the weighted mean of all windows that see a pixel.
+
+    No data and what lies beyond the scene's end are mirrored, see ``mirrored``. Memory is that of a
+    window's height of the scene, whatever its length. The next strip is read meanwhile.
+
+    Args:
+        sar: A scene that was ``opened``.
+        model: Takes images of ``laid.size``.
+        norm: What it was trained with.
+        laid: How windows are laid.
+        begin: The number of the first strip that is wanted.
     """
-    size, height = model.encoder.config.image_size, sar.height
-    step, width = step or size // 2, max(sar.width, size)
-    tops, lefts, weight = offsets(height, size, step), offsets(width, size, step), taper(size)
-    table = radiometry.lookup_table(radiometry.product(sar.name, sar.tags()).calibration_db)
-    # The model sees north up and east to the right, however the scene is stored.
-    down, right = -1 if sar.transform.e > 0 else 1, -1 if sar.transform.a < 0 else 1
-    sums = np.zeros((model.config.classes, size, width), dtype=np.float32)
-    bar = tqdm(tops, f"map {files.name_of(sar.name)}", unit="row", disable=not progress)
-    for top, following in zip(bar, [*tops[1:], height], strict=True):
-        rows, done = min(size, height - top), following - top
-        row, first = (top, top) if down > 0 else (height - top - rows, height - following)
-        image = np.full((size, width), np.nan, dtype=np.float32)
-        dn = rasters.read_dn(sar, Window(0, row, sar.width, rows))
-        image[:rows, : sar.width] = table[dn][::down, ::right]
-        seen = [left for left in lefts if np.isfinite(image[:, left : left + size]).any()]
-        z = np.nan_to_num((image - norm.mean) / norm.std).astype(np.float32)
-        for i in range(0, len(seen), BATCH):
-            chosen = seen[i : i + BATCH]
-            batch = np.stack([z[None, :, left : left + size] for left in chosen])
-            for left, p in zip(chosen, probabilities(model, batch), strict=True):
-                sums[:, :, left : left + size] += p * weight
-        classes = sums[:, :done, : sar.width].argmax(0).astype(np.uint8) + 1
-        classes[~np.isfinite(image[:done, : sar.width])] = 0
-        yield first, classes[::down, ::right]
-        sums = np.concatenate([sums[:, done:], np.zeros_like(sums[:, :done])], axis=1)[:, :size]
+    size, step, rim = laid
+    inner, weight, (down, right) = size - 2 * rim, laid.weights(), _turned(sar)
+    above = -(-inner // step) - 1  # rows of windows before its own that reach into a strip
+    rows = range(max(begin - above, 0), -(-sar.height // step))
+    columns = -(-sar.width // step) * step - step + inner
+    # Of the probabilities, by their weights, and of the weights; columns are those of the scene.
+    sums = np.zeros((model.config.classes + 1, inner, columns), np.float32)
+    read = partial(_read, sar, norm, laid)
+    for i, (image, seen, validity) in zip(rows, files.prefetch(read, rows), strict=True):
+        for left, p in _inside(model, image, seen, laid):
+            sums[:-1, :, left : left + inner] += p * weight
+            sums[-1, :, left : left + inner] += weight
+        if i >= begin:
+            done = sums[:, : len(validity), : sar.width]
+            p = done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny)
+            yield Strip(p[:, ::down, ::right], validity[::down, ::right])
+        sums[:, :-step] = sums[:, step:]
+        sums[:, -step:] = 0
+
+
+def _turned(sar: DatasetReader) -> tuple[int, int]:
+    """Steps through rows and columns: the model sees north up and east to the right."""
+    return -1 if sar.transform.e > 0 else 1, -1 if sar.transform.a < 0 else 1
+
+
+def _read(
+    sar: DatasetReader, norm: Normalization, laid: Windows, i: int
+) -> tuple[NDArray[np.float32], list[int], NDArray[np.uint8]]:
+    """What the i-th row of windows sees, normalised; where windows see data; its strip's validity."""
+    size, step, rim = laid
+    height, width, (down, right) = sar.height, sar.width, _turned(sar)
+    product = radiometry.product(sar.name, sar.tags())
+
+    def turned(read: Any, top: int, bottom: int) -> NDArray[Any]:
+        first = top if down > 0 else height - bottom
+        found: NDArray[Any] = read(window=Window(0, first, width, bottom - top))
+        return found[::down, ::right]
+
+    top, done = i * step - rim, min(step, height - i * step)
+    first, last = max(top, 0), min(top + size, height)
+    dn = turned(partial(rasters.read_dn, sar), first, last)
+    columns = -(-width // step) * step - step + size
+    image = np.full((size, columns), np.nan, np.float32)
+    db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
+    image[first - top : last - top, rim : rim + width] = (db - norm.mean) / norm.std
+    z = image[rim : rim + done, rim : rim + width]
+    validity = np.where(np.isnan(z), NO_DATA, np.abs(z) > RANGE).astype(np.uint8)
+    if sar.product_mask and product.level in DISTORTED:
+        mask = turned(partial(sar.product_mask[0].read, 1), i * step, i * step + done)
+        for value, code in DISTORTED[product.level].items():
+            validity[(mask == value) & (validity != NO_DATA)] = code
+    valid = np.any(np.isfinite(image[rim : size - rim]), axis=0)
+    lefts = range(0, columns - size + 1, step)
+    seen = [left for left in lefts if valid[left + rim : left + size - rim].any()]
+    if seen:
+        _fill(image[:, seen[0] : seen[-1] + size])
+    return image, seen, validity
+
+
+def _fill(image: NDArray[np.float32]) -> None:
+    """Fill no data in place: ``mirrored``, only about columns that have some."""
+    about = ndimage.binary_dilation(np.isnan(image).any(0), iterations=len(image))
+    for (part,) in ndimage.find_objects(ndimage.label(about)[0]):
+        image[:, part] = mirrored(image[:, part])
+
+
+def _inside(
+    model: Segmenter, image: NDArray[np.float32], lefts: Sequence[int], laid: Windows
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The first column and the probabilities, but for the rim, of the windows of an image."""
+    size, rim = laid.size, laid.rim
+    batch = BATCH[next(model.parameters()).device.type]
+    for i in range(0, len(lefts), batch):
+        chosen = lefts[i : i + batch]
+        images = np.stack([image[None, :, left : left + size] for left in chosen])
+        found = probabilities(model, images)[:, :, rim : size - rim, rim : size - rim]
+        yield from zip(chosen, found, strict=True)
 
 
 @torch.inference_mode()
@@ -178,39 +387,3 @@ def probabilities(model: torch.nn.Module, images: NDArray[np.float32]) -> NDArra
         logits = model(torch.from_numpy(images).to(device))
     found: NDArray[np.float32] = logits.float().softmax(1).cpu().numpy()
     return found
-
-
-def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
-    """The confusion matrix of a map against the label raster of its scene.
-
-    Args:
-        mapped: What ``predict`` wrote.
-        labels: What ``label`` wrote for the same scene, in the legend that the model was trained on.
-
-    Returns:
-        Pixels (K, K), rows truth, columns map, of the K training classes.
-
-    Raises:
-        InputError: They are not on one grid, or their classes differ.
-    """
-    with (
-        rasters.opened(mapped, dtype="uint8") as found,
-        rasters.opened(labels, dtype="uint8") as truth,
-    ):
-        known = rasters.legend_of(truth) or lulc.HR_LULC
-        shown = rasters.legend_of(found) or known.for_maps
-        if not rasters.same_grid(rasters.grid_of(found), rasters.grid_of(truth)):
-            raise InputError(f"{mapped}: not on the grid of {labels}; label the scene of the map")
-        if shown.names != known.names:
-            raise InputError(
-                f"{mapped}: its classes are {', '.join(shown.names)}, those of {labels} "
-                f"{', '.join(known.names)}; label the scene with the model's legend"
-            )
-        k = len(known.names)
-        confusion = np.zeros((k, k), dtype=np.int64)
-        for window in rasters.row_windows(found):
-            t = known.to_index(rasters.read_ids(truth, known, window))
-            p = shown.to_index(rasters.read_ids(found, shown, window))
-            both = (t >= 0) & (p >= 0)
-            confusion += np.bincount(t[both] * k + p[both], minlength=k * k).reshape(k, k)
-    return confusion

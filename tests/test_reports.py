@@ -1,0 +1,148 @@
+"""What is said of a map: areas from a sample, as published and as promised, and its papers."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write
+
+import sartutorial as st
+from sartutorial import InputError, lulc
+from sartutorial.learn import checkpoints
+from sartutorial.learn.datasets import Normalization
+from sartutorial.learn.encoders import Encoder, EncoderConfig
+from sartutorial.learn.segmentation import Decoder, Segmenter
+
+# Olofsson et al. 2014, table 8: deforestation, forest gain, stable forest, stable non-forest.
+NAMES = ["deforestation", "gain", "forest", "non-forest"]
+SAMPLE = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+MAPPED = np.array([200_000, 150_000, 3_200_000, 6_450_000])
+HECTARES = 0.09  # of a Landsat pixel
+
+
+def test_the_published_example_comes_out():
+    found = st.estimate_areas(SAMPLE, MAPPED, NAMES, pixel=HECTARES)
+    area, half = found["area"], (found["high"] - found["low"]) / 2
+    np.testing.assert_allclose(area, [21_158, 11_686, 285_770, 581_386], atol=1)
+    np.testing.assert_allclose(half, [6_158, 3_756, 15_510, 16_282], rtol=1e-3)
+    np.testing.assert_allclose(found["user"], [0.88, 0.73, 0.93, 0.96], atol=0.005)
+    np.testing.assert_allclose(1.96 * found["user_se"], [0.07, 0.10, 0.04, 0.02], atol=0.005)
+    np.testing.assert_allclose(found["producer"], [0.75, 0.85, 0.93, 0.96], atol=0.005)
+    overall, spread = found.attrs["overall"]
+    assert (overall, 1.96 * spread) == pytest.approx((0.95, 0.02), abs=0.005)
+    assert found["mapped"].sum() == pytest.approx(area.sum()) == pytest.approx(900_000)
+    assert ((found["exact_high"] - found["exact_low"]) > 2 * half).all()
+
+
+def test_standard_errors_are_the_spread_of_repeated_samples():
+    rng, drawn = np.random.default_rng(0), SAMPLE.sum(1)
+    found = st.estimate_areas(SAMPLE, MAPPED, NAMES)
+    again = [
+        [rng.multinomial(n, row / n) for n, row in zip(drawn, SAMPLE, strict=True)]
+        for _ in range(500)
+    ]
+    tables = [st.estimate_areas(np.array(sample), MAPPED, NAMES) for sample in again]
+    for what in ("user", "producer"):
+        spread = np.std([table[what] for table in tables], axis=0)
+        np.testing.assert_allclose(found[f"{what}_se"], spread, rtol=0.15)
+    spread = np.std([table.attrs["overall"][0] for table in tables])
+    assert found.attrs["overall"][1] == pytest.approx(spread, rel=0.15)
+
+
+def test_a_class_of_which_no_error_was_drawn_still_has_an_exact_interval():
+    sample = np.array([[30, 0], [0, 30]])
+    found = st.estimate_areas(sample, np.array([100, 900]), ["rare", "rest"])
+    assert found.loc["rare", ["low", "high"]].tolist() == [100, 100]  # the normal one's folly
+    assert found["exact_low"]["rare"] < 100 < found["exact_high"]["rare"]
+
+
+def test_exact_intervals_hold_as_often_as_they_say():
+    """A map whose water is right and whose land hides some: 400 samples of 25 a class."""
+    rng, truth = np.random.default_rng(0), np.array([[0.99, 0.01], [0.02, 0.98]])
+    mapped, held = np.array([1_000, 99_000]), 0
+    area = (mapped @ truth)[0]
+    for _ in range(400):
+        sample = np.array([rng.multinomial(25, p) for p in truth])
+        found = st.estimate_areas(sample, mapped, ["water", "land"]).loc["water"]
+        held += found["exact_low"] <= area <= found["exact_high"]
+    assert held >= 0.95 * 400
+
+
+def test_a_class_that_the_map_does_not_have_needs_no_sample():
+    found = st.estimate_areas(np.array([[5, 5], [0, 0]]), np.array([50, 0]), ["a", "b"])
+    assert found["area"].tolist() == [25, 25]
+    assert np.isnan(found["user"]["b"])
+    assert found["producer"].tolist() == [1, 0]
+
+
+def test_samples_that_do_not_fit_are_refused():
+    few = SAMPLE.copy()
+    few[1:3] = np.eye(4)[1:3]
+    with pytest.raises(InputError, match=r"fewer than two pixels .* of gain, forest; sample more"):
+        st.estimate_areas(few, MAPPED, NAMES)
+    with pytest.raises(InputError, match="expected 3 classes"):
+        st.estimate_areas(SAMPLE, MAPPED, NAMES[:3])
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A model without training, its map, and labels that agree in half of it."""
+    config, decoder = EncoderConfig(64, 16, (1, 1, 1, 1), (1, 2, 2, 4), 8), Decoder(32, 9)
+    about = {
+        "encoder": config._asdict(), "decoder": decoder._asdict(),
+        "legend": lulc.HR_LULC.to_dict(), "normalization": Normalization(-10.0, 5.0)._asdict(),
+        "spacing": 5.0, "quantity": "sigma0", "polarisation": "HH", "simulated": True,
+    }  # fmt: skip
+    model = tmp_path / "model.safetensors"
+    checkpoints.save(Segmenter(Encoder(config), decoder), model, about)
+    tags = {
+        "SCENE": "IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif", "POLARISATION": "HH",
+        "SIMULATED": "yes", "SOFTWARE": "sartutorial", "QUANTITY": "sigma0",
+        "LEGEND": json.dumps(lulc.HR_LULC.for_maps.to_dict()),
+    }  # fmt: skip
+    classes = np.ones((40, 40), np.uint8)
+    path = write(tmp_path / "IMG-map.tif", classes, **tags)
+    ids = np.where(np.arange(40) < 20, 1, 8) * classes
+    return path, model, write(tmp_path / "l.tif", ids.astype(np.uint8))
+
+
+def test_a_map_has_its_papers(mapped):
+    """The item is valid by the core schema, which pystac has with it; the extensions' lie elsewhere."""
+    pystac = pytest.importorskip("pystac")
+    pytest.importorskip("jsonschema")
+    from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+    path, model, labels = mapped
+    item = pystac.Item.from_file(str(st.describe_map(path, model, labels=labels)))
+    said = item.to_dict()
+    JsonSchemaSTACValidator().validate_core(said, pystac.STACObjectType.ITEM, said["stac_version"])
+    assert item.datetime.date().isoformat() == "2022-11-19"
+    assert item.bbox[0] < 135.001 < item.bbox[2]
+    assert said["properties"]["sar:polarizations"] == ["HH"]
+    assert said["properties"]["mlm:output"][0]["classification:classes"][4]["title"] == "forest"
+    assert said["properties"]["mlm:input"][0]["value_scaling"]["mean"] == -10
+    about = said["properties"]["sartutorial:about"]
+    assert about["simulated"] and "note" not in about
+    assert about["checksum"] == checkpoints.fingerprint(model)
+    assert (path.parent / said["assets"]["map"]["href"]).resolve() == path.resolve()
+    card = path.with_suffix(".md").read_text()
+    assert "| 5 | forest |" in card
+    assert "| IoU, water | 0.500 |" in card
+
+
+def test_weights_of_the_authors_bring_their_sentence(mapped):
+    pytest.importorskip("pystac")
+    path, model, _ = mapped
+    about = json.loads(model.with_suffix(".json").read_text()) | {"published": {"file": "x.pth"}}
+    model.with_suffix(".json").write_text(json.dumps(about))
+    item = st.describe_map(path, model)
+    for file in (item, path.with_suffix(".md")):
+        assert "copyrighted by JAXA" in file.read_text()
+
+
+def test_a_map_of_another_legend_is_refused(mapped, tmp_path):
+    _, model, _ = mapped
+    tag = json.dumps(lulc.WORLDCOVER.for_maps.to_dict())
+    other = write(tmp_path / "o.tif", np.ones((9, 9), np.uint8), LEGEND=tag)
+    with pytest.raises(InputError, match="not a map of"):
+        st.describe_map(other, model)
