@@ -158,7 +158,10 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    plain: Any = frame
+    if hasattr(plain, "to_wkb"):  # a GeoDataFrame
+        plain = plain.to_wkb()
+    table = pa.Table.from_pandas(plain, preserve_index=False)
     known = {"geo": json.dumps(geo), "PANDAS_ATTRS": json.dumps(frame.attrs)}
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | known), path)
 
