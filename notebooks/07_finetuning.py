@@ -470,6 +470,29 @@ print(", ".join(f"{v:.3f} ({n} steps)" for n, v in spread.items()))
 # %% [markdown]
 # Where the last line is larger than the leads, the recipe is worth more than the start. Whoever compares two encoders with one recipe each compares recipes.
 #
+# ### The recipe of this page
+#
+# Those trials had equal *steps*, on a GPU. A reader has minutes, and a step of one network costs more than a step of another. So a second search gave every trial the same *seconds* of one thread, again as many to each start; the best of each by validation was then trained with several seeds and scored once on test patches (`book/results/live.json`):
+
+# %%
+live = json.loads(Path("../book/results/live.json").read_text())
+print(live["budget"])
+table = {
+    name: {"mIoU": r["miou"], "from": r["miou_95"][0], "to": r["miou_95"][1]}
+    | {"ECE": r["ece"], "seeds": len(r["seeds"])}
+    for name, r in live["scores"].items()
+}
+display(pd.DataFrame(table).T.style.format("{:.3f}").format("{:.0f}", subset="seeds"))
+for other, lead in live["lead of the pretrained over"].items():
+    low, high = lead["miou_95"]
+    print(
+        f"pretrained over {other}: {lead['miou']:+.3f} mIoU ({low:+.3f} to {high:+.3f})"
+    )
+print(live["limits"])
+
+# %% [markdown]
+# With minutes to spend, the pretrained start is ahead of everything else that was tried. That is a statement about minutes: given thousands of steps on a GPU, a plain U-Net overtakes it ([chapter 8](08_evaluation)).
+#
 # ### A learning rate
 #
 # The one setting that must be right. A *range test* looks for it in a minute: take steps, raise the rate with each, and watch the loss. First it is too small to do much, then the loss falls, and then it falls no further and jumps from step to step; a good peak lies some way below that. (Without clipping it would break out.)
