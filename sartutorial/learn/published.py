@@ -77,7 +77,8 @@ def load_encoder(file: str | Path, image_size: int | None = None) -> Loaded[Enco
 def load_model(file: str | Path) -> Loaded[Segmenter]:
     """A fine-tuned model, of normalised images (B, 1, H, W) to logits (B, K, H, W).
 
-    ``file`` is as for ``load_encoder``. Raises InputError if it holds no segmentation model.
+    Raises:
+        InputError: ``file``, as for ``load_encoder``, holds no segmentation model.
     """
     loaded = _load(checkpoints.named(file, "model"))
     if not isinstance(loaded.model, Segmenter):
