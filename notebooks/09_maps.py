@@ -2,38 +2,42 @@
 # # Maps
 #
 # ```{admonition} This chapter
-# **You will** slide the model over two whole scenes, blend what overlaps, and lay the map over the radar image in the browser.
+# **You will** slide the model over two whole scenes, keep it honest at the edge of the data, ask where it doubts, estimate areas with intervals, and lay it all over the radar image in the browser.
 #
 # **You need** [chapter 7](07_finetuning).
 #
-# **In the paper** §4, Fig. 4. **Modules** `learn.inference`, `maps`. **Takes** halved scenes and a model. **Makes** Cloud-Optimized GeoTIFFs and a web map. What it costs is [measured](../book/costs).
+# **In the paper** §4, Fig. 4. **Modules** `learn.inference`, `learn.reports`, `maps`. **Takes** halved scenes and a model. **Makes** Cloud-Optimized GeoTIFFs and a web map. What it costs is [measured](../book/costs).
 # ```
 #
 # **Paper:** "A qualitative example of inference over a large region is provided in Figure 4." How windows were laid and joined is not said; what follows is **ours**.
 #
 # The model sees squares, the scene is large, and at a square's rim the model knows only half of the surroundings.
-# So windows overlap by half, and where they do, their class probabilities are averaged with weights that fall towards the rim.
+# So windows overlap, their outer rim is left out, and where several see a pixel, their class probabilities are averaged with weights that fall towards the rim.
 
 # %%
+import itertools
+import json
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import rasterio
+from scipy import ndimage
 
 import sartutorial as st
 from sartutorial import rasters, tutorial
-from sartutorial.learn import datasets, evaluation, inference
+from sartutorial.learn import datasets, evaluation, inference, reports
 
 work = tutorial.data_dir()
 scenes = tutorial.halved()[:2]
 file = "reference"  # the book's own model (chapter 7)
-written = st.predict(scenes, file, work / "maps")
+written = st.predict(scenes, file, work / "maps", confidence=True)
 print(*[path.name for path in written], sep="\n")
-tutorial.show_source(inference.classify)
 
 # %% [markdown]
-# Outside the swath there is nothing to see, so no data counts as the mean backscatter in this version, and the map's rim beside no data is therefore unreliable.
-#
 # A map is a Cloud-Optimized GeoTIFF on the scene's grid: class index + 1, 0 for no data, with the class colours inside, so that QGIS shows it right, and the names, which `st.read_classes` reads.
+# It is made strip by strip: memory does not grow with the scene's length, and a run that was killed goes on from its last strip.
 
 # %%
 with rasterio.open(written[0]) as found:
@@ -44,10 +48,17 @@ print(", ".join(f"{c.id} {c.name}" for c in legend.classes))
 assert rasters.same_grid(mapped.grid, view.grid)
 assert ((mapped.ids == legend.void) == np.isnan(view.db)).all()
 
-# %% mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, label classes and predicted classes of one scene side by side, and a key to the nine colours."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated scene, its labels in nine classes, and the model's map of it.", "name": "fig-map"}, "image": {"alt": "Radar image, label classes and predicted classes of one scene side by side, and a key to the nine colours."}}
 labels = tutorial.labelled()
-truth = st.read_classes(labels / scenes[0].name)
-merged = truth.legend.to_index(truth.ids) + 1  # as maps have it
+
+
+def classes_of(scene):
+    """The labels of a scene as its map has them: index + 1, 0 for none."""
+    truth = st.read_classes(labels / scene.name)
+    return truth.legend.to_index(truth.ids) + 1
+
+
+merged = classes_of(scenes[0])
 fig, axes = plt.subplots(
     1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
 )
@@ -63,29 +74,134 @@ plt.show()
 # On all labelled pixels of these scenes, *including those that were trained on*: this describes the map, it does not test the model ([chapter 8](08_evaluation) does).
 
 # %%
-confusion = sum(inference.agreement(path, labels / path.name) for path in written)
+confusion = sum(reports.agreement(path, labels / path.name) for path in written)
 print(evaluation.scores(confusion, legend.names))
 
 # %% [markdown]
-# ## Wrong on purpose: no overlap
+# Are the towns there? A town is a patch of built-up land of at least two hectares in the labels, and it is there if most of its pixels are built-up in the map.
+
+# %%
+built = next(c.id for c in legend.classes if c.name == "built-up")
+towns, number = ndimage.label(merged == built)
+ids, hectare = np.arange(1, number + 1), 1e4 / rasters.pixel_size(view.grid) ** 2
+size = ndimage.sum_labels(towns > 0, towns, ids)
+share = ndimage.mean(mapped.ids == built, towns, ids)[size >= 2 * hectare]
+print(f"{(share > 0.5).sum()} of {len(share)} towns are there")
+assert (share > 0.5).mean() > 0.5
+
+# %% [markdown]
+# ## At the edge of the data
 #
-# Lay the windows side by side instead, and compare the class changes along the seams with those 20 to 60 pixels off.
+# Outside the swath there is nothing to see, and a network must be given *something*.
+# `predict` goes on with the mirror image of what lies inside the edge, at the slanted rim of the swath and at the end of the raster alike: the texture stays that of the land, and no new border appears.
+
+# %%
+tutorial.show_source(inference.mirrored)
+
+# %% [markdown]
+# So beside the edge the map is as good as elsewhere. We measure it by the distance to the nearest pixel without data, for water and for land.
+
+# %%
+EDGES = [0, 8, 16, 32, np.inf]
+
+
+def right_by_distance(image, truth, valid):
+    """Share of labelled water and land that is right, by distance to no data in pixels."""
+    distance = ndimage.distance_transform_edt(np.pad(valid, 1))[1:-1, 1:-1]
+    rows = {}
+    for name, chosen in (("water", truth == 1), ("land", truth > 1)):
+        chosen = chosen & valid
+        counts = [
+            np.histogram(distance[chosen & which], EDGES)[0]
+            for which in (image == truth, True)
+        ]
+        rows[name] = counts
+    return {name: np.array(both) for name, both in rows.items()}
+
+
+# %%
+counts = {"water": 0, "land": 0}
+for scene, path in zip(scenes, written, strict=True):
+    image = st.read_classes(path).ids
+    for name, both in right_by_distance(image, classes_of(scene), image > 0).items():
+        counts[name] = counts[name] + both
+columns = [f"{a} to {b} px" for a, b in itertools.pairwise(EDGES)]
+right = pd.DataFrame(
+    {name: both[0] / both[1] for name, both in counts.items()}, index=columns
+)
+near, far = counts["water"][:, :2].sum(1), counts["water"][:, 2:].sum(1)
+assert near[0] / near[1] > far[0] / far[1] - 0.02  # two points
+right.T.style.format("{:.3f}")
+
+# %% [markdown]
+# ## Wrong on purpose: no data forgotten
+#
+# What if no data simply counts as the mean backscatter, which is 0 after normalisation, an obvious choice? We fill it in by hand, in a part of a scene, and map that.
 
 # %%
 model, description = st.load_model(file)
 norm = datasets.Normalization(**description["normalization"])
-size = description["encoder"]["image_size"]
+rows = 384
+top = (view.grid.height - rows) // 2
+dn = st.db_to_dn(view.db[top : top + rows])
+valid = dn > 0
+dn[~valid] = st.db_to_dn(norm.mean)
+grid = rasters.Grid(
+    view.grid.crs,
+    view.grid.transform @ rasterio.Affine.translation(0, top),
+    dn.shape[1],
+    rows,
+)
+with rasters.create(
+    work / "forgotten.tif", grid, {"QUANTITY": "sigma0"}, dtype="uint16"
+) as out:
+    out.write(dn, 1)
 
 
-def whole(step):
-    with rasters.opened(scenes[0]) as scene:
+# %%
+def whole(scene, laid):
+    """The map of a scene as an array."""
+    with rasters.opened(scene) as sar:
         return np.concatenate(
-            [band for _, band in inference.classify(scene, model, norm, step=step)]
+            [strip for _, strip in inference.classify(sar, model, norm, laid)]
         )
 
 
-butted, blended = whole(size), mapped.ids
-seams = np.arange(size, butted.shape[1] - size, size)
+side = description["encoder"]["image_size"]
+forgotten = whole(work / "forgotten.tif", inference.windows(side))
+truth, kept = merged[top : top + rows], mapped.ids[top : top + rows]
+shares = {}
+for name, image in (("forgotten", forgotten), ("mirrored", kept)):
+    good, every = right_by_distance(image, truth, valid)["land"]
+    shares[name] = good / every
+assert shares["forgotten"][0] < shares["mirrored"][0]
+pd.DataFrame(shares, index=columns).T.style.format("{:.3f}").set_caption(
+    "Land that is right, by distance to no data"
+)
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The swath's western edge (simulated): the labels, the map where no data counts as the mean backscatter, and the map where it is mirrored.", "name": "fig-edge"}, "image": {"alt": "Three crops of the same slanted swath edge. In the middle one a band of wrong classes runs along the edge; in the right one the classes run up to the edge as in the labels."}}
+left = max(int(np.argmax(valid.any(0))) - 10, 0)
+crop = np.s_[:, left : left + 300]
+fig, axes = plt.subplots(1, 3, figsize=(11, 5), layout="constrained")
+for ax, name, image in (
+    (axes[0], "labels", truth),
+    (axes[1], "no data as the mean", forgotten),
+    (axes[2], "no data mirrored", kept),
+):
+    st.show_classes(np.where(valid, image, 0)[crop], ax, name, legend=legend)
+plt.show()
+
+# %% [markdown]
+# ## Wrong on purpose: no overlap
+#
+# Lay the windows side by side instead, with no rim left out, and compare the class changes along the seams with those 20 to 60 pixels off.
+
+# %%
+butted, blended = (
+    whole(scenes[0], inference.windows(side, step=side, rim=0)),
+    mapped.ids,
+)
+seams = np.arange(side, butted.shape[1] - side, side)
 
 
 def changes(image, columns):
@@ -95,14 +211,107 @@ def changes(image, columns):
     return (left != right)[both].mean()
 
 
-for name, image in (("side by side", butted), ("blended", blended)):
-    elsewhere = np.mean([changes(image, seams + shift) for shift in (20, 40, 60)])
-    print(
-        f"{name:<13} class changes at the seams {changes(image, seams):.3f}, elsewhere {elsewhere:.3f}"
+def seam(image, at):
+    """Class changes at the seams, over those elsewhere: 1 where no seam shows."""
+    return changes(image, at) / np.mean(
+        [changes(image, at + shift) for shift in (20, 40, 60)]
     )
-assert changes(butted, seams) > changes(blended, seams)
+
+
+# %%
+# Blended windows begin every half of a side, a rim before it.
+laid = inference.windows(side)
+starts = np.arange(laid.step, blended.shape[1] - side, laid.step)
+print(f"side by side {seam(butted, seams):.2f}, blended {seam(blended, starts):.2f}")
+assert seam(butted, seams) > max(seam(blended, starts), 1.05)
+for name, image in (("side by side", butted), ("blended", blended)):
+    known = (merged > 0) & (image > 0)
+    print(f"{name:<13} {(image == merged)[known].mean():.4f} of the pixels are right")
 
 # %% [markdown]
+# ## Where does it doubt?
+#
+# With `confidence=True` (`--confidence`), a second file lies beside the map. Its bands say what they are:
+
+# %%
+doubts = written[0].with_suffix(".confidence.tif")
+with rasterio.open(doubts) as found:
+    print(*found.descriptions, f"no data: {found.nodata:.0f}", sep="\n")
+    confidence, margin, validity = found.read()
+codes, number = np.unique(validity[validity < 255], return_counts=True)
+print(dict(zip(codes.tolist(), (number / number.sum()).round(4).tolist(), strict=True)))
+
+# %% [markdown]
+# Is a confidence of 80 % right in 80 % of the cases? The expected calibration error is the mean distance between the two, weighted by pixels.
+# Again, some of these pixels were trained on.
+
+# %%
+known = (merged > 0) & (mapped.ids > 0)
+steps = np.clip(confidence[known] // 10, 0, 9)
+hits, number = (
+    np.bincount(steps, weights=w, minlength=10)
+    for w in ((mapped.ids == merged)[known], np.ones(known.sum()))
+)
+said = np.bincount(steps, weights=confidence[known] / 100, minlength=10)
+there = number > 0
+error = np.abs(hits - said).sum() / number.sum()
+print(f"expected calibration error {error:.3f}")
+pd.DataFrame(
+    {
+        "pixels": number[there] / number.sum(),
+        "confidence": (said / np.maximum(number, 1))[there],
+        "right": (hits / np.maximum(number, 1))[there],
+    }
+).style.format("{:.3f}")
+
+# %% [markdown]
+# ## How large is each class?
+#
+# Counting the map's pixels gives areas with the map's errors in them. The recommended way is a sample, drawn class by class of the map, whose true classes somebody looks up; here the labels tell.
+# The estimator and its interval are those of the good-practice paper {cite:p}`olofsson2014good`. The interval is an approximation for large samples; the exact one beside it is ours, made of Clopper and Pearson's.
+
+# %%
+rng = np.random.default_rng(0)
+found, true = mapped.ids[known], merged[known]
+k = len(legend.names)
+sample = np.zeros((k, k), int)
+for c in range(1, k + 1):
+    at = np.flatnonzero(found == c)
+    at = rng.choice(at, min(100, len(at)), replace=False)
+    sample[c - 1] = np.bincount(true[at] - 1, minlength=k)
+pixels = np.bincount(found, minlength=k + 1)[1:]
+table = st.estimate_areas(
+    sample, pixels, legend.names, pixel=rasters.pixel_size(view.grid) ** 2 / 1e4
+)
+table.insert(2, "true", np.bincount(true, minlength=k + 1)[1:] / hectare)
+table.iloc[:, :8].style.format("{:.0f}").set_caption("Hectares")
+
+# %% [markdown]
+# How far may one trust the intervals? The simulator knows the truth, so we can count: `python -m experiments.area_coverage` draws a thousand such samples and looks how often each interval holds the true area. It should be 95 %.
+
+# %%
+coverage = json.loads(Path("../book/results/area_coverage.json").read_text())
+held = pd.DataFrame(
+    {
+        (f"{size} pixels a class", kind): {
+            name: one["held"] for name, one in of.items()
+        }
+        for size, kinds in coverage["by_pixels_a_class"].items()
+        for kind, of in kinds.items()
+    }
+)
+exact = held.xs("exact", axis=1, level=1)
+normal = held.xs("normal", axis=1, level=1)
+print(
+    f"of {coverage['samples']} samples, at worst: normal {normal.min().min():.2f}, exact {exact.min().min():.2f}"
+)
+assert exact.min().min() >= 0.95 - 0.02 and normal.min().min() < 0.9
+held.style.format("{:.2f}")
+
+# %% [markdown]
+# With small samples the normal interval misses the true area of some classes far more often than it says: a sample that holds none of the few hidden pixels takes them for impossible.
+# The exact one keeps its word, and is wide. A larger sample helps both.
+#
 # ## In the browser
 
 # %%
@@ -111,16 +320,67 @@ st.web_map(
         "backscatter (simulated)": scenes[0],
         "labels (simulated)": labels / scenes[0].name,
         "map": written[0],
+        "confidence": doubts,
+        "errors (white)": (written[0], labels / scenes[0].name),
     }
 )
 
 # %% [markdown]
-# Switch the layers on and off at the upper right.
+# Each layer can be switched off and made transparent; the swipe takes the uppermost one off from the right.
 # The map has no base layer, so that the page needs no map server; `st.web_map(..., base=True)` adds OpenStreetMap.
 # (There is nothing to see there: the island lies in the open Pacific.)
 #
+# ## Exercises
+#
+# **1.** A map has a smallest patch that its users want to see. Take out all patches under 25 pixels with `rasterio.features.sieve`. What does it do to the accuracy, and to the number of patches?
+
+# %% tags=["hide-cell"]
+from rasterio import features
+
+sieved = features.sieve(mapped.ids, size=25, mask=mapped.ids > 0)
+for name, image in (("as it is", mapped.ids), ("sieved", sieved)):
+    patches = sum(ndimage.label(image == c.id)[1] for c in legend.classes)
+    print(f"{name:<9} {(image == merged)[known].mean():.4f} right, {patches} patches")
+assert (sieved > 0).sum() == (mapped.ids > 0).sum()
+
+# %% [markdown]
+# **2.** Leave out what the model doubts. Which confidence must a pixel have so that 95 % of those kept are right, and how much of the scene is that?
+
+# %% tags=["hide-cell"]
+for least in range(0, 100, 5):
+    kept = known & (confidence >= least)
+    accuracy = (mapped.ids == merged)[kept].mean()
+    if accuracy >= 0.95:
+        break
+print(
+    f"from {least} % on: {accuracy:.3f} right, {kept.sum() / known.sum():.2f} of the pixels"
+)
+assert (mapped.ids == merged)[known & (confidence < 50)].mean() < accuracy
+
+# %% [markdown]
+# **3.** Draw the same number of pixels at random from the whole map instead of class by class. How many of them are solar panels, and what becomes of that class's interval?
+
+# %% tags=["hide-cell"]
+at = rng.choice(len(found), sample.sum(), replace=False)
+plain = np.bincount((found[at] - 1) * k + true[at] - 1, minlength=k * k).reshape(k, k)
+rare = legend.names.index("solar panel")
+print(f"solar panels: {plain[rare].sum()} at random, {sample[rare].sum()} by class")
+assert plain[rare].sum() < sample[rare].sum()
+if plain.sum(1).min() >= 2:  # else the estimator refuses
+    other = st.estimate_areas(plain, pixels, legend.names, pixel=1 / hectare)
+    for name, t in (("at random", other), ("by class", table)):
+        low, high = t.loc["solar panel", ["exact_low", "exact_high"]]
+        print(f"{name:<9} {low:.0f} to {high:.0f} hectares")
+
+# %% [markdown]
 # ## Key points
 #
-# - Overlap and blend, or the windows show.
+# - Overlap, leave out the rim and blend, or the windows show.
+# - What a network sees beside the edge of the data is your choice: mirror, and the edge is no other place.
+# - Pixels counted are not an area; a sample by class is, with an interval, and small samples promise too much.
 # - A model belongs to a pixel spacing, a unit and a polarisation; `predict` refuses a scene that differs and says what to do.
-# - On the command line: `sartutorial predict SCENE... --model FILE --out PATH`.
+# - On the command line: `sartutorial predict SCENE... --model FILE --out PATH [--confidence]`.
+#
+# ## References
+#
+# Fig. 4 is that of {cite:t}`imamoglu2026tutorial`; areas are estimated as {cite:t}`olofsson2014good` recommend.

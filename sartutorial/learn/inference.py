@@ -148,17 +148,17 @@ def _map(
     with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
         laid = windows(model.encoder.config.image_size)
-        how: dict[str, Any] = {"windows": laid}
+        how = {"windows": tuple(laid)}
         wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
         missing = {file: whole for file, whole in wholes.items() if whole}
         if not missing:
             return out
         locked = next(iter(missing))
         store = locked.parent / files.NOTES / f"{locked.name}.strips"
-        how |= {"files": len(outs)}
-        if not files.up_to_date(store, inputs, how):
+        stored = how | {"files": len(outs)}
+        if not files.up_to_date(store, inputs, stored):
             store.write_bytes(b"")
-            files.record(store, inputs, how)
+            files.record(store, inputs, stored)
         strips = laid.strips(sar)
         shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
         _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
@@ -187,9 +187,15 @@ def _compute(
     name = f"map {files.name_of(sar.name)}"
     with (
         store.open("r+b") as file,
-        tqdm(desc=name, total=sum(pixels), initial=sum(pixels[:done]), unit="Mpx",
-             bar_format=BAR, disable=not progress) as bar,
-    ):  # fmt: skip
+        tqdm(
+            desc=name,
+            total=sum(pixels),
+            initial=sum(pixels[:done]),
+            unit="Mpx",
+            bar_format=BAR,
+            disable=not progress,
+        ) as bar,
+    ):
         file.truncate(ends[done])
         file.seek(ends[done])
         for i, strip in enumerate(blended(sar, model, norm, laid, begin=done), done):

@@ -285,14 +285,18 @@ def _say_model(
         for c in legend.classes
     ]
     result = mlm.ResultStructure.create(
-        [-1, len(classes), side, side], ["batch", "class", "height", "width"],
+        [-1, len(classes), side, side],
+        ["batch", "class", "height", "width"],
         raster.DataType.FLOAT32,
-    )  # fmt: skip
+    )
     tasks = [mlm.TaskType.SEMANTIC_SEGMENTATION]
     quantity = known.get("quantity", "backscatter")
     mlm.MLMExtension.ext(item, add_if_missing=True).apply(
-        about["model"], "Swin Transformer, UPerNet", tasks,
+        about["model"],
+        "Swin Transformer, UPerNet",
+        tasks,
         [mlm.ModelInput.create(f"{quantity} in dB", [band], shape, value_scaling=scaling)],
         [mlm.ModelOutput.create("classes", tasks, result, classes=classes)],
-        framework="pytorch", total_parameters=about["parameters"],
-    )  # fmt: skip
+        framework="pytorch",
+        total_parameters=about["parameters"],
+    )
