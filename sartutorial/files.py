@@ -277,6 +277,11 @@ def made(
             _note(out, before)
 
 
+def record(out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]) -> None:
+    """Note what ``out``, which is there, is made from, for ``up_to_date``."""
+    _note(Path(out), _described(inputs, parameters))
+
+
 def _sidecar(out: Path) -> Path:
     return out.parent / NOTES / f"{out.name}.json"
 

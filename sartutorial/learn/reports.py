@@ -231,7 +231,7 @@ def _item(
     import pystac
     from pystac.extensions import sar
 
-    boxes = rasters.bounds_of(grid, rasters.DEGREES)
+    boxes = rasters.bounds_of(grid)
     rings = [[[[w, s], [e, s], [e, n], [w, n], [w, s]]] for w, s, e, n in boxes]
     place: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}
     if len(rings) == 1:
