@@ -197,10 +197,14 @@ def final(start: str, s: dict[str, Any], seed: int, steps: int) -> dict[str, Any
         profiles.PROFILES[name] = as_profile(name, s, epochs := max(steps // epoch, 1))
         out = profiles.data_dir() / "search" / f"{name}-{seed}"
         encoder, steps = "reference" if start == PRETRAINED else None, epochs * epoch
+        there = (
+            out / "model.safetensors"
+        ).exists()  # from a run that was cut off: its time is lost
         file = st.finetune(tutorial.sampled(), out, encoder=encoder, seed=seed, profile=name)
-        took = time.process_time() - begin
+        took: float | None = time.process_time() - begin
         val, test = (st.evaluate(tutorial.sampled(), file, split=k) for k in ("val", "test"))
-    return {"steps": steps, "seconds": round(took, 1)} | both(val, test)
+        took = None if there else took
+    return {"steps": steps, "seconds": took and round(took, 1)} | both(val, test)
 
 
 def forest() -> dict[str, Any]:
