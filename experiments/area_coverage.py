@@ -50,7 +50,7 @@ def coverage(counts: NDArray[np.int64], size: int) -> dict[str, Any]:
     kinds = dict(zip(("normal", "exact"), zip(held, width, strict=True), strict=True))
     return {
         kind: {
-            name: {"held": h / SAMPLES, "width": round(w / SAMPLES, 4)}
+            name: {"held": float(h / SAMPLES), "width": round(w / SAMPLES, 4)}
             for name, h, w in zip(NAMES, *both, strict=True)
         }
         for kind, both in kinds.items()

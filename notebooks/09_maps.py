@@ -310,7 +310,7 @@ held.style.format("{:.2f}")
 
 # %% [markdown]
 # With small samples the normal interval misses the true area of some classes far more often than it says: a sample that holds none of the few hidden pixels takes them for impossible.
-# The exact one keeps its word, and is wide. A larger sample helps both.
+# The exact one keeps its word and more: it is wider than it need be, for rare classes many times their area. A larger sample helps both.
 #
 # ## In the browser
 

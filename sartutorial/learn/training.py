@@ -278,11 +278,17 @@ def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 def own_processes() -> Iterator[None]:
     """Let processes that start now ignore the caller's script, and other launchers' words of theirs."""
     main, said = sys.modules["__main__"], dict(os.environ)
+    others = multiprocessing.active_children()
     sys.modules["__main__"] = ModuleType("__main__")
     for name in LAUNCHERS:
         os.environ.pop(name, None)
     try:
         yield
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            if child not in others and not child.daemon:
+                child.join(60)  # until it has ended its step, and the line of its bar
+        raise
     finally:
         sys.modules["__main__"] = main
         os.environ.update(said)
