@@ -308,7 +308,7 @@ def steady() -> Iterator[Callable[[], None]]:
 
     before, handler = torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
-    if ours := main and handler is signal.default_int_handler:
+    if ours := main and callable(handler):
         signal.signal(signal.SIGINT, lambda *_: noted.append(_))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
