@@ -333,7 +333,8 @@ def write(runs: list[dict[str, Any]], finals: list[dict[str, Any]], o: argparse.
     result = {
         "what": "random search of the recipe of chapter 07's live run: equal seconds of one thread",
         "budget": f"{o.trials} trials a start of {o.seconds:g} s; then the best of each by "
-        f"validation, {o.seeds} seeds of at most {o.final:g} s (encoders in whole epochs)",
+        f"validation, {o.seeds} seeds of about {o.final:g} s at its trial's pace (encoders in whole "
+        "epochs and with their validation; each run says the seconds it took)",
         "names": NAMES,
         "data": "simulated laptop world (seed 0), blocked split with buffer",
         "limits": "few trials, one seed each; settings of the first were found by looks (see looks) at "
