@@ -230,7 +230,7 @@ def as_profile(name: str, s: dict[str, Any], epochs: int) -> profiles.Profile:
         name=name,
         decoder_width=s["width"],
         finetune_epochs=epochs,
-        finetune_warmup=s["warm"] * epochs,
+        finetune_warmup=round(s["warm"] * epochs, 6),
         finetune_batch=s["batch"],
         finetune_base_lr=s["lr"] * 512 / s["batch"],
         dropout=s["dropout"],
