@@ -234,7 +234,7 @@ def as_profile(name: str, s: dict[str, Any], epochs: int) -> profiles.Profile:
         name=name,
         decoder_width=s["width"],
         finetune_epochs=epochs,
-        finetune_warmup=s["warm"] * epochs,
+        finetune_warmup=round(s["warm"] * epochs, 6),
         finetune_batch=s["batch"],
         finetune_base_lr=s["lr"] * 512 / s["batch"],
         dropout=s["dropout"],
@@ -337,7 +337,8 @@ def write(runs: list[dict[str, Any]], finals: list[dict[str, Any]], o: argparse.
     result = {
         "what": "random search of the recipe of chapter 07's live run: equal seconds of one thread",
         "budget": f"{o.trials} trials a start of {o.seconds:g} s; then the best of each by "
-        f"validation, {o.seeds} seeds of at most {o.final:g} s (encoders in whole epochs)",
+        f"validation, {o.seeds} seeds of about {o.final:g} s at its trial's pace (encoders in whole "
+        "epochs and with their validation; each run says the seconds it took)",
         "names": NAMES,
         "data": "simulated laptop world (seed 0), blocked split with buffer",
         "limits": "few trials, one seed each; settings of the first were found by looks (see looks) at "
