@@ -182,7 +182,7 @@ def _check_place(path: str | Path, dataset: DatasetReader) -> None:
         raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
     try:
         size = pixel_size(dataset) if crs.is_geographic or crs.is_projected else math.nan
-    except (RasterioError, CPLE_BaseError):
+    except (RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
         size = math.nan
     if not 0 < size < math.inf:
         name = crs.to_wkt().split('"')[1]

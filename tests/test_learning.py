@@ -264,7 +264,7 @@ def test_a_narrow_decoder_takes_one_small_image(tiny, width, head):
     image = torch.randn(2, 1, 32, 32)
     together, alone = model(image), model(image[:1])
     assert alone.shape == (1, 3, 32, 32)
-    torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, together[:1], rtol=1e-3, atol=1e-3)
     level = model.decoder.pyramid[0](torch.randn(1, 128, 1, 1))
     assert (level != level.mean()).any()  # a group of one value would be 0 everywhere
 

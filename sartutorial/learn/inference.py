@@ -354,7 +354,7 @@ def _read(
     z = image[rim : rim + done, rim : rim + width]
     validity = np.where(np.isnan(z), NO_DATA, np.abs(z) > RANGE).astype(np.uint8)
     if sar.product_mask and product.level in DISTORTED:
-        mask = turned(partial(sar.product_mask[0].read, 1), i * step, i * step + done)
+        mask = turned(partial(sar.product_mask.read, 1), i * step, i * step + done)
         for value, code in DISTORTED[product.level].items():
             validity[(mask == value) & (validity != NO_DATA)] = code
     valid = np.any(np.isfinite(image[rim : size - rim]), axis=0)
