@@ -358,7 +358,7 @@ print(
 assert (mapped.ids == merged)[known & (confidence < 50)].mean() < accuracy
 
 # %% [markdown]
-# **3.** Draw the same number of pixels at random from the whole map instead of class by class. How many of them are solar panels, and what becomes of that class's interval?
+# **3.** Draw the same number of pixels at random from the whole map instead of class by class. How many of them are solar panels in the map, and what can be said of that class's accuracy?
 
 # %% tags=["hide-cell"]
 at = rng.choice(len(found), sample.sum(), replace=False)
@@ -369,8 +369,8 @@ assert plain[rare].sum() < sample[rare].sum()
 if plain.sum(1).min() >= 2:  # else the estimator refuses
     other = st.estimate_areas(plain, pixels, legend.names, pixel=1 / hectare)
     for name, t in (("at random", other), ("by class", table)):
-        low, high = t.loc["solar panel", ["exact_low", "exact_high"]]
-        print(f"{name:<9} {low:.0f} to {high:.0f} hectares")
+        right, spread = t.loc["solar panel", ["user", "user_se"]]
+        print(f"{name:<9} users' accuracy {right:.2f}, standard error {spread:.2f}")
 
 # %% [markdown]
 # ## Key points
