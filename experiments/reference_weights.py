@@ -38,7 +38,7 @@ WEIGHTS = Path(__file__).parents[1] / "book" / "weights"
 WORLDS = range(101, 109)  # seeds; the laptop world itself has 0, the one that confirms 777
 SIZE, KEEP = 128, 500  # px; steps between two saved states
 CONFIG = EncoderConfig(SIZE, LAPTOP.embed_dim, LAPTOP.depths, LAPTOP.num_heads, 8)
-DECODER = Decoder(32, 9, dropout=0.0, merged_taps=False, detail=True)
+DECODER = Decoder(32, 9, dropout=0.0, merged_taps=False, head="detail")
 PRETRAIN = dict(steps=5940, batch=256, rate=1.5e-3, warmup=0.05, cells=32, ratio=0.6)
 FINETUNE = dict(steps=4000, batch=8, rate=3e-3, warmup=0.25, layer_decay=0.9, drop_path=0.1)
 

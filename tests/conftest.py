@@ -35,6 +35,11 @@ TINY = dataclasses.replace(
     pretrain_epochs=2,
     finetune_epochs=2,
     finetune_warmup=1,
+    finetune_batch=8,  # from here on what tests were written for, whatever the laptop's recipe is
+    finetune_base_lr=0.32,
+    merged_taps=True,
+    head="detail",
+    layer_decay=0.8,
 )
 profiles.PROFILES["tiny"] = TINY
 UTM = "EPSG:32653"

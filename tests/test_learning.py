@@ -252,6 +252,22 @@ def test_a_decoder_of_either_taps_gives_every_pixel_its_classes(tiny, merged):
     assert model.decoder.laterals[0][0].in_channels == (32 if merged else 16)
 
 
+@pytest.mark.parametrize("head", ["grown", "detail", "quarter"])
+def test_heads_differ_in_how_fine_their_classes_are(tiny, head):
+    config = config_of(tiny, 64, "simmim")
+    model = Segmenter(Encoder(config), Decoder(32, 5, head=head))
+    logits = model(torch.randn(2, 1, 64, 64))
+    assert logits.shape == (2, 5, 64, 64)
+    coarse = logits[..., [0, 21, 42, 63], :][..., [0, 21, 42, 63]]  # every fifth of 16 x 16 cells
+    between = torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear", align_corners=True)
+    assert not torch.allclose(between, logits, atol=1e-3)  # 16 x 16 say more than 4 x 4
+    if head == "quarter":
+        (cells,) = [m for m in model.decoder.head.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert cells.kernel_size == (1, 1)
+        steps = logits.diff(dim=-1).diff(dim=-1).abs() > 1e-4  # straight but at the 16 cells
+        assert steps.any(dim=(0, 1, 2)).sum() <= 2 * 16
+
+
 def test_the_learning_rate_is_the_authors():
     theirs = profiles.PROFILES["japan"]
     assert (theirs.pretrain_batch, theirs.finetune_batch) == (8 * 256, 8 * 64)

@@ -104,7 +104,7 @@ def _job(
     rate = scale.dropout if dropout is None else dropout
     if not 0 <= rate < 1:
         raise InputError(f"--dropout {rate:g}: must be from 0 to less than 1")
-    decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps, scale.detail)
+    decoder = Decoder(scale.decoder_width, len(legend.names), rate, scale.merged_taps, scale.head)
     counts = torch.from_numpy(datasets.class_counts(rows, legend).sum(0))
     weights = rarity_weights(counts, scale.class_weight) if scale.loss != "dice-focal" else None
     said: dict[str, Any] = {

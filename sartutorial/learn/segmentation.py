@@ -16,6 +16,7 @@ DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is l
 GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
 
 LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
+HeadName = Literal["grown", "detail", "quarter"]
 
 
 class Decoder(NamedTuple):
@@ -25,7 +26,9 @@ class Decoder(NamedTuple):
     classes: int = 9
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
-    detail: bool = False  # a head that sees the image itself (ours), see ``DetailHead``
+    # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
+    # of its features, resized, as Xiao et al.; detail: it sees the image too (ours), ``DetailHead``.
+    head: HeadName = "grown"
 
 
 def resized(x: Tensor, side: int) -> Tensor:
@@ -77,7 +80,7 @@ class UPerNet(nn.Module):
 
     ``channels`` are those of the encoder's four taps. It differs from the original: GELU and dropout,
     max pooling in the pyramid, laterals upsampled before the sum (which taps from before merging need
-    not be), and a head that grows to full resolution in two steps.
+    not be), and a head that grows to full resolution in two steps, where Xiao et al. resize classes.
     """
 
     def __init__(self, channels: tuple[int, ...], config: Decoder) -> None:
@@ -93,15 +96,15 @@ class UPerNet(nn.Module):
         self.smooth = nn.ModuleList(block(width, width, 1, dropout) for _ in range(3))
         self.fuse = block(4 * width, width, 1, dropout)
         twice = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-        self.head: nn.Module = (
-            DetailHead(width, classes)
-            if config.detail
-            else nn.Sequential(
+        self.head: nn.Module = nn.Conv2d(width, classes, 1)
+        if config.head == "detail":
+            self.head = DetailHead(width, classes)
+        elif config.head == "grown":
+            self.head = nn.Sequential(
                 nn.Sequential(twice, *block(width, width, 3)),
                 nn.Sequential(twice, *block(width, width, 3)),
                 nn.Conv2d(width, classes, 3, padding=1),
             )
-        )
 
     def forward(self, taps: list[Tensor], image: Tensor) -> Tensor:
         """Four maps, from f1 at 1/8 (or 1/4) to f4 at 1/32 of the image, to logits (B, K, H, W)."""
@@ -115,7 +118,7 @@ class UPerNet(nn.Module):
         x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
         logits: Tensor = self.head(x, image) if isinstance(self.head, DetailHead) else self.head(x)
-        return logits
+        return resized(logits, image.shape[-1])
 
 
 class Segmenter(nn.Module):
