@@ -92,6 +92,7 @@ for part in ("encoder", "decoder"):
     number = sum(p.numel() for p in getattr(model, part).parameters())
     print(f"{part}: {number / 1e6:.2f} million parameters")
 
+
 # %% [markdown]
 # ## The decoder
 #
@@ -102,8 +103,6 @@ for part in ("encoder", "decoder"):
 # The paper's Fig. 7 shows it. Our copy has lost the picture, so this one is **ours**, drawn from the authors' code; what stands in it is measured on the model that was just made, for one patch.
 
 # %% tags=["hide-input"]
-
-
 def square(rows, n=4):
     """The n x n adjoining patches whose classes are mixed most evenly, row by row."""
     side, best = rows["size"].iloc[0], (-1.0, None)
@@ -150,7 +149,7 @@ def draw_classes(classes, ax, title=""):
     st.show_classes(whole, ax, title, legend=st.HR_LULC, training=True)
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "UPerNet on Swin, the subject of the paper's Fig. 7, redrawn by us from the model of this chapter: shapes are channels \u00d7 height \u00d7 width as it returns them for one simulated patch, the map at the right is its own. B is a 1 \u00d7 1 convolution with GroupNorm, GELU and dropout. The last step, the head, differs between models (below).", "name": "fig-upernet"}, "image": {"alt": "A diagram in the shape of a U. Left, from bottom to top: the radar patch, patch embedding and four encoder stages, each giving a map f1 to f4 to the right. The deepest goes through a pooling pyramid to x1; from there arrows lead down through x2 and x3 to x4, each adding the map beside it. All four x meet in a fusing block, which leads down to the head, which returns the map of classes."}}
+# %% mystnb={"figure": {"caption": "UPerNet on Swin, the subject of the paper's Fig. 7, redrawn by us from the model of this chapter: shapes are channels \u00d7 height \u00d7 width as it returns them for one simulated patch, the map at the right is its own. B is a 1 \u00d7 1 convolution with GroupNorm, GELU and dropout. The last step, the head, differs between models (below).", "name": "fig-upernet"}, "image": {"alt": "A diagram in the shape of a U. Left, from bottom to top: the radar patch, patch embedding and four encoder stages, each giving a map f1 to f4 to the right. The deepest goes through a pooling pyramid to x1; from there arrows lead down through x2 and x3 to x4, each adding the map beside it. All four x meet in a fusing block, which leads down to the head, which returns the map of classes."}} tags=["hide-input"]
 first = int((datasets.class_counts(piece, st.HR_LULC) > 200).sum(1).argmax())
 image = ((piece_db - norm.mean) / norm.std)[first : first + 1]
 shapes = {}
@@ -300,15 +299,14 @@ tutorial.show_source(segmentation.UPerNet.forward)
 # %% tags=["hide-input"]
 tutorial.show_source(segmentation.DetailHead)
 
+
 # %% [markdown]
 # ## What the decoder sees
 #
 # Four by four adjoining validation patches make a piece of a scene to look at.
 # A map of features has dozens of channels, and an eye has three. *Principal components* are the three directions in which the features of the piece vary most; they are drawn as red, green and blue. Which colour is which means nothing; what has one colour looks alike to the network.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A piece of a simulated scene (validation blocks), and the four maps that the fine-tuned encoder hands to the decoder: first three principal components as colour, each map on its own.", "name": "fig-taps"}, "image": {"alt": "Five panels. The radar image, then four maps that get coarser from left to right. In the finer ones water, towns, fields and forest stand in colours of their own; in the coarsest only large squares are left, some of them whole patches."}}
-
-
+# %% mystnb={"figure": {"caption": "A piece of a simulated scene (validation blocks), and the four maps that the fine-tuned encoder hands to the decoder: first three principal components as colour, each map on its own.", "name": "fig-taps"}, "image": {"alt": "Five panels. The radar image, then four maps that get coarser from left to right. In the finer ones water, towns, fields and forest stand in colours of their own; in the coarsest only large squares are left, some of them whole patches."}} tags=["hide-input"]
 def axes_of(x):
     """Mean, spread, three principal axes and the range on them of features (N, C, h, w)."""
     flat = x.movedim(1, -1).flatten(0, -2).double()
@@ -374,7 +372,7 @@ print(f"equal logits: Dice {dice(equal, target):.3f}, focal {focal(equal, target
 # %% [markdown]
 # Two questions tell losses apart. What does a pixel cost, the surer the model is of its true class? And what does it cost to miss a whole class, the smaller it is?
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the loss of pixels whose true class gets a probability p. Right: what missing a class altogether adds to the loss, relative to a class of half of the pixels, by the share that it fills; its pixels are given to the other class, and the model is sure of it. Computed with the package's own functions.", "name": "fig-losses"}, "image": {"alt": "Two panels with four lines. Left, against confidence: cross-entropy falls steadily, focal loss falls to nearly nothing once the model is fairly sure, Dice falls almost straight. Right, against the share of a missed class, both axes logarithmic: Dice is flat, plain cross-entropy and focal loss fall in proportion to the share, and cross-entropy weighted by the root of rarity lies between."}}
+# %% mystnb={"figure": {"caption": "Left: the loss of pixels whose true class gets a probability p. Right: what missing a class altogether adds to the loss, relative to a class of half of the pixels, by the share that it fills; its pixels are given to the other class, and the model is sure of it. Computed with the package's own functions.", "name": "fig-losses"}, "image": {"alt": "Two panels with four lines. Left, against confidence: cross-entropy falls steadily, focal loss falls to nearly nothing once the model is fairly sure, Dice falls almost straight. Right, against the share of a missed class, both axes logarithmic: Dice is flat, plain cross-entropy and focal loss fall in proportion to the share, and cross-entropy weighted by the root of rarity lies between."}} tags=["hide-input"]
 p = torch.linspace(0.02, 0.98, 49)
 two = torch.stack([p, 1 - p], 1).log()  # logits of two classes, the first is true
 zero = torch.zeros(20, dtype=torch.long)
@@ -559,7 +557,7 @@ print(
     f"lowest at a rate of {rising[lowest]:.1e}; this profile's peak: {run.learning_rate:.1e}"
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: a range test from the reference encoder, one step a rate (simulated training patches; thin: each batch, thick: smoothed). Right: validation mIoU of the recorded trials by their peak rate; everything else differs between them, too.", "name": "fig-rate"}, "image": {"alt": "Left: the loss against a rising learning rate on a logarithmic axis: falling slowly, then jumping about without getting lower; the peak of this chapter's run is marked. Right: a cloud of points of validation mIoU against learning rate, circles for pretrained starts, crosses for scratch, larger for longer runs."}}
+# %% mystnb={"figure": {"caption": "Left: a range test from the reference encoder, one step a rate (simulated training patches; thin: each batch, thick: smoothed). Right: validation mIoU of the recorded trials by their peak rate; everything else differs between them, too.", "name": "fig-rate"}, "image": {"alt": "Left: the loss against a rising learning rate on a logarithmic axis: falling slowly, then jumping about without getting lower; the peak of this chapter's run is marked. Right: a cloud of points of validation mIoU against learning rate, circles for pretrained starts, crosses for scratch, larger for longer runs."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 axes[0].semilogx(rising, range_loss, color="0.7", linewidth=1)
 axes[0].semilogx(rising, smooth, color="#0072b2", linewidth=2)
@@ -597,6 +595,7 @@ axes[1].minorticks_off()
 axes[1].legend(frameon=False)
 plt.show()
 
+
 # %% [markdown]
 # The left panel took seconds and says where *not* to go: far to the right, where a step undoes what the last one did. The right panel took a search on a GPU, and says less about the rate than one would like, because everything else varies with it.
 # So: range test first, then a few short runs at three rates around it, compared on validation patches. Never on test patches: whoever chooses on them has used them up.
@@ -608,8 +607,6 @@ plt.show()
 # A falling training loss is no proof. After each epoch the weights were kept; here they are scored on validation patches (every fourth, for time). Epoch 0 is before training.
 
 # %%
-
-
 def score(network, norm, rows=val):
     """Scores of a network on validation patches, as ``st.evaluate`` has them for a file."""
     return evaluation.scored(network.eval(), folder, rows, norm, names)
@@ -642,7 +639,7 @@ for name in file:
     assert mean[name, last] > mean[name, 0]
 display(mean.unstack(0).rename_axis(index="epoch").style.format("{:.3f}", na_rep="–"))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: training loss by epoch (simulated training patches; the same loss and steps for both). Right: mIoU on validation patches, lines, and IoU of built-up, dotted; epoch 0 is before training. One run each.", "name": "fig-finetune"}, "image": {"alt": "Two panels. Left, two falling curves of the training loss; the one from the reference encoder lies below the one from scratch. Right, rising curves of validation mIoU and of the IoU of built-up for both starts; those from the reference encoder rise earlier."}}
+# %% mystnb={"figure": {"caption": "Left: training loss by epoch (simulated training patches; the same loss and steps for both). Right: mIoU on validation patches, lines, and IoU of built-up, dotted; epoch 0 is before training. One run each.", "name": "fig-finetune"}, "image": {"alt": "Two panels. Left, two falling curves of the training loss; the one from the reference encoder lies below the one from scratch. Right, rising curves of validation mIoU and of the IoU of built-up for both starts; those from the reference encoder rise earlier."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 for (name, path), marker in zip(file.items(), "os", strict=True):
     losses = st.load_model(path).description["history"]
@@ -659,12 +656,11 @@ for ax in axes:
     ax.legend(frameon=False)
 plt.show()
 
+
 # %% [markdown]
 # Move through the epochs, and see in which order the land is learnt:
 
 # %% tags=["hide-input"]
-
-
 def legend_beside(ax):
     """The classes of training with their colours, in axes of their own."""
     ax.set_axis_off()
@@ -697,7 +693,7 @@ tutorial.slider(
 # The two models differ in nothing but where their encoders started. What was in there before any label was seen?
 # Below is the encoder's second map as principal components: of random weights, of the reference encoder, and of the same encoder after fine-tuning. The axes of the last two are fitted on both together, so that a colour means the same in both; random weights have their own.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The encoder's map of 8 \u00d7 8 px tokens on a piece of a simulated scene (validation blocks), first three principal components as colour: random weights, pretrained without any label, and fine-tuned.", "name": "fig-features"}, "image": {"alt": "Five panels: the radar image; features of a random encoder, which look like a blurred radar image; features of the pretrained encoder, less grainy, in which fields and forest have colours of their own; those after fine-tuning, with purer colours; and the true classes."}}
+# %% mystnb={"figure": {"caption": "The encoder's map of 8 \u00d7 8 px tokens on a piece of a simulated scene (validation blocks), first three principal components as colour: random weights, pretrained without any label, and fine-tuned.", "name": "fig-features"}, "image": {"alt": "Five panels: the radar image; features of a random encoder, which look like a blurred radar image; features of the pretrained encoder, less grainy, in which fields and forest have colours of their own; those after fine-tuning, with purer colours; and the true classes."}} tags=["hide-input"]
 torch.manual_seed(0)
 encoders = {"random": Encoder(encoder.config).eval(), "pretrained": encoder}
 encoders["fine-tuned"] = model.encoder
@@ -719,12 +715,11 @@ for ax, (name, x) in zip(axes[1:], second.items(), strict=False):
 draw_classes(piece_truth, axes[4], "truth")
 plt.show()
 
+
 # %% [markdown]
 # A picture flatters. A *linear probe* puts a number on it: freeze the encoder, lay its four maps over each other, and fit one linear layer from the features of a token to the class that most of its pixels have. Least squares does it without a single step of training.
 
 # %%
-
-
 def maps_of(encoder, images):
     """The four maps of an encoder, each at 1/4 of the image: (B, H/4, W/4, channels)."""
     with torch.inference_mode():
@@ -744,8 +739,6 @@ def tokens(look, rows, every):
 
 
 # %%
-
-
 def probe(x, y):
     """A linear layer (1 + C, K) from features (..., C) to classes (...,), by least squares."""
     x, y = with_one(x)[y != IGNORE_INDEX], y[y != IGNORE_INDEX]
@@ -840,7 +833,7 @@ print(
 # *ECE* is the mean gap between how sure a model is and how often it is right.
 # The reference model is no better an idea than the fine-tuned one; it had more steps.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-by-class"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead, and scratch is mostly lowest."}}
+# %% mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-by-class"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead, and scratch is mostly lowest."}} tags=["hide-input"]
 HATCH = ("", "//", "..", "xx")
 fig, ax = plt.subplots(figsize=(11, 3.8), layout="constrained")
 for i, (name, r) in enumerate(results.items()):
@@ -855,7 +848,7 @@ ax.set(ylabel="IoU", ylim=(0, 1))
 ax.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What the fine-tuned model takes for what: rows are the truth, columns the prediction, in percent of the row (simulated validation blocks).", "name": "fig-taken"}, "image": {"alt": "A matrix of nine by nine percentages. Large numbers stand on the diagonal for water, built-up and forest; small classes lose much of their row to the larger classes that they look like."}}
+# %% mystnb={"figure": {"caption": "What the fine-tuned model takes for what: rows are the truth, columns the prediction, in percent of the row (simulated validation blocks).", "name": "fig-taken"}, "image": {"alt": "A matrix of nine by nine percentages. Large numbers stand on the diagonal for water, built-up and forest; small classes lose much of their row to the larger classes that they look like."}} tags=["hide-input"]
 matrix = np.array(results["fine-tuned"]["confusion_matrix"])
 share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 fig, ax = plt.subplots(figsize=(7, 5.4), layout="constrained")
@@ -882,7 +875,7 @@ plt.show()
 #
 # A matrix does not say *where*. Errors at borders are one thing, a field lost as a whole is another.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Simulated validation patches: backscatter, truth, the fine-tuned model, its errors in black, and the reference model with its errors.", "name": "fig-predictions"}, "image": {"alt": "Six rows of five patches: radar, true classes, the fine-tuned model's classes, its wrong pixels in black on a faint image, the reference model's classes, and its wrong pixels. The fine-tuned model errs over whole fields and along borders; the reference model's errors are fewer and lie mostly along borders."}}
+# %% mystnb={"figure": {"caption": "Simulated validation patches: backscatter, truth, the fine-tuned model, its errors in black, and the reference model with its errors.", "name": "fig-predictions"}, "image": {"alt": "Six rows of five patches: radar, true classes, the fine-tuned model's classes, its wrong pixels in black on a faint image, the reference model's classes, and its wrong pixels. The fine-tuned model errs over whole fields and along borders; the reference model's errors are fewer and lie mostly along borders."}} tags=["hide-input"]
 counts = datasets.class_counts(val, st.HR_LULC)
 richest = np.argsort(-(counts > 200).sum(axis=1), kind="stable")[:5]
 shown = st.Store(folder, val.iloc[richest])
@@ -987,7 +980,7 @@ assert (
     cost[0.0] == 0 and cost[0.4] > 0.02 and abs(found["left out"].diff()).max() < 0.05
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A linear probe taught with 30 % of each simulated patch's labels void: truth, void left out, void as water; and validation mIoU by the share of void.", "name": "fig-void"}, "image": {"alt": "Three maps and a chart. The map taught with void left out resembles the truth; the one taught with void as water shows water where there is land. In the chart mIoU stays level while void is left out, and falls steeply with the share of void when it is taken for water."}}
+# %% mystnb={"figure": {"caption": "A linear probe taught with 30 % of each simulated patch's labels void: truth, void left out, void as water; and validation mIoU by the share of void.", "name": "fig-void"}, "image": {"alt": "Three maps and a chart. The map taught with void left out resembles the truth; the one taught with void as water shows water where there is land. In the chart mIoU stays level while void is left out, and falls steeply with the share of void when it is taken for water."}} tags=["hide-input"]
 features = maps_of(encoder, piece_images)
 fig, axes = plt.subplots(
     1, 4, figsize=(13, 3.3), width_ratios=(1, 1, 1, 1.1), layout="constrained"
@@ -1035,7 +1028,7 @@ for name, miou in units.items():
     print(f"{name:<20} mIoU {miou:.3f}")
 assert max(units, key=units.get) == "as trained" and units["not normalised"] < 0.2
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "One model, the same simulated land, five ways to hand it over.", "name": "fig-units"}, "image": {"alt": "Six maps of one piece of land. The truth and the map as trained agree; gamma nought and other statistics shift some borders and classes; with the wrong logarithm or without normalisation the map is nearly one class."}}
+# %% mystnb={"figure": {"caption": "One model, the same simulated land, five ways to hand it over.", "name": "fig-units"}, "image": {"alt": "Six maps of one piece of land. The truth and the map as trained agree; gamma nought and other statistics shift some borders and classes; with the wrong logarithm or without normalisation the map is nearly one class."}} tags=["hide-input"]
 fig, axes = plt.subplots(2, 3, figsize=(10.5, 7.4), layout="constrained")
 draw_classes(piece_truth, axes[0, 0], "truth")
 for ax, (name, slip) in zip(axes.flat[1:], slips.items(), strict=True):
@@ -1043,6 +1036,7 @@ for ax, (name, slip) in zip(axes.flat[1:], slips.items(), strict=True):
         predict(reference, slip(piece_db)), ax, f"{name}: mIoU {units[name]:.2f}"
     )
 plt.show()
+
 
 # %% [markdown]
 # The gross slips are seen at once. The small ones are worse: the map looks like a map, and what the second and third line say is lost goes unnoticed.
@@ -1055,8 +1049,6 @@ plt.show()
 # **1.** A linear probe tells what is in the features, and it needs a rival. For each 4 × 4 token take the mean and the deviation of its pixels, fit `probe` on those (with `tokens(look, train.iloc[::2], 13)`), and score it with `probe_scores` on `tokens(look, val.iloc[::2], 5)`. What IoU do towns (`built-up`) reach, and what with the pretrained encoder's features? Then `check_towns(encoder=…, statistics=…)`.
 
 # %% tags=["hide-cell"]
-
-
 def check_towns(encoder, statistics):
     """Say whether two IoUs of towns are right, or which mistake they look like."""
     right = facts["encoder"]["IoU"], facts["statistics"]["IoU"]
@@ -1114,8 +1106,6 @@ check_towns(
 # **2.** Labels cost money. Take `datasets.share(train.iloc[::2], st.HR_LULC, part, seed=0)` for half, a tenth and a fiftieth of the labelled patches, fit the probe on the pretrained encoder's tokens of these patches, and score it as above. What mIoU is left with a fiftieth? `check_labels(…)`.
 
 # %% tags=["hide-cell"]
-
-
 def check_labels(miou):
     """Say whether the mIoU with a fiftieth of the patches is right, or which mistake it looks like."""
     if abs(miou - few_labels["patches"]) < 0.01:
@@ -1154,8 +1144,6 @@ check_labels(few_labels["tokens"])  # a usual slip
 # **3.** Why do towns come late? In the run from scratch, look at the IoU of `built-up` after its first epoch (`learnt.loc["scratch"]`) and at what its town pixels are called (`curve["scratch", 1]["confusion_matrix"]`). Three explanations: `"few"`, towns fill too few training pixels; `"radar"`, radar does not show them; `"steps"`, the network has not had the steps to learn a pattern of streets and blocks. Hold each against a number from this page, then `check_late("…")`.
 
 # %% tags=["hide-cell"]
-
-
 def check_late(reason):
     """Say what speaks against an explanation of why towns come late, or for it."""
     if reason == "few":
