@@ -207,7 +207,7 @@ def test_the_live_page_answers_keys_and_pointer(live):
     changed(lambda: live.click("#live-clear"))
     assert hidden() == 0
     before = live.evaluate("document.getElementById('live-classes').toDataURL()")
-    changed(lambda: live.select_option("#live-patch", "1"))
+    changed(lambda: live.select_option("#live-patch", index=1))
     assert live.evaluate("document.getElementById('live-classes').toDataURL()") != before
     live.focus("#live-offset")
     before = live.evaluate("document.getElementById('live-classes').toDataURL()")
