@@ -381,7 +381,7 @@ def apart(index):
         plane = Transformer.from_crs(4326, touch, always_xy=True)
         flat = plane.transform(*np.moveaxis(corners[here], -1, 0))
         flat = shapely.polygons(np.stack(flat, axis=-1))
-        found[np.ix_(here, here)] = shapely.distance(flat[:, None], flat)
+        found[np.ix_(here, here)] = shapely.distance(flat[:, None].copy(), flat)
         open_[here] = False
     return found
 

@@ -114,11 +114,13 @@ def test_without_kept_weights_the_encoder_is_the_only_epoch(small):
 
 
 def test_a_chapter_shows_the_source_that_runs():
+    pytest.importorskip("IPython")  # which comes with notebooks
     shown = tutorial.show_source(tutorial.halved).data
     assert shown == f"```python\n{inspect.getsource(tutorial.halved)}```"
 
 
 def test_a_slider_is_alive_without_a_kernel():
+    pytest.importorskip("IPython")  # which comes with notebooks
     figures = [(str(k), plt.subplots()[0]) for k in range(3)]
     page = tutorial.slider(figures, "looks", "speckle by looks", start=-1).data
     assert page.count("data:image/png;base64,") == 4  # three frames, and the one shown first
