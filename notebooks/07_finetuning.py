@@ -102,6 +102,7 @@ for part in ("encoder", "decoder"):
 #
 # The paper's Fig. 7 shows it. Our copy has lost the picture, so this one is **ours**, drawn from the authors' code; what stands in it is measured on the model that was just made, for one patch.
 
+
 # %% tags=["hide-input"]
 def square(rows, n=4):
     """The n x n adjoining patches whose classes are mixed most evenly, row by row."""
@@ -305,6 +306,7 @@ tutorial.show_source(segmentation.DetailHead)
 #
 # Four by four adjoining validation patches make a piece of a scene to look at.
 # A map of features has dozens of channels, and an eye has three. *Principal components* are the three directions in which the features of the piece vary most; they are drawn as red, green and blue. Which colour is which means nothing; what has one colour looks alike to the network.
+
 
 # %% mystnb={"figure": {"caption": "A piece of a simulated scene (validation blocks), and the four maps that the fine-tuned encoder hands to the decoder: first three principal components as colour, each map on its own.", "name": "fig-taps"}, "image": {"alt": "Five panels. The radar image, then four maps that get coarser from left to right. In the finer ones water, towns, fields and forest stand in colours of their own; in the coarsest only large squares are left, some of them whole patches."}} tags=["hide-input"]
 def axes_of(x):
@@ -606,6 +608,7 @@ plt.show()
 #
 # A falling training loss is no proof. After each epoch the weights were kept; here they are scored on validation patches (every fourth, for time). Epoch 0 is before training.
 
+
 # %%
 def score(network, norm, rows=val):
     """Scores of a network on validation patches, as ``st.evaluate`` has them for a file."""
@@ -659,6 +662,7 @@ plt.show()
 
 # %% [markdown]
 # Move through the epochs, and see in which order the land is learnt:
+
 
 # %% tags=["hide-input"]
 def legend_beside(ax):
@@ -718,6 +722,7 @@ plt.show()
 
 # %% [markdown]
 # A picture flatters. A *linear probe* puts a number on it: freeze the encoder, lay its four maps over each other, and fit one linear layer from the features of a token to the class that most of its pixels have. Least squares does it without a single step of training.
+
 
 # %%
 def maps_of(encoder, images):
@@ -1048,6 +1053,7 @@ plt.show()
 #
 # **1.** A linear probe tells what is in the features, and it needs a rival. For each 4 × 4 token take the mean and the deviation of its pixels, fit `probe` on those (with `tokens(look, train.iloc[::2], 13)`), and score it with `probe_scores` on `tokens(look, val.iloc[::2], 5)`. What IoU do towns (`built-up`) reach, and what with the pretrained encoder's features? Then `check_towns(encoder=…, statistics=…)`.
 
+
 # %% tags=["hide-cell"]
 def check_towns(encoder, statistics):
     """Say whether two IoUs of towns are right, or which mistake they look like."""
@@ -1105,6 +1111,7 @@ check_towns(
 # %% [markdown]
 # **2.** Labels cost money. Take `datasets.share(train.iloc[::2], st.HR_LULC, part, seed=0)` for half, a tenth and a fiftieth of the labelled patches, fit the probe on the pretrained encoder's tokens of these patches, and score it as above. What mIoU is left with a fiftieth? `check_labels(…)`.
 
+
 # %% tags=["hide-cell"]
 def check_labels(miou):
     """Say whether the mIoU with a fiftieth of the patches is right, or which mistake it looks like."""
@@ -1142,6 +1149,7 @@ check_labels(few_labels["tokens"])  # a usual slip
 
 # %% [markdown]
 # **3.** Why do towns come late? In the run from scratch, look at the IoU of `built-up` after its first epoch (`learnt.loc["scratch"]`) and at what its town pixels are called (`curve["scratch", 1]["confusion_matrix"]`). Three explanations: `"few"`, towns fill too few training pixels; `"radar"`, radar does not show them; `"steps"`, the network has not had the steps to learn a pattern of streets and blocks. Hold each against a number from this page, then `check_late("…")`.
+
 
 # %% tags=["hide-cell"]
 def check_late(reason):
