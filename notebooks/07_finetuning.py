@@ -518,7 +518,7 @@ pd.DataFrame(
 #
 # ### A learning rate
 #
-# The one setting that must be right. A *range test* looks for it in a minute: take steps, raise the rate with each, and watch the loss. First it is too small to do much, then the loss falls, and then it falls no further and jumps from step to step; a good peak lies some way below that. (Without clipping it would break out.)
+# The one setting that must be right. A *range test* looks for it in a minute: take steps, raise the rate with each, and watch the loss. First it is too small to do much, then the loss falls, and then it jumps from step to step and rises; a good peak lies some way below that. (Without clipping it would break out.)
 #
 # For it we write the loop ourselves. It is all there is to training: forward, loss, backward, clip, step.
 
@@ -559,7 +559,7 @@ print(
     f"lowest at a rate of {rising[lowest]:.1e}; this profile's peak: {run.learning_rate:.1e}"
 )
 
-# %% mystnb={"figure": {"caption": "Left: a range test from the reference encoder, one step a rate (simulated training patches; thin: each batch, thick: smoothed). Right: validation mIoU of the recorded trials by their peak rate; everything else differs between them, too.", "name": "fig-rate"}, "image": {"alt": "Left: the loss against a rising learning rate on a logarithmic axis: falling slowly, then jumping about without getting lower; the peak of this chapter's run is marked. Right: a cloud of points of validation mIoU against learning rate, circles for pretrained starts, crosses for scratch, larger for longer runs."}} tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: a range test from the reference encoder, one step a rate (simulated training patches; thin: each batch, thick: smoothed). Right: validation mIoU of the recorded trials by their peak rate; everything else differs between them, too.", "name": "fig-rate"}, "image": {"alt": "Left: the loss against a rising learning rate on a logarithmic axis: falling, then jumping about and getting higher; the peak of this chapter's run is marked. Right: a cloud of points of validation mIoU against learning rate, circles for pretrained starts, crosses for scratch, larger for longer runs."}}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 axes[0].semilogx(rising, range_loss, color="0.7", linewidth=1)
 axes[0].semilogx(rising, smooth, color="#0072b2", linewidth=2)
@@ -642,7 +642,7 @@ for name in file:
     assert mean[name, last] > mean[name, 0]
 display(mean.unstack(0).rename_axis(index="epoch").style.format("{:.3f}", na_rep="–"))
 
-# %% mystnb={"figure": {"caption": "Left: training loss by epoch (simulated training patches; the same loss and steps for both). Right: mIoU on validation patches, lines, and IoU of built-up, dotted; epoch 0 is before training. One run each.", "name": "fig-finetune"}, "image": {"alt": "Two panels. Left, two falling curves of the training loss; the one from the reference encoder lies below the one from scratch. Right, rising curves of validation mIoU and of the IoU of built-up for both starts; those from the reference encoder rise earlier."}} tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: training loss by epoch (simulated training patches; the same loss and steps for both). Right: mIoU on validation patches, lines, and IoU of built-up, dotted; epoch 0 is before training. One run each.", "name": "fig-finetune"}, "image": {"alt": "Two panels. Left, two falling curves of the training loss; the one from the reference encoder lies below the one from scratch. Right, rising curves of validation mIoU and of the IoU of built-up for both starts; mIoU from the reference encoder ends higher, built-up rises late and steeply for both."}}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 for (name, path), marker in zip(file.items(), "os", strict=True):
     losses = st.load_model(path).description["history"]
@@ -687,7 +687,7 @@ def epoch_figure(epoch):
 tutorial.slider(
     [(str(epoch), epoch_figure(epoch)) for epoch in sorted(mean["fine-tuned"].index)],
     "epoch",
-    "Maps of a piece of simulated land: the truth, the model from the reference encoder and the one from scratch, after the epoch that the slider says. Before training the maps are noise; then forest and water appear, and smaller classes follow, earlier in the model from the reference encoder.",
+    "Maps of a piece of simulated land: the truth, the model from the reference encoder and the one from scratch, after the epoch that the slider says. Before training the maps are noise; then forest and water appear, and smaller classes follow.",
     start=-1,
 )
 
@@ -697,7 +697,7 @@ tutorial.slider(
 # The two models differ in nothing but where their encoders started. What was in there before any label was seen?
 # Below is the encoder's second map as principal components: of random weights, of the reference encoder, and of the same encoder after fine-tuning. The axes of the last two are fitted on both together, so that a colour means the same in both; random weights have their own.
 
-# %% mystnb={"figure": {"caption": "The encoder's map of 8 \u00d7 8 px tokens on a piece of a simulated scene (validation blocks), first three principal components as colour: random weights, pretrained without any label, and fine-tuned.", "name": "fig-features"}, "image": {"alt": "Five panels: the radar image; features of a random encoder, which look like a blurred radar image; features of the pretrained encoder, less grainy, in which fields and forest have colours of their own; those after fine-tuning, with purer colours; and the true classes."}} tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The encoder's map of 8 \u00d7 8 px tokens on a piece of a simulated scene (validation blocks), first three principal components as colour: random weights, pretrained without any label, and fine-tuned.", "name": "fig-features"}, "image": {"alt": "Five panels: the radar image; features of a random encoder, which look like a blurred radar image; features of the pretrained encoder, less grainy, in which fields and forest have colours of their own; those after fine-tuning, with purer colours and the outlines of patches; and the true classes."}}
 torch.manual_seed(0)
 encoders = {"random": Encoder(encoder.config).eval(), "pretrained": encoder}
 encoders["fine-tuned"] = model.encoder
@@ -824,9 +824,12 @@ for r in results.values():
 assert results["reference model"]["miou"] > results["fine-tuned"]["miou"]
 
 # %%
-lead = evaluation.difference([results["fine-tuned"]], [results["scratch"]])
-low, high = lead["miou_95"]
-print(f"pretrained over scratch: {lead['miou']:+.3f} mIoU ({low:+.3f} to {high:+.3f})")
+for other in ("scratch", "frozen encoder"):
+    lead = evaluation.difference([results["fine-tuned"]], [results[other]])
+    low, high = lead["miou_95"]
+    print(
+        f"fine-tuned over {other:<15} {lead['miou']:+.3f} mIoU ({low:+.3f} to {high:+.3f})"
+    )
 linear = probes["pretrained"]["miou"]
 print(
     f"for comparison, the linear probe on the frozen encoder: {linear:.3f} (of tokens)"
@@ -836,7 +839,8 @@ print(
 # *From* and *to* hold 95 % of the results when the spatial blocks of the validation split are drawn anew. They know the chance of which land was looked at, not that of which seed was trained: this is **one run each**.
 # The linear probe is no match at equal terms: it is scored on tokens, and it has the best layer there is, where the others have had a few hundred steps. Where it comes close to the frozen decoder, or ahead of it, the steps are what was missing, not the features.
 # *ECE* is the mean gap between how sure a model is and how often it is right.
-# The reference model is no better an idea than the fine-tuned one; it had more steps.
+# Where the frozen encoder is as good as the fine-tuned one, or better, that is a finding, and a usual one after few steps: features that are good already can be spoilt by large steps before the decoder knows what it wants. With more steps fine-tuning has more to give.
+# The reference model had those steps, and a head that sees the image.
 
 # %% mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-by-class"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead, and scratch is mostly lowest."}} tags=["hide-input"]
 HATCH = ("", "//", "..", "xx")
@@ -880,7 +884,7 @@ plt.show()
 #
 # A matrix does not say *where*. Errors at borders are one thing, a field lost as a whole is another.
 
-# %% mystnb={"figure": {"caption": "Simulated validation patches: backscatter, truth, the fine-tuned model, its errors in black, and the reference model with its errors.", "name": "fig-predictions"}, "image": {"alt": "Six rows of five patches: radar, true classes, the fine-tuned model's classes, its wrong pixels in black on a faint image, the reference model's classes, and its wrong pixels. The fine-tuned model errs over whole fields and along borders; the reference model's errors are fewer and lie mostly along borders."}} tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Simulated validation patches: backscatter, truth, the fine-tuned model, its errors in black, and the reference model with its errors.", "name": "fig-predictions"}, "image": {"alt": "Six rows of five patches: radar, true classes, the fine-tuned model's classes, its wrong pixels in black on a faint image, the reference model's classes, and its wrong pixels. The fine-tuned model errs over whole fields and along borders; the reference model's errors are fewer, along borders and in some fields."}}
 counts = datasets.class_counts(val, st.HR_LULC)
 richest = np.argsort(-(counts > 200).sum(axis=1), kind="stable")[:5]
 shown = st.Store(folder, val.iloc[richest])
@@ -1165,7 +1169,7 @@ def check_late(reason):
         print(
             f"Right: from scratch IoU {late['first']:.2f} after the first epoch and {late['last']:.2f} "
             f"after the last; a U-Net, from scratch as well, gets to {late['u-net']:.2f} in "
-            f"{late['epochs']} epochs. Pretraining saves steps: {late['fine-tuned']:.2f}."
+            f"{late['epochs']} epochs. (Fine-tuned, after the last: {late['fine-tuned']:.2f}.)"
         )
     else:
         print('Answer with one of "few", "radar" and "steps".')
@@ -1208,6 +1212,7 @@ for answer in ("few", "radar", "steps"):
 # ## Key points
 #
 # - Encoder weights come from pretraining, the decoder starts from random ones; both are trained together on labels.
+# - After few steps a frozen encoder may do as well as a fine-tuned one, in less time. Try it first.
 # - Focal loss cares about doubt, Dice about class size; neither about both. Dice leaves out a class without truth in the batch (ours).
 # - The recipe is part of the result: search it on validation patches, with the same budget for what is compared. A range test finds the rate's order of magnitude.
 # - A probe on frozen features says what pretraining knows; a curve on validation patches says what fine-tuning makes of it; an interval over blocks says how sure that is, for one seed.
