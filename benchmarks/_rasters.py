@@ -124,6 +124,21 @@ def best(runs: list[list[float]]) -> float:
     return min(seconds for seconds, *_ in runs)
 
 
+def save(result: dict[str, object], *, machine: str = "", keep: bool = True) -> None:
+    """Print a benchmark's result with how it was made; keep it unless it is only a part of it."""
+    name = result["name"]
+    result |= {
+        "command": f"make bench NAME={name}",
+        "machine": f"{machine or platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
+        "date": date.today().isoformat(),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if keep:
+        (ROOT / "benchmarks" / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
 def write(name: str, peer_name: str, runs: dict[str, list[list[float]]], **more: object) -> None:
     """``benchmarks/results/<name>.json``: our best run against the peer's, and all runs."""
     us, them, least = best(runs["ours"]), best(runs[peer_name]), best(runs["floor"])
@@ -144,11 +159,5 @@ def write(name: str, peer_name: str, runs: dict[str, list[list[float]]], **more:
         **more,
         "threads": 2,
         "gdal": f"ours {rasterio.__gdal_version__} in rasterio, peer {version.split(',')[0]}",
-        "command": f"make bench NAME={name}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    save(result)

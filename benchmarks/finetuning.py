@@ -10,16 +10,15 @@ machine does costs little.
 """
 
 import json
-import os
 import platform
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 
 import _rasters as bench
 import torch
+from pretraining import DEVICE, stepper
 from torch import Tensor, nn
 
 from sartutorial.learn import training
@@ -34,7 +33,6 @@ except ImportError:
     transformers = None
 
 PEER = "Hugging Face UperNetForSemanticSegmentation, Swin backbone"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = 9
 PROFILE, BATCH, STEPS, RUNS = ("laptop", 8, 4, 6) if DEVICE == "cpu" else ("gpu", 64, 10, 6)
 TARGET = 1.3
@@ -44,7 +42,7 @@ def ours(scale: Profile) -> Segmenter:
     """What ``finetune`` trains."""
     torch.manual_seed(0)
     config = config_of(scale, scale.patch_size, "simmim")
-    decoder = Decoder(scale.decoder_width, CLASSES, scale.dropout, scale.merged_taps, scale.detail)
+    decoder = Decoder(scale.decoder_width, CLASSES, scale.dropout, scale.merged_taps, scale.head)
     return Segmenter(Encoder(config, drop_path_rate=scale.drop_path), decoder)
 
 
@@ -63,23 +61,6 @@ def peer(scale: Profile) -> nn.Module:
             use_auxiliary_head=False, loss_ignore_index=-1,
         )
     )  # fmt: skip
-
-
-def stepper(model: nn.Module, loss: Callable[[], Tensor], precision: str) -> Callable[[], Tensor]:
-    """One training step."""
-    adamw = torch.optim.AdamW(
-        model.parameters(), lr=1e-4, weight_decay=training.WEIGHT_DECAY, fused=True
-    )
-
-    def step() -> Tensor:
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
-            value = loss()
-        value.backward()
-        adamw.step()
-        adamw.zero_grad()
-        return value.detach()
-
-    return step
 
 
 def now() -> float:
@@ -169,14 +150,8 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "command": "make bench NAME=finetuning",
-        "machine": f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    path = bench.ROOT / "benchmarks" / "results" / "finetuning.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    bench.save(result, machine=name)
     return 0
 
 

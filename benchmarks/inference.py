@@ -13,14 +13,12 @@ scenes of up to 24,000 pixels a side are mapped in minutes; a process of its own
 import importlib
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 import torch
+from _rasters import save
 from affine import Affine
 from rasterio.windows import Window
 from torch import nn
@@ -37,7 +36,6 @@ from sartutorial import radiometry, rasters
 from sartutorial.learn import datasets, inference
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "inference.json"
 SIDE, RUNS = 1_536, 3  # of the timed scene
 SIZES = (3_000, 6_000, 12_000, 24_000)  # of those whose memory is measured
 NAME = "IMG-HH-ALOS2900013210-221008-UBSR2.1GUD.tif"
@@ -217,13 +215,8 @@ def main() -> int:
         "size": SIDE,
         "runs": [[round(s, 2) for s in run] for run in runs],
         "with_a_stand_in_by_size": found,
-        "command": "make bench NAME=inference",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    print(json.dumps(result, indent=1))
-    if sizes == SIZES:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, keep=sizes == SIZES)
     return 0
 
 

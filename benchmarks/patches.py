@@ -12,7 +12,6 @@ turns. The floor decodes scene and labels once, in two threads. Four sizes show 
 import importlib
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -21,19 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+from _rasters import save
 from affine import Affine
 from rasterio.windows import Window
 
 from sartutorial import lulc, patches, radiometry, rasters
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "patches.json"
 SIZES = (8_000, 16_000, 24_000, 12_000)  # the last is timed
 PATCH, THREADS, RUNS = 256, 2, 3
 NAME = "IMG-HH-ALOS2900013210-221008-UBSR2.1GUD.tif"
@@ -226,13 +224,8 @@ def main() -> int:
         "peer_peak_mb": round(peer_mb),
         "peak_mb_by_size": {str(size): round(mb) for size, mb in sorted(memory.items())},
         "formats": kept_as,
-        "command": "make bench NAME=patches",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    print(json.dumps(result, indent=1))
-    if sizes == SIZES:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, keep=sizes == SIZES)
     return 0
 
 

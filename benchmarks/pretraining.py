@@ -16,7 +16,6 @@ very run measures, goes with every step.
 
 import json
 import math
-import os
 import platform
 import re
 import sys
@@ -24,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -353,14 +351,8 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "command": "make bench NAME=pretraining",
-        "machine": f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    path = bench.ROOT / "benchmarks" / "results" / "pretraining.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    bench.save(result, machine=name)
     return 0
 
 

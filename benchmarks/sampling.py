@@ -14,18 +14,17 @@ both: the package says so, and by default it would take a share of the machine's
 # ruff: noqa: NPY002 - the peer is the legacy np.random.choice
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from _rasters import save
 
 import sartutorial as st
 
@@ -33,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SARTUTORIAL_REAL_DATA", ROOT.parent / "shared" / "data"))
 RASTER = DATA / "JAXA_HRLULC_Japan_v23.12_250m.tif"
 FOUR = ROOT / "build" / "japan_2x2.tif"
-RESULT = ROOT / "benchmarks" / "results" / "sampling.json"
 POINTS, RUNS = 1_000_000, 3
 
 
@@ -136,13 +134,8 @@ def main() -> int:
         "peer_peak_mb": round(peer_mb),
         "memory_ratio": round(peer_mb / ours_mb, 2),
         "four_times_the_pixels": {"ours": round(four_s, 2), "ours_peak_mb": round(four_mb)},
-        "command": "make bench NAME=sampling",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    save(result)
     return 0
 
 

@@ -5,15 +5,11 @@
 About 16 minutes.
 """
 
-import json
-import os
-import platform
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
-from _rasters import ROOT, measure, two_processors
+from _rasters import measure, save, two_processors
 
 from sartutorial.profiles import PROFILES
 
@@ -54,12 +50,8 @@ def main() -> None:
         "memory_nine_times_the_scenes": round(large["peak_mb"] / two["peak_mb"], 2),
         "profile": LAPTOP.name,
         "scene_pixels": LAPTOP.scene_size,
-        "command": "make bench NAME=simulate",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": date.today().isoformat(),
     }
-    path = ROOT / "benchmarks" / "results" / "simulate.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ COLOUR = {
 # ## Three models
 #
 # [Chapter 6](06_pretraining) trains for minutes. That is enough to see how it works, and too little for an encoder that helps.
-# So this chapter starts from the book's **reference encoder**: the same network and the same loss, pretrained on nine simulated worlds for hours of a laptop's time (minutes on a GPU). Its masks are coarser than the authors', and that is **ours**.
+# So this chapter starts from the book's **reference encoder**: the same network and the same loss, pretrained on nine simulated worlds, on a GPU ([its card](../book/weights/encoder)). Its masks are coarser than the authors', and that is **ours**.
 #
 # Two models are trained from it and beside it, on the same patches for the same number of steps: one starts from the reference encoder, one from *scratch*, that is from random weights.
 # A third, the **reference model**, was fine-tuned from the reference encoder for longer and comes with the book.
@@ -839,8 +839,8 @@ print(
 # *From* and *to* hold 95 % of the results when the spatial blocks of the validation split are drawn anew. They know the chance of which land was looked at, not that of which seed was trained: this is **one run each**.
 # The linear probe is no match at equal terms: it is scored on tokens, and it has the best layer there is, where the others have had a few hundred steps. Where it comes close to the frozen decoder, or ahead of it, the steps are what was missing, not the features.
 # *ECE* is the mean gap between how sure a model is and how often it is right.
-# Where the frozen encoder is as good as the fine-tuned one, or better, that is a finding, and a usual one after few steps: features that are good already can be spoilt by large steps before the decoder knows what it wants. With more steps fine-tuning has more to give.
-# The reference model had those steps, and a head that sees the image.
+# Where the frozen encoder is as good as the fine-tuned one, or better, that is a finding: in so few steps nothing is gained by moving the encoder. Why, this page does not measure; a guess of **ours** is that large steps spoil good features before the decoder knows what it wants.
+# The reference model had thousands of steps, and a head that sees the image.
 
 # %% mystnb={"figure": {"caption": "IoU by class on the simulated validation blocks, with 95 % intervals from blocks drawn anew; one run each.", "name": "fig-by-class"}, "image": {"alt": "Four bars for each of nine classes, told apart by colour and hatching: scratch, frozen encoder, fine-tuned and reference model, with error bars. Water and forest are high for all; on the small classes the reference model is well ahead, and scratch is mostly lowest."}} tags=["hide-input"]
 HATCH = ("", "//", "..", "xx")

@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import rasterio
+from IPython.display import Markdown, display
 from scipy import ndimage
 
 import sartutorial as st
@@ -312,6 +313,17 @@ held.style.format("{:.2f}")
 # With small samples the normal interval misses the true area of some classes far more often than it says: a sample that holds none of the few hidden pixels takes them for impossible.
 # The exact one keeps its word and more: it is wider than it need be, for rare classes many times their area. A larger sample helps both.
 #
+# ## Its papers
+#
+# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for.
+
+# %%
+papers = st.describe_map(written[0], file, labels=labels / scenes[0].name)
+said = json.loads(papers.read_text())["properties"]
+print(papers.name, "|", said["datetime"], "|", said["sar:product_type"])
+display(Markdown(written[0].with_suffix(".md").read_text().partition("\n")[2]))
+
+# %% [markdown]
 # ## In the browser
 
 # %%

@@ -119,18 +119,18 @@ def test_a_sure_and_right_model_is_calibrated_and_a_sure_and_wrong_one_is_not():
         assert error == pytest.approx(wanted)
 
 
-def one_of_two(rank, port, folder):
-    torch.distributed.init_process_group("gloo", f"file://{folder}/{port}", rank=rank, world_size=2)
+def one_of_two(rank, folder):
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     items, owner = made(np.random.default_rng(1))
     matrices, error = tallied(items[rank::2], owner)
     if rank == 0:
         np.savez(f"{folder}/found.npz", matrices=matrices, error=error)
+    torch.distributed.barrier()  # or torch 2.6 may wait for ever to take it down
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow  # with the oldest torch the two wait for each other without end
 def test_two_processes_count_what_one_does(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, ("meet", tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
     found = np.load(tmp_path / "found.npz")
     matrices, error = tallied(*made(np.random.default_rng(1)))
     assert found["matrices"].tolist() == matrices.tolist()

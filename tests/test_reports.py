@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import write
 
 import sartutorial as st
@@ -128,6 +129,30 @@ def test_a_map_has_its_papers(mapped):
     card = path.with_suffix(".md").read_text()
     assert "| 5 | forest |" in card
     assert "| IoU, water | 0.500 |" in card
+
+
+def test_a_map_says_when_its_scene_was_taken(mapped):
+    pytest.importorskip("pystac")
+    path, model, _ = mapped
+
+    def said(scene, **more):
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(SCENE=scene)
+        return json.loads(st.describe_map(path, model, **more).read_text())["properties"]
+
+    assert said("x.tif", date="2020-02-29")["datetime"].startswith("2020-02-29")
+    mosaic = said("N23W161_20_sl_HH_F02DAR.tif")
+    assert mosaic["datetime"] is None
+    assert mosaic["start_datetime"] == "2020-01-01T00:00:00Z"
+    for scene, more in (("x.tif", {}), ("x.tif", {"date": "2020-02-30"}), ("A-221399-UBS.tif", {})):
+        with pytest.raises(InputError, match=rf"{scene}: .*give"):
+            said(scene, **more)
+
+
+def test_labels_are_no_map(mapped):
+    _, model, labels = mapped
+    with pytest.raises(InputError, match="not a map of"):
+        st.describe_map(labels, model)
 
 
 def test_weights_of_the_authors_bring_their_sentence(mapped):

@@ -224,10 +224,8 @@ def scored(
     y = (f + (d + e) * size / 2) // (BLOCK * size * np.hypot(b, e))
     cells = [f"{crs} {i:.0f} {j:.0f}" for crs, i, j in zip(rows["crs"], x, y, strict=True)]
     blocks, owner = np.unique(cells, return_inverse=True)
-    batches, place = (
-        datasets.loader(datasets.Patches(patches, rows, norm), BATCH),
-        torch.from_numpy(owner),
-    )
+    batches = datasets.loader(datasets.Patches(patches, rows, norm), BATCH)
+    place = torch.from_numpy(owner)
     matrices, error = tally(predict, batches, place, len(names), device=device, progress=progress)
     result = scores(matrices.sum(0), names)
     result.update(_summary(_draws(matrices[None], 0), names))

@@ -184,18 +184,9 @@ def _compute(
     ends = np.cumsum([0, *map(math.prod, shapes)])
     done = int(np.searchsorted(ends, store.stat().st_size, "right")) - 1
     pixels = [rows * width / 1e6 for _, rows, width in shapes]
-    name = f"map {files.name_of(sar.name)}"
-    with (
-        store.open("r+b") as file,
-        tqdm(
-            desc=name,
-            total=sum(pixels),
-            initial=sum(pixels[:done]),
-            unit="Mpx",
-            bar_format=BAR,
-            disable=not progress,
-        ) as bar,
-    ):
+    bar = tqdm(desc=f"map {files.name_of(sar.name)}", total=sum(pixels), initial=sum(pixels[:done]),
+               unit="Mpx", bar_format=BAR, disable=not progress)  # fmt: skip
+    with store.open("r+b") as file, bar:
         file.truncate(ends[done])
         file.seek(ends[done])
         for i, strip in enumerate(blended(sar, model, norm, laid, begin=done), done):

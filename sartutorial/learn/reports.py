@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
-from sartutorial.learn import checkpoints, evaluation, published
+from sartutorial.learn import checkpoints, evaluation, inference, published
 
 if TYPE_CHECKING:
     from pystac import Item
@@ -150,26 +150,32 @@ def _clopper_pearson(
 
 
 def describe_map(
-    mapped: str | Path, model: str | Path, *, labels: str | Path | None = None
+    mapped: str | Path,
+    model: str | Path,
+    *,
+    labels: str | Path | None = None,
+    date: str | None = None,
 ) -> Path:
-    """Write a map's papers beside it: a STAC item (.json) and a card of one page (.md).
+    """Write a map's papers beside it: a STAC item (.stac.json) and a card of one page (.md).
 
     Args:
         mapped: What ``predict`` wrote; confidence that lies beside it is named as well.
         model: What it was made with.
         labels: What ``label`` wrote for the scene; the card then holds an accuracy table.
+        date: When the scene was taken, YYYY-MM-DD; default what its name says.
 
     Returns:
         The STAC item, with the SAR and the machine-learning-model extension.
 
     Raises:
-        InputError: ``mapped`` is no map of ``model``, or does not fit the labels.
+        InputError: ``mapped`` is no map of ``model``, does not fit the labels, or has no date.
     """
     mapped = Path(mapped)
     network, known = published.load_model(model)
     with rasters.opened(mapped, dtype="uint8") as file:
         grid, tags, legend = rasters.grid_of(file), file.tags(), rasters.legend_of(file)
-    if legend is None or legend.names != lulc.Legend.from_dict(known["legend"]).names:
+    ours = legend and legend.names == lulc.Legend.from_dict(known["legend"]).names
+    if legend is None or not ours or "SCENE" not in tags:
         raise InputError(f"{mapped}: not a map of {model}; name the model that it was made with")
     about = {
         "map": mapped.name,
@@ -186,38 +192,46 @@ def describe_map(
     }
     if "published" in known:
         about["note"] = ALOS_2
+    when = _when(tags["SCENE"], date)
     card = mapped.with_suffix(".md")
     with files.atomic_write(card) as partial:
         partial.write_text(_card(about, legend, mapped, labels), encoding="utf-8")
-    item = _item(mapped, grid, tags, known, about, legend)
-    checkpoints.write_json(item.to_dict(include_self_link=False), mapped.with_suffix(".json"))
-    return mapped.with_suffix(".json")
+    item = _item(mapped, grid, tags, known, about, legend, when)
+    out = mapped.with_suffix(".stac.json")  # not .json: that may be a model's description
+    checkpoints.write_json(item.to_dict(include_self_link=False), out)
+    return out
+
+
+def _when(scene: str, date: str | None) -> tuple[datetime.datetime | None, dict[str, Any]]:
+    """When a scene was taken, and STAC's properties of a span: a mosaic's name holds a year alone."""
+    day = re.search(r"-(\d{6})-[A-Z]{3}", scene)
+    year = re.match(r"[NS]\d\d[EW]\d{3}_(\d\d)_", scene)
+    words, form = (date, "%Y-%m-%d") if date else (day and day[1], "%y%m%d")
+    if words:
+        try:
+            return datetime.datetime.strptime(words, form).replace(tzinfo=datetime.UTC), {}
+        except ValueError as error:
+            raise InputError(f"{scene}: {error}; give its date as YYYY-MM-DD") from error
+    if not year:
+        raise InputError(f"{scene}: its name holds no date; give one, as date='2022-11-19'")
+    ends = {"start": "01-01T00:00:00Z", "end": "12-31T23:59:59Z"}
+    return None, {f"{k}_datetime": f"20{year[1]}-{v}" for k, v in ends.items()}
 
 
 def _card(
     about: Mapping[str, Any], legend: lulc.Legend, mapped: Path, labels: str | Path | None
 ) -> str:
-    lines = [f"# {mapped.stem}", "", "Land cover, class index + 1, 0 = no data.", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
-    lines += [
-        "",
-        "| value | class |",
-        "|---|---|",
-        *(f"| {c.id} | {c.name} |" for c in legend.classes),
-    ]
+    text = f"# {mapped.stem}\n\nLand cover, class index + 1, 0 = no data.\n\n"
+    text += "\n".join(f"- {name}: {value}" for name, value in about.items())
+    text += "\n\n| value | class |\n|---|---|\n"
+    text += "\n".join(f"| {c.id} | {c.name} |" for c in legend.classes)
     if labels:
-        scores = evaluation.scores(agreement(mapped, labels), legend.names)
-        lines += [
-            "",
-            f"Against {files.name_of(labels)}, all labelled pixels:",
-            "",
-            "| | |",
-            "|---|---|",
-        ]
-        flat = {k: v for k, v in scores.items() if isinstance(v, float)}
-        flat |= {f"IoU, {k}": v for k, v in scores["per_class_iou"].items() if v is not None}
-        lines += [f"| {name} | {value:.3f} |" for name, value in flat.items()]
-    return "\n".join([*lines, ""])
+        found = evaluation.scores(agreement(mapped, labels), legend.names)
+        rows = {k: v for k, v in found.items() if isinstance(v, float)}
+        rows |= {f"IoU, {k}": v for k, v in found["per_class_iou"].items() if v is not None}
+        text += f"\n\nAgainst {files.name_of(labels)}, all labelled pixels:\n\n| | |\n|---|---|\n"
+        text += "\n".join(f"| {name} | {value:.3f} |" for name, value in rows.items())
+    return text + "\n"
 
 
 def _item(
@@ -227,6 +241,7 @@ def _item(
     known: Mapping[str, Any],
     about: Mapping[str, Any],
     legend: lulc.Legend,
+    when: tuple[datetime.datetime | None, dict[str, Any]],
 ) -> Item:
     import pystac
     from pystac.extensions import sar
@@ -236,22 +251,21 @@ def _item(
     place: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}
     if len(rings) == 1:
         place = {"type": "Polygon", "coordinates": rings[0]}
-    day = re.search(r"-(\d{6})-([A-Z]{3})", tags["SCENE"])
-    taken = datetime.datetime.strptime(day[1], "%y%m%d") if day else datetime.datetime.now()
+    mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
     box = [boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]]
-    properties = {"license": "other", "sartutorial:about": dict(about)}
-    item = pystac.Item(mapped.stem, place, box, taken.replace(tzinfo=datetime.UTC), properties)
+    properties = {"license": "other", "sartutorial:about": dict(about)} | when[1]
+    item = pystac.Item(mapped.stem, place, box, when[0], properties)
     said = tags.get("POLARISATION", known.get("polarisation", "unknown"))
     product = radiometry.product(tags["SCENE"], tags)
     sar.SarExtension.ext(item, add_if_missing=True).apply(
-        day[2] if day else "unknown",
+        mode[1] if mode else "unknown",
         sar.FrequencyBand.L,
         [sar.Polarization(said)] if said in ("HH", "HV", "VH", "VV") else [],
         product.level,
         observation_direction=sar.ObservationDirection.RIGHT,
     )
     _say_model(item, known, about, legend, said)
-    beside = mapped.with_suffix(".confidence.tif")
+    beside = mapped.with_suffix(inference.BESIDE)
     for name, path, kind in (
         ("map", mapped, pystac.MediaType.COG),
         ("confidence", beside, pystac.MediaType.COG),
@@ -271,31 +285,25 @@ def _say_model(
 ) -> None:
     from pystac.extensions import classification, mlm, raster
 
-    side = known["encoder"]["image_size"]
+    side, norm = known["encoder"]["image_size"], known["normalization"]
+    form, last = raster.DataType.FLOAT32, ["height", "width"]
     scaling = mlm.ValueScaling.create(
-        mlm.ValueScalingType.Z_SCORE,
-        mean=known["normalization"]["mean"],
-        stddev=known["normalization"]["std"],
+        mlm.ValueScalingType.Z_SCORE, mean=norm["mean"], stddev=norm["std"]
     )
-    shape = mlm.InputStructure.create(
-        [-1, 1, side, side], ["batch", "channel", "height", "width"], raster.DataType.FLOAT32
-    )
+    shape = mlm.InputStructure.create([-1, 1, side, side], ["batch", "channel", *last], form)
     classes = [
         classification.Classification.create(c.id, name=re.sub(r"\W+", "-", c.name), title=c.name)
         for c in legend.classes
     ]
-    result = mlm.ResultStructure.create(
-        [-1, len(classes), side, side],
-        ["batch", "class", "height", "width"],
-        raster.DataType.FLOAT32,
-    )
+    shown = [-1, len(classes), side, side], ["batch", "class", *last]
+    result = mlm.ResultStructure.create(*shown, form)
     tasks = [mlm.TaskType.SEMANTIC_SEGMENTATION]
-    quantity = known.get("quantity", "backscatter")
+    what = f"{known.get('quantity', 'backscatter')} in dB"
     mlm.MLMExtension.ext(item, add_if_missing=True).apply(
         about["model"],
         "Swin Transformer, UPerNet",
         tasks,
-        [mlm.ModelInput.create(f"{quantity} in dB", [band], shape, value_scaling=scaling)],
+        [mlm.ModelInput.create(what, [band], shape, value_scaling=scaling)],
         [mlm.ModelOutput.create("classes", tasks, result, classes=classes)],
         framework="pytorch",
         total_parameters=about["parameters"],
