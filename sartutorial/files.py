@@ -241,10 +241,11 @@ def up_to_date(
     if any(on_disk(i).resolve() == out.resolve() for i in inputs):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
     try:
-        noted = dict(json.loads(_sidecar(out).read_text()))
-    except (OSError, ValueError):
+        noted = json.loads(_sidecar(out).read_text())
+        known = _known(noted)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    now = _described(inputs, parameters, noted)
+    now = _described(inputs, parameters, known)
     if not out.exists() or now | dict(states=0) != noted | dict(states=0):
         return False
     if now != noted:  # the same in a copy, say: its content need not be read again
@@ -273,7 +274,7 @@ def made(
         with atomic_write(out) as partial:
             yield partial
             _sidecar(out).unlink(missing_ok=True)  # it is not what this file is made from
-        if _described(inputs, parameters, before)["inputs"] == before["inputs"]:
+        if _described(inputs, parameters, _known(before))["inputs"] == before["inputs"]:
             _note(out, before)
 
 
@@ -291,14 +292,14 @@ def _note(out: Path, description: dict[str, Any]) -> None:
         partial.write_text(json.dumps(description))
 
 
-def _described(
-    inputs: Sequence[str | Path], parameters: Mapping[str, Any], noted: Mapping[str, Any] = {}
-) -> dict[str, Any]:
-    """What a product is made from: each input by name and content (CRC-32), and its file's state.
+def _known(noted: Mapping[str, Any]) -> dict[Any, Any]:
+    return dict(zip(map(tuple, noted["states"]), noted["inputs"], strict=True))
 
-    A file that is replaced or written to gets another state; only then is it read anew.
-    """
-    known = dict(zip(map(tuple, noted.get("states", [])), noted.get("inputs", []), strict=True))
+
+def _described(
+    inputs: Sequence[str | Path], parameters: Mapping[str, Any], known: Mapping[Any, Any] = {}
+) -> dict[str, Any]:
+    """What a product is made from: inputs by name and content, read unless ``known`` by their state."""
     found, states = [], []
     for name, file in _parts(inputs):
         content, state = None, list[int]()

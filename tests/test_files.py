@@ -390,7 +390,7 @@ def test_a_lost_product_or_note_is_made_anew(made):
     folder, again = made
     (folder / "out" / "o.txt").unlink()
     assert again()
-    for damage in ("", "{}", "[]", '{"version": 1}'):
+    for damage in ("", "{}", "[]", "3", '{"version": 1}', '{"states": [3], "inputs": [["a", 1]]}'):
         (folder / "out" / ".made" / "o.txt.json").write_text(damage)
         assert again()
 
