@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import write
+from scipy import stats
 
 import sartutorial as st
 from sartutorial import InputError, lulc
@@ -55,6 +56,19 @@ def test_a_class_of_which_no_error_was_drawn_still_has_an_exact_interval():
     found = st.estimate_areas(sample, np.array([100, 900]), ["rare", "rest"])
     assert found.loc["rare", ["low", "high"]].tolist() == [100, 100]  # the normal one's folly
     assert found["exact_low"]["rare"] < 100 < found["exact_high"]["rare"]
+
+
+def test_exact_intervals_are_sums_of_clopper_and_pearsons_that_hold_together():
+    """Each of four at 98.75 %, so that all four hold in 95 %: whatever the map, so does their sum."""
+    found, weight = st.estimate_areas(SAMPLE, MAPPED, NAMES), MAPPED / MAPPED.sum()
+    for c, name in enumerate(NAMES):
+        each = [
+            stats.binomtest(int(n[c]), int(n.sum())).proportion_ci(1 - 0.05 / 4, "exact")
+            for n in SAMPLE
+        ]
+        for what in ("low", "high"):
+            total = weight @ [getattr(ci, what) for ci in each] * MAPPED.sum()
+            assert found[f"exact_{what}"][name] == pytest.approx(total)
 
 
 def test_exact_intervals_hold_as_often_as_they_say():
