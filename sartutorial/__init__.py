@@ -77,6 +77,7 @@ def _main() -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup` ignores it
             signal.signal(signal.SIGINT, _interrupt)
         import_module("sartutorial.cli").main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # done: what is left is taking Python down
     except KeyboardInterrupt:
         print(
             "sartutorial: interrupted; run it again, and it goes on where it stopped",

@@ -303,6 +303,22 @@ def test_a_training_is_interrupted_at_any_moment(world, tmp_path, wait):
     assert interrupted(LONG["pretrain"].format(world=world), tmp_path, wait) == 130
 
 
+def test_a_command_that_is_done_is_not_interrupted():
+    """Python gives a signal back to the system while it ends, which would end it as a failure."""
+    code = """
+import os, signal, sys, sartutorial
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGINT):
+        kill(me, number)
+sys.late, sys.argv = Late(), ["sartutorial", "--version"]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sartutorial._main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == sartutorial.__version__
+
+
 def test_an_import_is_not_interrupted_but_what_follows(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     module = "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
