@@ -3,7 +3,7 @@
 import signal
 import sys
 from importlib import import_module
-from threading import Timer
+from threading import Timer, get_ident
 from types import FrameType
 from typing import Any
 
@@ -59,14 +59,18 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
+_asked: list[int] = []  # each Ctrl-C of a command: a library may swallow what is raised
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but not while a library is imported: its C++ could not unwind it."""
+    _asked.append(number)
     within = frame
     while within and not within.f_code.co_filename.startswith("<frozen importlib"):
         within = within.f_back
     if not within:
         raise KeyboardInterrupt
-    again = Timer(0.05, signal.raise_signal, [number])
+    again = Timer(0.05, signal.pthread_kill, [get_ident(), number])  # which wakes a wait
     again.daemon = True  # no reason to wait at the end
     again.start()
 
@@ -79,8 +83,6 @@ def _main() -> None:
         import_module("sartutorial.cli").main()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # done: what is left is taking Python down
     except KeyboardInterrupt:
-        print(
-            "sartutorial: interrupted; run it again, and it goes on where it stopped",
-            file=sys.stderr,
-        )
+        said = "sartutorial: interrupted; run it again, and it goes on where it stopped"
+        print(said, file=sys.stderr)
         sys.exit(130)

@@ -154,10 +154,11 @@ def _palette(colours: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     return table
 
 
+Picture = NDArray[np.uint8]  # RGBA (H, W, 4)
 Layer = str | Path | tuple[str | Path, str | Path]  # a raster, or a map and the labels to compare
 
 
-def quicklook(layer: Layer, side: int = 700) -> tuple[NDArray[np.uint8], rasters.Box]:
+def quicklook(layer: Layer, side: int = SIDE) -> tuple[Picture, rasters.Box, lulc.Legend | None]:
     """A raster as a picture in the projection of web maps.
 
     Args:
@@ -168,15 +169,15 @@ def quicklook(layer: Layer, side: int = 700) -> tuple[NDArray[np.uint8], rasters
         side: Pixels of the longest side that are read.
 
     Returns:
-        RGBA (H, W, 4), transparent where the raster holds no data, and its west, south, east and
-        north in degrees; east is above 180 where it crosses 180 degrees.
+        RGBA (H, W, 4), transparent where the raster holds no data; its west, south, east and north
+        in degrees, where east is above 180 if it crosses 180 degrees; and the legend of land cover.
     """
-    picture, grid, _ = _drawn(layer, side)
-    return _mercator(np.moveaxis(picture, 2, 0), grid)
+    picture, grid, legend = _drawn(layer, side)
+    return *_mercator(picture, grid), legend
 
 
-def _drawn(layer: Layer, side: int) -> tuple[NDArray[np.uint8], rasters.Grid, lulc.Legend | None]:
-    """RGBA (H, W, 4) on the grid of a raster, and the legend of land cover."""
+def _drawn(layer: Layer, side: int) -> tuple[Picture, rasters.Grid, lulc.Legend | None]:
+    """A picture on the grid of a raster, and the legend of land cover."""
     if isinstance(layer, tuple):
         (found, grid, _), (truth, _, _) = (_indices(path, side) for path in layer)
         wrong = (found >= 0) & (truth >= 0) & (found != truth)
@@ -223,10 +224,8 @@ def _of_colours(source: DatasetReader) -> lulc.Legend | None:
     return lulc.Legend("colours", classes, tuple(names), tuple(rgb))
 
 
-def _mercator(
-    picture: NDArray[np.uint8], grid: rasters.Grid
-) -> tuple[NDArray[np.uint8], rasters.Box]:
-    """Bands (4, H, W) on a grid, drawn (H, W, 4) in web mercator, and its bounds in degrees."""
+def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Box]:
+    """A picture on a grid, drawn in web mercator, and its bounds in degrees."""
     width, height = grid.width, grid.height
     x, y = grid.transform * np.array([(0, 0), (width, 0), (0, height), (width, height)]).T
     middle = transform(grid.crs, rasters.DEGREES, [x.mean()], [y.mean()])[0][0]
@@ -236,7 +235,7 @@ def _mercator(
     at, width, height = calculate_default_transform(grid.crs, crs, width, height, *bounds)
     out = np.zeros((4, height, width), np.uint8)
     reproject(
-        picture,
+        np.moveaxis(picture, 2, 0),
         out,
         src_transform=grid.transform,
         src_crs=grid.crs,
@@ -273,8 +272,7 @@ def web_map(layers: Mapping[str, Layer], *, base: bool = False) -> folium.Map:
         loaded[:] = [(name, url) for name, url in loaded if name in ("leaflet", "leaflet_css")]
     overlays, classes = {}, dict[str, str]()
     for name, layer in layers.items():
-        picture, grid, legend = _drawn(layer, SIDE)
-        picture, (west, south, east, north) = _mercator(np.moveaxis(picture, 2, 0), grid)
+        picture, (west, south, east, north), legend = quicklook(layer)
         overlay = folium.raster_layers.ImageOverlay(
             picture, bounds=[[south, west], [north, east]], mercator_project=False
         ).add_to(world)

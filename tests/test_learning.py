@@ -1,5 +1,6 @@
 """Masks, losses, schedules and training: exact where they can be, reproducible everywhere."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.swin_transformer import SwinTransformer
 
+import sartutorial
 from sartutorial import InputError, lulc, patches, profiles, sampling
 from sartutorial.learn import (
     baselines,
@@ -501,6 +503,20 @@ def test_what_breaks_after_ctrl_c_is_an_interruption():
             steps(True, broken)
     with pytest.raises(RuntimeError, match="worker"):
         steps(False, True)
+
+
+def test_an_interruption_that_a_library_swallowed_ends_a_training(monkeypatch):
+    """One Ctrl-C, raised while an index was read, was lost: the training went on to its end."""
+    monkeypatch.setattr(training, "_asked", asked := [])
+    frame = sys._getframe()
+    with training.steady() as interrupt:
+        interrupt()
+        monkeypatch.setattr(sartutorial, "_asked", asked)
+        with contextlib.suppress(KeyboardInterrupt):
+            sartutorial._interrupt(signal.SIGINT, frame)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+        asked.clear()
 
 
 @pytest.mark.usefixtures("heard")

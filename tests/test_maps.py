@@ -110,7 +110,7 @@ def test_a_quicklook_lies_where_its_raster_does(tmp_path, flip):
     if flip:
         at = GRID * Affine.translation(0, 100) * Affine.scale(1, -1)
         path = write(tmp_path / "l.tif", ids[::-1], transform=at)
-    picture, box = maps.quicklook(path)
+    picture, box, _ = maps.quicklook(path)
     with rasters.opened(path, dtype="uint8") as source:
         (expected,) = rasters.bounds_of(rasters.grid_of(source))
     assert box == pytest.approx(expected, abs=1e-4)
@@ -126,7 +126,7 @@ def test_a_quicklook_across_180_degrees_lies_in_one_piece(tmp_path, crs):
         "EPSG:32601": Affine(111, 0, 160_500, 0, -111, 5_500),
     }[crs]
     path = write(tmp_path / "l.tif", np.ones((100, 100), np.uint8), transform=at, crs=crs)
-    picture, (west, south, east, north) = maps.quicklook(path)
+    picture, (west, south, east, north), _ = maps.quicklook(path)
     assert 0.09 < east - west < 0.11
     assert west < 180 < east or west < -180 < east
     assert (picture[5:-5, 5:-5, 3] == 255).all()
@@ -139,7 +139,7 @@ def test_a_quicklook_of_doubts_grows_light_with_confidence(tmp_path):
     path = tmp_path / "m.confidence.tif"
     with rasterio.open(path, "w", driver="GTiff", count=3, dtype="uint8", **grid) as file:
         file.write(np.stack([percent, percent, percent]))
-    picture, _ = maps.quicklook(path)
+    picture, _, _ = maps.quicklook(path)
     row = picture[len(picture) // 2].astype(int)
     void, low, high = (row[len(row) * (2 * i + 1) // 6] for i in range(3))
     assert (void[3], low[3], high[3]) == (0, 255, 255)
@@ -152,7 +152,7 @@ def test_a_quicklook_of_a_map_and_labels_shows_where_they_differ(tmp_path):
     classes = np.ones((30, 30), np.uint8)  # water
     labels = write(tmp_path / "l.tif", ids, LEGEND=json.dumps(lulc.HR_LULC.to_dict()))
     found = write(tmp_path / "m.tif", classes, LEGEND=json.dumps(lulc.HR_LULC.for_maps.to_dict()))
-    picture, box = maps.quicklook((found, labels))
+    picture, box, _ = maps.quicklook((found, labels))
     assert box == pytest.approx(maps.quicklook(labels)[1])
     row = picture[len(picture) // 2]
     assert row[:, 3].nonzero()[0].min() / len(row) == pytest.approx(2 / 3, abs=0.05)
@@ -171,7 +171,7 @@ def test_a_web_map_holds_its_layers(tmp_path):
     loaded = {link.rpartition("/")[2] for link in re.findall(r'(?:src|href)="(https:[^"]+)"', html)}
     assert loaded == {"leaflet.js", "leaflet.css"}
     assert "OpenStreetMap" in st.web_map({"radar": scene}, base=True).get_root().render()
-    picture, (west, south, east, north) = maps.quicklook(scene, side=100)
+    picture, (west, south, east, north), _ = maps.quicklook(scene, side=100)
     assert 100 <= max(picture.shape[:2]) <= 120
     assert picture.dtype == np.uint8
     assert west < 135.005 < east

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from tqdm import tqdm
 
-from sartutorial import InputError, files
+from sartutorial import InputError, _asked, files
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.profiles import Profile
 
@@ -303,7 +303,7 @@ def steady() -> Iterator[Callable[[], None]]:
     noted: list[Any] = []
 
     def interrupt() -> None:
-        if noted:
+        if noted or _asked:
             raise KeyboardInterrupt
 
     before, handler = torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
