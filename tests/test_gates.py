@@ -98,20 +98,27 @@ def test_a_sound_book_passes_both_gates(house):
     [
         ("time.sleep(0.1)", "time.slep(0.1)", 60, ["FAILED: notebooks/02_two.ipynb", "slep"]),
         ("time.sleep(0.1)", "time.sleep(60)", 2, ["FAILED: notebooks/02_two.ipynb", "imeout"]),
-        ("# # Two", "# # Two\n#\n# See {ref}`nowhere`.", 60, ["02_two.ipynb", "nowhere"]),
-        ("# # Two", "# # Two\n#\n# See [that](none.md).", 60, ["02_two.ipynb", "none.md"]),
-        ("# # Two", "# # Two\n#\n# ![A line](gone.png)", 60, ["02_two.ipynb", "gone.png"]),
-        ("# # Two", "# # Two\n#\n# Read {cite:p}`nobody`.", 60, ["02_two", "nobody"]),
     ],
-    ids=["failing cell", "slow cell", "cross-reference", "link", "figure", "citation"],
+    ids=["failing cell", "slow cell"],
 )
-def test_make_book_goes_red(house, old, new, limit, says):
+def test_a_cell_makes_the_book_go_red(house, old, new, limit, says):
     plant(house, "02_two.py", old, new)
     code, said = make(house, "book", f"CELL_SECONDS={limit}")
     assert code != 0
     for words in says:
         assert words in said, said
     assert "The book is at" not in said
+
+
+def test_what_a_page_lacks_makes_the_book_go_red(house):
+    """One build names every fault: a reference, a link, a figure, a citation."""
+    lacks = "{ref}`nowhere`", "[that](none.md)", "![A line](gone.png)", "{cite:p}`nobody`"
+    plant(house, "02_two.py", "# # Two", "\n#\n# ".join(["# # Two", *lacks]))
+    code, said = make(house, "book")
+    assert code != 0
+    assert "The book is at" not in said
+    for words in ("nowhere", "none.md", "gone.png", "nobody"):
+        assert any("02_two" in line and words in line for line in said.splitlines()), said
 
 
 def test_make_check_goes_red(house):
