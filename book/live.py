@@ -38,6 +38,8 @@ def packed(kind: str, *, quantised: bool = True) -> dict[str, Any]:
     blob, index = bytearray(), {}
     for name, tensor in load_file(WEIGHTS / f"{kind}.safetensors").items():
         values = tensor.astype(np.float32)
+        if name.startswith("decoder.head.classify"):  # the last layer: it divides the logits
+            values /= about(kind)["temperature"]
         matrix = (
             quantised and values.ndim > 1 and "position" not in name and "pos_embed" not in name
         )

@@ -94,7 +94,9 @@ def _scores(said: dict[str, Any]) -> str:
         f"On {scores['patches']} patches in {scores['blocks']} {scores['on']}: mIoU "
         f"**{scores['miou']:.3f}**, in 95 % of draws of whole blocks from {low:.3f} to {high:.3f}. On "
         f"{fresh['patches']:,} patches of a world of another seed ({fresh['seed']}), which no choice "
-        f"has seen: {fresh['miou']:.3f}."
+        f"has seen: {fresh['miou']:.3f}. Its logits are divided by {said['temperature']:.2f}, the "
+        "temperature that fits the validation blocks; the expected calibration error on the test blocks "
+        f"is {scores['ece']['calibrated']:.3f} with it and {scores['ece']['as trained']:.3f} without."
     )
     return f"## Scores\n\n{said_of}\n\n| class | IoU |\n|---|---|\n{classes}"
 

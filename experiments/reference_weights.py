@@ -1,6 +1,6 @@
 """The book's own weights: an encoder pretrained on nine simulated worlds, a model fine-tuned from it.
 
-    python -m experiments.reference_weights [--device cuda]     -> book/weights/
+    python -m experiments.reference_weights [--device cuda] [--calibrate]    -> book/weights/
 
 Three stages, each kept in data/work/reference and taken up where it was stopped: the worlds, as arrays
 of patches; the encoder, SAR-W-SimMIM with mask cells of 32 px; the model, fine-tuned on the laptop
@@ -32,7 +32,7 @@ from tqdm import tqdm
 import sartutorial as st
 from experiments import model_cards
 from sartutorial import files, splits, tutorial
-from sartutorial.learn import checkpoints, datasets, evaluation, training
+from sartutorial.learn import checkpoints, datasets, evaluation, finetuning, training
 from sartutorial.learn.encoders import Encoder, EncoderConfig
 from sartutorial.learn.pretraining import CELL, SimMIM
 from sartutorial.learn.segmentation import Decoder, Segmenter
@@ -304,10 +304,34 @@ def publish(
     model.float()
 
 
+def calibrate() -> None:
+    """Note the model's temperature, and the calibration error on test blocks without and with it."""
+    folder, file = tutorial.sampled(), WEIGHTS / "model.safetensors"
+    finetuning.calibrate(file, folder)
+    model, known = st.load_model(file)
+    rows, norm = (
+        datasets.selected(folder, "finetune", "test"),
+        datasets.Normalization(**known["normalization"]),
+    )
+    error = {}
+    for name, temperature in (("as trained", 1.0), ("calibrated", model.temperature)):
+        model.temperature = temperature
+        error[name] = evaluation.scored(model, folder, rows, norm, st.HR_LULC.names)["ece"]
+    checkpoints.write_json(
+        known | {"scores": known["scores"] | {"ece": error}}, file.with_suffix(".json")
+    )
+    model_cards.write()
+    print(f"temperature {known['temperature']:.3f}, calibration error {error}")
+
+
 def main() -> None:
     """Worlds, encoder, model; then the files and their scores."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--calibrate", action="store_true", help="the temperature alone, anew")
+    if options.parse_args().calibrate:
+        calibrate()
+        return
     device = options.parse_args().device
     out, table = data_dir().parent / "reference", torch.from_numpy(lookup_table())
     pool = [laptop("train", "pretrain")[0]]
@@ -333,7 +357,7 @@ def main() -> None:
         "provenance": made,
     }
     publish(tuned, "model", norm, about)
-    model_cards.write()
+    calibrate()
     print(scores["miou"], scores["miou_95"])
 
 

@@ -348,3 +348,21 @@ def test_the_forest_knows_classes_that_some_labels_lack(world, tmp_path):
         world / "patches", tmp_path, which=["forest"], split="train", labels=0.1
     )
     assert np.shape(result["forest"]["confusion_matrix"]) == (9, 9)
+
+
+def test_the_temperature_of_overconfident_logits_is_found():
+    """Labels drawn from a softmax whose logits a model gives three times too large, a half void."""
+    rng = np.random.default_rng(3)
+    right = torch.from_numpy(rng.normal(0, 1.5, (8, 4, 128, 128))).float()
+    p = right.softmax(1).permute(0, 2, 3, 1).reshape(-1, 4)
+    label = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(0)).view(8, 128, 128)
+    label[:, :64] = -1
+    batches = [{"image": torch.tensor([[[[i]]]]), "label": label[i : i + 1]} for i in range(8)]
+
+    def predict(image):
+        return 3 * right[image.long().ravel()]
+
+    assert evaluation.fitted_temperature(predict, batches) == pytest.approx(3, rel=0.05)
+    for batch in batches:
+        batch["label"] = torch.full_like(batch["label"], -1)
+    assert evaluation.fitted_temperature(predict, batches) == 1

@@ -636,6 +636,29 @@ def test_fine_tuning_starts_from_the_encoder_and_learns(tuned):
     assert not (model.parent / "last.ckpt").exists()
 
 
+def test_a_model_is_as_sure_as_its_validation_patches_ask(world, tuned):
+    """Its logits are those of its weights over the temperature, where the cross-entropy is least."""
+    model, description = load_model(tuned[1])
+    raw = load_model(tuned[1])[0]
+    raw.temperature = 1.0
+    rows = datasets.selected(world / "patches", "finetune", "val")
+    norm = datasets.Normalization(**description["normalization"])
+    data = datasets.Patches(world / "patches", rows, norm)
+    images, labels = (
+        torch.stack([data[i][k] for i in range(len(data))]) for k in ("image", "label")
+    )
+
+    def entropy(logits):
+        return torch.nn.functional.cross_entropy(logits[..., ::4, ::4], labels[..., ::4, ::4],
+                                                 ignore_index=-1)  # fmt: skip
+
+    with torch.inference_mode():
+        logits, cold = model(images), raw(images)
+    torch.testing.assert_close(logits * description["temperature"], cold)
+    assert entropy(logits) <= entropy(cold)
+    assert all(entropy(logits) <= entropy(logits * f) for f in (0.9, 1.1))
+
+
 def test_the_first_step_of_fine_tuning_meets_the_encoders_weights(world, tuned, tmp_path):
     """With a rate of next to nothing, they are still there at the end."""
     encoder, _ = tuned

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -16,6 +19,7 @@ from tqdm import tqdm
 from sartutorial import InputError
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.learn.published import load_model
+from sartutorial.learn.segmentation import labelled
 from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
 
@@ -204,6 +208,25 @@ def tally(
         for part in (pairs, bins):
             torch.distributed.all_reduce(part)
     return pairs.view(-1, k, k).cpu().numpy(), float(bins.abs().sum() / pairs.sum().clamp(min=1))
+
+
+@torch.inference_mode()
+def fitted_temperature(predict: Predict, batches: DataLoader[Any], *, device: str = "cpu") -> float:
+    """What to divide logits by so that confidence is as large as accuracy (Guo et al. 2017).
+
+    The cross-entropy of the labelled pixels, a sixteenth of them, is least there; 1 if there are none.
+    """
+    kept = []
+    for batch in batches:
+        logits = predict(batch["image"].to(device))[:, :, ::4, ::4].float().cpu()
+        kept.append(labelled(logits, batch["label"][:, ::4, ::4]))
+    logits, truth = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    if not len(truth):
+        return 1.0
+    found = minimize_scalar(
+        lambda log: F.cross_entropy(logits / math.exp(log), truth).item(), bounds=(-2, 2)
+    )
+    return math.exp(found.x)
 
 
 def scored(

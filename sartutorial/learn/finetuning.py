@@ -13,13 +13,15 @@ from torch import nn
 from sartutorial import InputError, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, training
 from sartutorial.learn.encoders import Encoder, config_of
-from sartutorial.learn.published import Loaded, load_encoder
+from sartutorial.learn.published import Loaded, load_encoder, load_model
 from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
 from sartutorial.lulc import Legend
 from sartutorial.patches import read_legend
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CALIBRATED = 512  # validation patches, at most, that a model's temperature is fitted to
 
 
 def finetune(
@@ -43,7 +45,8 @@ def finetune(
     """Fine-tune a segmentation model on the labelled training patches (paper section 3.2).
 
     A run that was stopped goes on from its last epoch; one that is done is left alone.
-    ``out/metrics.json`` holds the scores on the validation split, if that holds patches.
+    If the validation split holds patches, a temperature is fitted to them, which makes the model's
+    confidence as large as its accuracy, and ``out/metrics.json`` holds the scores on them.
 
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
@@ -80,8 +83,21 @@ def finetune(
     fresh = training.trained(file, run, prepare)
     index = datasets.selected(patches, "finetune")
     if (fresh or not metrics.exists()) and (index["split"] == "val").any():
+        calibrate(file, patches)
         evaluation.evaluate(patches, file, split="val", out=metrics)
     return file
+
+
+def calibrate(file: Path, patches: str | Path) -> None:
+    """Note in a model's description the temperature that validation patches ask for."""
+    model, known = load_model(file)
+    rows = datasets.selected(patches, "finetune", "val")
+    rows = rows.iloc[:: -(-len(rows) // CALIBRATED)]
+    device, model.temperature = "cuda" if torch.cuda.is_available() else "cpu", 1.0
+    data = datasets.Patches(patches, rows, datasets.Normalization(**known["normalization"]))
+    batches = datasets.loader(data, evaluation.BATCH)
+    found = evaluation.fitted_temperature(model.to(device), batches, device=device)
+    checkpoints.write_json(known | {"temperature": found}, file.with_suffix(".json"))
 
 
 def _job(

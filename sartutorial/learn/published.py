@@ -146,7 +146,9 @@ def _model(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> nn.Module:
     """The model, with random weights, that keys and a description are of."""
     encoder = Encoder(EncoderConfig(**known["encoder"]))
     if "decoder.project.weight" in state:
-        return Segmenter(encoder, Decoder(**known["decoder"]))
+        model = Segmenter(encoder, Decoder(**known["decoder"]))
+        model.temperature = known.get("temperature", 1.0)
+        return model
     if "decoder_embed.weight" in state:
         return MixMAE(encoder, **known["decoder"])
     return SimMIM(encoder) if "decoder.0.weight" in state else nn.ModuleDict({"encoder": encoder})

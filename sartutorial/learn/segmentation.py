@@ -124,6 +124,8 @@ class UPerNet(nn.Module):
 class Segmenter(nn.Module):
     """Encoder and decoder: image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
 
+    temperature = 1.0  # of the logits: 1 in training, then what validation asks for (``finetune``)
+
     def __init__(self, encoder: Encoder, config: Decoder) -> None:
         super().__init__()
         c, self.config = encoder.embed_dim, config
@@ -135,7 +137,7 @@ class Segmenter(nn.Module):
         """Image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
         taps = self.encoder.taps(image, merged=self.config.merged_taps)
         logits: Tensor = self.decoder(taps, image)
-        return logits
+        return logits / self.temperature
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers from the bottom for timm's layer-wise decay: what is not named here is the top."""
