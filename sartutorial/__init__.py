@@ -30,7 +30,7 @@ _HOMES = {
     "learn.evaluation": ["evaluate"],
     "learn.published": ["load_encoder", "load_model", "import_weights"],
     "learn.inference": ["predict"],
-    "learn.reports": ["estimate_areas", "describe_map"],
+    "learn.reports": ["mosaic", "estimate_areas", "describe_map"],
     "learn.baselines": ["baselines", "table1"],
     "maps": ["show_backscatter", "show_classes", "show_legend", "web_map"],
 }

@@ -41,7 +41,7 @@ wrote. Every command can be run again: it goes on where it stopped, and leaves a
 # In the order in which data flows. A command is the public function of its name, or of this one.
 NAMES = (
     "simulate downsample label patches export import sample pretrain import-weights finetune "
-    "evaluate predict table1"
+    "evaluate predict mosaic table1"
 )
 NAMED = {"patches": "cut", "import": "import_patches"}
 COMMANDS = {name: NAMED.get(name, name.replace("-", "_")) for name in NAMES.split()}

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from conftest import write
+from affine import Affine
+from conftest import GRID, write
 from scipy import stats
 
 import sartutorial as st
@@ -185,3 +186,42 @@ def test_a_map_of_another_legend_is_refused(mapped, tmp_path):
     other = write(tmp_path / "o.tif", np.ones((9, 9), np.uint8), LEGEND=tag)
     with pytest.raises(InputError, match="not a map of"):
         st.describe_map(other, model)
+
+
+def test_maps_are_joined_by_confidence_or_by_age(tmp_path):
+    """Three maps that overlap: each pixel has the class that the rule asks for."""
+    legend = {"LEGEND": json.dumps(lulc.HR_LULC.for_maps.to_dict()), "SIMULATED": "yes"}
+    rng, side, grids = np.random.default_rng(0), 60, {}
+    classes, sure = np.zeros((3, 130, 130), np.uint8), np.full((3, 130, 130), -1)
+    for i, (row, col, day) in enumerate([(20, 0, "221119"), (0, 40, "200101"), (70, 65, "230303")]):
+        here = np.s_[row : row + side, col : col + side]
+        classes[(i, *here)] = rng.integers(0, 10, (side, side))
+        sure[(i, *here)] = np.where(classes[(i, *here)] > 0, rng.integers(0, 101, (side, side)), -1)
+        name = f"IMG-HH-ALOS245850321{i}-{day}-UBSR2.1GUD"
+        grids[name] = GRID * Affine.translation(col, row)
+        said = legend | {"SCENE": f"{name}.tif"}
+        write(tmp_path / "maps" / f"{name}.tif", classes[(i, *here)], transform=grids[name], **said)
+        doubts = np.where(sure[(i, *here)] < 0, 255, sure[(i, *here)]).astype(np.uint8)
+        write(
+            tmp_path / "maps" / f"{name}.confidence.tif", doubts, transform=grids[name], nodata=255
+        )
+    wanted = {"confidence": sure, "newest": np.where(classes > 0, [[[1]], [[0]], [[2]]], -1)}
+    for rule, rank in wanted.items():
+        out = st.mosaic(tmp_path / "maps", tmp_path / "maps" / f"{rule}.tif", overlap=rule)
+        right = np.where(
+            rank.max(0) < 0, 0, np.take_along_axis(classes, rank.argmax(0)[None], 0)[0]
+        )
+        with rasterio.open(out) as found:
+            np.testing.assert_array_equal(found.read(1), right[:130, :125])
+            assert found.transform.almost_equals(GRID)
+            assert (found.nodata, found.tags()["SIMULATED"]) == (0, "yes")
+            assert found.colormap(1)[1] == (0, 0, 100, 255)
+            assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        out.unlink()
+    (tmp_path / "maps" / f"{name}.confidence.tif").unlink()
+    with pytest.raises(InputError, match=r"230303.*confidence.tif: no such file; predict with"):
+        st.mosaic(tmp_path / "maps", tmp_path / "region.tif")
+    write(tmp_path / "maps" / "other.tif", classes[0][:60, :60])
+    with pytest.raises(InputError, match=r"other.tif: no map with the legend of"):
+        st.mosaic(tmp_path / "maps", tmp_path / "region.tif", overlap="newest")
+    assert not (tmp_path / "region.tif").exists()

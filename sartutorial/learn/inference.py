@@ -162,8 +162,11 @@ def _map(
         strips = laid.strips(sar)
         shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
         _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
+        said = ("SIMULATED", "QUANTITY", "POLARISATION")
+        tags = {k: v for k, v in sar.tags().items() if k in said} | {"SCENE": files.name_of(scene)}
+        legend, grid = lulc.Legend.from_dict(known["legend"]).for_maps, rasters.grid_of(sar)
         for file, whole in missing.items():
-            with _cog(whole, file, sar, known) as raw:
+            with cog(whole, file, grid, tags, legend) as raw:
                 for (first, rows), strip in zip(strips, _stored(store, shapes), strict=True):
                     part = strip[:1] if file == out else strip[1:]
                     raw.write(part, window=Window(0, first, sar.width, rows))
@@ -202,25 +205,23 @@ def _stored(store: Path, shapes: list[tuple[int, int, int]]) -> Iterator[NDArray
 
 
 @contextmanager
-def _cog(
-    whole: Path, file: Path, sar: DatasetReader, known: Mapping[str, Any]
+def cog(
+    whole: Path, file: Path, grid: rasters.Grid, tags: Mapping[str, str], legend: lulc.Legend
 ) -> Iterator[DatasetWriter]:
-    """Write ``whole``, which becomes ``file``: a map, or the bands beside it, as a COG."""
-    legend, doubts = lulc.Legend.from_dict(known["legend"]), file.name.endswith(BESIDE)
-    tags = {k: v for k, v in sar.tags().items() if k in ("SIMULATED", "QUANTITY", "POLARISATION")}
-    tags |= {"SCENE": files.name_of(sar.name)}
+    """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
+    doubts = file.name.endswith(BESIDE)
     if not doubts:
-        tags |= {"LEGEND": json.dumps(legend.for_maps.to_dict())}
+        tags = {**tags, "LEGEND": json.dumps(legend.to_dict())}
     # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
     run = whole.name.removesuffix(f".{file.name}")[:-8]
     plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
     form = dict(count=len(BANDS), nodata=NO_DATA, photometric="minisblack") if doubts else {}
     try:
-        with rasters.create(plain, rasters.grid_of(sar), tags, dtype="uint8", **form) as raw:
+        with rasters.create(plain, grid, tags, dtype="uint8", **form) as raw:
             if doubts:
                 raw.descriptions = BANDS
             else:
-                raw.write_colormap(1, legend.colormap(training=True))
+                raw.write_colormap(1, legend.colormap())
             yield raw
         reduced = "nearest" if doubts else "mode"
         rasterio.shutil.copy(

@@ -1,17 +1,27 @@
-"""What is said of a map: how good it is, how large its classes are, and its papers."""
+"""Maps of a region, and what is said of a map: how good it is, how large its classes are, its papers."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import rasterio
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.transform import array_bounds
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
 from scipy import stats
+from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, evaluation, inference, published
@@ -23,6 +33,105 @@ ALOS_2 = (
     "The source data of the model's weights are ALOS-2's, copyrighted by JAXA and used under the "
     "JAXA-AIST agreement."
 )  # their authors ask for this sentence
+
+
+def mosaic(
+    mapped: files.Paths,
+    out: str | Path,
+    *,
+    overlap: Literal["confidence", "newest"] = "confidence",
+    progress: bool = False,
+) -> Path:
+    """Join the maps of several scenes to one of their region.
+
+    It lies on the grid of the first map, made larger; others come to it by the nearest pixel. Where
+    maps overlap, one of them counts: the surest in that pixel, or that of the newest scene.
+
+    Args:
+        mapped: What ``predict`` wrote, with ``confidence`` for that rule: files, or their folder.
+        out: The .tif file to write, Cloud-Optimized as the maps are.
+        overlap: Which map counts where several show a class; of equals, the first by name.
+        progress: Show a bar.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: Legends differ, confidence is not there, or a scene's name holds no date.
+    """
+    out = Path(out)
+    paths = [
+        p
+        for p in files.find_scenes(mapped, "map")
+        if not p.endswith(inference.BESIDE) and Path(p).resolve() != out.resolve()
+    ]
+    beside = [Path(p).with_suffix(inference.BESIDE) for p in paths]
+    for path in () if overlap == "newest" else beside:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; predict with --confidence, or join by newest")
+    inputs: list[str | Path] = [*paths, *([] if overlap == "newest" else beside)]
+    with ExitStack() as stack:
+        maps = [stack.enter_context(rasters.opened(p, dtype="uint8")) for p in paths]
+        legend, grid = _one_legend(maps), _around(maps)
+        sure = (
+            [] if overlap == "newest" else [stack.enter_context(rasterio.open(p)) for p in beside]
+        )
+        form = grid._asdict() | {"nodata": 0}
+        views = [stack.enter_context(WarpedVRT(m, **form)) for m in [*maps, *sure]]
+        scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
+        ranks: Sequence[Any] = views[len(maps) :] or _by_age(scenes)
+        tags = {k: v for m in maps for k, v in m.tags().items() if k in ("SIMULATED", "QUANTITY")}
+        tags["SCENES"] = ", ".join(scenes)
+        if whole := stack.enter_context(files.made(out, inputs, {"overlap": overlap})):
+            raw = stack.enter_context(inference.cog(whole, out, grid, tags, legend))
+            windows = list(rasters.row_windows(raw))
+            for window in tqdm(windows, "mosaic", disable=not progress):
+                raw.write(_chosen(views, ranks, window), 1, window=window)
+    return out
+
+
+def _one_legend(maps: Sequence[DatasetReader]) -> lulc.Legend:
+    legend = rasters.legend_of(maps[0])
+    for one in maps:
+        if legend is None or rasters.legend_of(one) != legend:
+            raise InputError(
+                f"{one.name}: no map with the legend of {maps[0].name}; join them apart"
+            )
+    assert legend
+    return legend
+
+
+def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
+    """The grid of the first map, made as large as all of them are."""
+    crs, transform = maps[0].crs, maps[0].transform
+    ends = []
+    for one in maps:
+        box = array_bounds(one.height, one.width, one.transform)
+        west, south, east, north = transform_bounds(one.crs, crs, *box)
+        ends += [~transform * at for at in itertools.product((west, east), (south, north))]
+    # A thousandth of a pixel is no pixel.
+    left, top = np.floor(np.min(ends, axis=0) + 1e-3).astype(int).tolist()
+    right, bottom = np.ceil(np.max(ends, axis=0) - 1e-3).astype(int).tolist()
+    return rasters.Grid(crs, transform * Affine.translation(left, top), right - left, bottom - top)
+
+
+def _by_age(scenes: Sequence[str]) -> list[int]:
+    """The place of each scene in the order of their dates."""
+    when = [_when(scene, None) for scene in scenes]
+    days = [str(day or span["start_datetime"]) for day, span in when]
+    return [sorted(days).index(day) for day in days]
+
+
+def _chosen(views: Sequence[WarpedVRT], ranks: Sequence[Any], window: Window) -> NDArray[np.uint8]:
+    """The class of the map that ranks first, among those that show one."""
+    classes = np.zeros((window.height, window.width), np.uint8)
+    best = np.full(classes.shape, -1, np.int16)
+    for view, rank in zip(views, ranks, strict=False):  # behind the maps may follow the ranks
+        found = view.read(1, window=window)
+        score = rank if isinstance(rank, int) else rank.read(1, window=window).astype(np.int16)
+        better = (found > 0) & (score > best)
+        classes[better], best = found[better], np.where(better, score, best)
+    return classes
 
 
 def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
