@@ -132,14 +132,15 @@ def page(file: str) -> str:
 
 
 def main() -> None:
-    """Write what the appendices include."""
-    for name, text in {
-        "museum_made": museum(),
-        "reference_made": reference(),
-        "data_made": page("data/README.md"),
-        "contributing_made": page("CONTRIBUTING.md"),
-    }.items():
-        (SOURCE / "book" / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")
+    """Write what the appendices include, of those that the book has."""
+    for name, made, write in (
+        ("mistakes", "museum_made", museum),
+        ("api", "reference_made", reference),
+        ("data", "data_made", lambda: page("data/README.md")),
+        ("contributing", "contributing_made", lambda: page("CONTRIBUTING.md")),
+    ):
+        if (SOURCE / "book" / f"{name}.md").exists():
+            (SOURCE / "book" / f"{made}.md").write_text(write().strip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
