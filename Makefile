@@ -34,6 +34,7 @@ $(READY): requirements.lock pyproject.toml
 book: $(READY) ## run every chapter on a copy, then build the book from it
 	$(BIN)/python -m book.execute
 	$(BIN)/python -m book.live
+	$(BIN)/python -m book.appendices
 	rm -rf build/book
 	cd build/src && "$(abspath $(BIN))/jupyter-book" build . --config book/_config.yml --toc book/_toc.yml \
 	  --path-output ../book -W -n --keep-going
@@ -59,7 +60,7 @@ test-oldest: $(READY) ## the unit tests on the oldest versions that the ranges a
 	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python -m pytest ../../tests -n 2 -m "not slow" --first-cases -c ../../pyproject.toml \
 	  -o pythonpath= $(HOUSE:%=--ignore ../../tests/test_%.py) $(ARGS)
 
-check: $(READY) ## format, lint, types, imports, dependencies, and notebooks against their twins
+check: $(READY) ## format, lint, types, imports, dependencies, notebooks and their twins, the book's promises
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -67,6 +68,7 @@ check: $(READY) ## format, lint, types, imports, dependencies, and notebooks aga
 	$(BIN)/deptry --no-ansi .
 	$(BIN)/python -m pip check
 	$(BIN)/python -m book.check_notebooks
+	$(BIN)/python -m book.lint
 
 # Cosmic Ray, in an environment of its own, makes the faults; .venv runs the tests.
 mutants: $(READY) ## plant sixty faults in the numeric code, by hand; up to an hour

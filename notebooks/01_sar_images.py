@@ -40,14 +40,50 @@ world = tutorial.world()
 print(*[path.relative_to(world) for path in scenes + tiles], sep="\n")
 
 # %% [markdown]
-# The first names follow JAXA's grammar for products: HH polarisation (sent and received horizontally), orbit and frame, date, ultra-fine mode (`UBS`), right-looking (`R`), processing level 2.1, in UTM (`U`), descending (`D`).
+# The first names follow JAXA's grammar for products: HH {term}`polarisation` (sent and received horizontally), orbit and frame, date, ultra-fine mode (`UBS`), right-looking (`R`), {term}`processing level` 2.1, in UTM (`U`), descending (`D`).
+# A *processing level* says how much JAXA has done to the echoes: level 1.1 is the complex image as the radar sees it, 1.5 and 2.1 are amplitudes on a map grid (2.1 with the relief's shift taken out), 3.1 is enhanced for the eye.
 # The others are land-cover tiles of one degree, each named by its south-west corner.
 # The island lies where four of them meet, so a scene may need all four.
 #
+# ## Looking sideways
+#
+# The satellite flies along its track and looks to one side.
+# An echo's delay says how far away the ground is that sent it: across the track, a radar image is sorted by distance, its {term}`range`. Along the track, the {term}`azimuth`, many pulses from different places are combined, as if the antenna were as long as the way flown between them.
+# The edge of the strip that lies nearer to the track is {term}`near range`, the other one {term}`far range`; between them grows the {term}`incidence angle` $\theta$ at which the wave meets flat ground.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How a radar image comes about, looking along the track (a drawing, not to scale). The angle at near range is smaller than at far range.", "name": "fig-geometry"}, "image": {"alt": "A drawing. High up on the right is the satellite, flying into the page. Two rays go down to the left and meet the ground at the ends of a thick line, the swath: the steeper ray at near range, the flatter one at far range. Where a ray meets the ground, the incidence angle is drawn between the ray and the vertical."}}
+fig, ax = plt.subplots(figsize=(9, 4), layout="constrained")
+ax.set(xlim=(-1, 11), ylim=(-1, 6), aspect="equal")
+ax.set_axis_off()
+satellite = np.array([9.5, 5.3])
+ax.plot([-0.5, 10.5], [0, 0], color="0.6")
+ax.plot([2, 5.5], [0, 0], color="tab:orange", linewidth=5, solid_capstyle="butt")
+for foot, name in ((5.5, "near range"), (2.0, "far range")):
+    ax.plot([satellite[0], foot], [satellite[1], 0], color="0.3", linewidth=1)
+    ax.plot([foot, foot], [0, 2.2], color="0.3", linewidth=0.8, linestyle=":")
+    angle = np.arctan2(satellite[0] - foot, satellite[1])
+    arc = np.linspace(0, angle, 30)
+    ax.plot(foot + 1.3 * np.sin(arc), 1.3 * np.cos(arc), color="tab:blue")
+    middle = angle / 2
+    ax.text(foot + 1.6 * np.sin(middle), 1.6 * np.cos(middle), "θ", color="tab:blue")
+    ax.text(foot, -0.55, name, ha="center")
+ax.text(3.75, -0.5, "swath", ha="center", color="#a04a00")
+ax.plot(*satellite, "s", color="black", markersize=12)
+ax.text(9.5, 5.75, "satellite, flying into the page (azimuth)", ha="right")
+ax.annotate(
+    "distance (range)",
+    (5.6, 2.9),
+    (7.2, 1.6),
+    arrowprops={"arrowstyle": "-", "color": "0.5"},
+)
+plt.show()
+
+# %% [markdown]
 # ## A digital number is not a brightness
 #
-# A scene file holds one unsigned 16-bit digital number (DN) a pixel.
-# A DN is an *amplitude*; what physics predicts is *power*, its square.
+# A scene file holds one unsigned 16-bit {term}`digital number` (DN) a pixel.
+# A DN is an *{term}`amplitude`*; what physics predicts is *power*, its square.
+# The power that a square metre of ground sends back, against what it would send if it scattered evenly in all directions, is its {term}`backscatter` σ⁰ ("sigma nought"). It spans so many orders of magnitude that it is written in {term}`decibels <decibel>`, ten times its logarithm: +10 dB is ten times the power, +3 dB about twice.
 # JAXA gives the calibration of levels 1.5 and 2.1 as
 #
 # $$
@@ -112,18 +148,20 @@ plt.show()
 #
 # One pixel covers many scatterers: a few square metres of branches or clods.
 # Their echoes add up as waves, sometimes in step, sometimes against each other, so even a perfectly even field looks grainy.
-# That is *speckle*.
+# That is *{term}`speckle`*.
 # It is not noise of the receiver: the same geometry gives the same grain.
 #
-# For a single look, intensity follows an exponential distribution {cite:p}`goodman1976speckle`.
-# Averaging $L$ independent looks narrows it to a gamma distribution, and the *equivalent number of looks*
+# A {term}`look` is one such image of the ground, made from one part of the echoes. Processing may average several; the scenes here are worth two.
+# For a single look, intensity (power, up to a factor) follows an exponential distribution {cite:p}`goodman1976speckle`.
+# Averaging $L$ independent looks narrows it to a gamma distribution, and the *{term}`equivalent number of looks`*
 #
 # $$
 # \mathrm{ENL} = \frac{\langle I \rangle^2}{\operatorname{var} I}
 # $$ (eq-enl)
 #
 # says how many looks an even area is worth.
-# Here is speckle alone, from the function that makes the simulated scenes: complex waves with the correlation of the point response, added up, then squared.
+# Here is speckle alone, from the function that makes the simulated scenes: complex waves, added up, then squared.
+# They are correlated between neighbours as in a real image, where a single bright point is smeared over a pixel or two: that smear is the radar's {term}`point response`.
 
 # %%
 tutorial.show_source(simulate.speckle)
@@ -183,6 +221,7 @@ assert abs(measured["sea"] / simulate.LOOKS - 1) < 0.1
 assert measured["built-up"] < measured["forest"] < measured["sea"]
 
 # %% [markdown]
+# Towns come out far below one look, which no averaging of speckle could give: {eq}`eq-enl` then measures the *ground*. In a box of streets, roofs and a few corners that shine like mirrors, the mean power differs so much from pixel to pixel that its variance is many times the square of its mean. An ENL below the number of looks is a sign of texture, not of a worse radar.
 # Texture is gamma distributed here, which makes intensity *K distributed*, as is usual for forest and towns {cite:p}`oliver2004understanding`.
 #
 # ## Looks and averaging
@@ -212,6 +251,7 @@ def averaged(n, of="power"):
     return st.to_db(back(blocks.mean(axis=(1, 3))))
 
 
+# %% tags=["hide-input"]
 def looks_figure(n, of="power"):
     """The averaged image, and the distribution over its cropland."""
     image = averaged(n, of)
@@ -264,7 +304,7 @@ live()
 display(ipywidgets.VBox([window, mean_of, shown]))
 
 # %% [markdown]
-# ## Average power, never decibels
+# ## Wrong on purpose: decibels averaged
 #
 # Because speckle is multiplicative and skewed, it matters *what* one averages.
 # The mean of power is unbiased.
@@ -303,10 +343,10 @@ assert abs(st.to_db(exponential).mean() - theory["decibels"]) < 0.02
 # with the local incidence angle $\theta_\mathrm{loc}$, 10 dB at most, and an exponent $n$ for each class: 1 for a volume such as forest, more for bare ground.
 # The second factor is the area of ground that a pixel sees {cite:p}`small2011flattening`; the first, and its exponents, are **ours**.
 #
-# Where a facing slope is steeper than $\theta$, its top is nearer to the radar than its foot and comes first: the two change places, which is *layover*.
-# Where an averted slope is steeper than $90° - \theta$, no wave reaches it: *shadow*, where only the receiver's noise is left.
+# Where a facing slope is steeper than $\theta$, its top is nearer to the radar than its foot and comes first: the two change places, which is *{term}`layover`*.
+# Where an averted slope is steeper than $90° - \theta$, no wave reaches it: *{term}`shadow <radar shadow>`*, where only the receiver's noise is left.
 
-# %% mystnb={"figure": {"caption": "A made-up profile seen from the right at the simulator's incidence angle. Below, where each point of the ground appears when it is placed by its distance from the radar: many at one place is layover, none is shadow.", "name": "fig-layover"}, "image": {"alt": "A hill profile with rays coming down from the right. The slope facing the radar is marked as layover, the steep slope behind the top as shadow. Under it a bar shows how many ground points fall on each distance."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A made-up profile seen from the right at the simulator's incidence angle. Below, where each point of the ground appears when it is placed by its distance from the radar: many at one place is layover, none is shadow.", "name": "fig-layover"}, "image": {"alt": "A hill profile with rays coming down from the right. The slope facing the radar is marked as layover, the steep slope behind the top as shadow. Under it a bar shows how many ground points fall on each distance."}}
 theta = simulate.THETA
 ground = np.linspace(0, 1000, 4001)
 height = 230 * np.exp(-(((ground - 620) / 110) ** 2)) + 200 * np.exp(
@@ -377,6 +417,14 @@ gone = simulate.shadow(dem) & covered
 print(
     f"shadow: {gone.mean():.2%} of the scene, mean {st.to_db(half[gone].mean()):.1f} dB"
 )
+
+# %%
+by_relief = max(values) - min(values)
+levels = [answer.level for answer in simulate.SIGMA0.values()]
+by_cover = max(levels) - min(levels)
+print(f"relief moves forest by {by_relief:.1f} dB;", end=" ")
+print(f"the classes' levels on flat ground span {by_cover:.1f} dB")
+assert by_relief < by_cover
 
 # %% [markdown]
 # The simulator models brightness and shadow, not layover: echoes keep their place on the map.
@@ -472,9 +520,6 @@ for pair, (name, ids) in zip(axes.T, wanted.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Where the real L-band scene is at hand (`data/README.md` says where to put it), the next cell shows it in the same stretch; its pixels are their owners' and not part of this book.
-
-# %% [markdown]
 # No real scene is shown beside it: the pixels of the real ones that it was compared with belong to their owners, and none is copied into this book. What differs, and what this world therefore cannot teach:
 #
 # - No layover, no seasons, no rain, no growth: one level a class, one autumn.
@@ -486,7 +531,7 @@ plt.show()
 #
 # ## σ⁰ and γ⁰
 #
-# σ⁰ relates power to an area on the ground, γ⁰ to an area across the beam: $\gamma^0 = \sigma^0 / \cos\theta$ with the incidence angle $\theta$.
+# σ⁰ relates power to an area on the ground, {term}`γ⁰ <gamma nought>` to an area across the beam: $\gamma^0 = \sigma^0 / \cos\theta$ with the incidence angle $\theta$.
 # The paper's scenes are σ⁰, JAXA's open 25 m mosaics γ⁰, and the two differ by a decibel or so.
 # Statistics of one do not carry over to the other, so the package reads the unit from the product and keeps it in a tag.
 
@@ -531,27 +576,82 @@ shares.style.format(precision=2)
 #
 # ## Exercises
 #
-# **1.** How many looks is a pixel of the halved scene worth? Measure its ENL on the sea, and say why it is not four times that of the scene.
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** How many looks is a pixel of the halved scene (`half`, in power) worth? Measure its ENL on the sea with `enl`, say why it is not four times that of the scene, and ask `check_looks(…)`.
 
 # %% tags=["hide-cell"]
 sea = (classes == 1) & (dem == 0) & valid[::2, ::2]
+calm = np.nan_to_num(half)
+looks = {
+    "power": enl(calm, sea)[0],
+    "amplitude": enl(np.sqrt(calm), sea)[0],
+    "decibels": enl(st.to_db(calm + 1e-9), sea)[0],
+    "before": measured["sea"],
+}
+
+
+def check_looks(answer):
+    """Say whether the halved scene's looks are right, or which mistake they look like."""
+    slips = {
+        "That is four times as many as before: four independent pixels would give it.": 4
+        * looks["before"],
+        "That is the scene as it was; take `half`.": looks["before"],
+        "You took amplitudes: the ENL is one of power.": looks["amplitude"],
+        "You took decibels: the ENL is one of power.": looks["decibels"],
+        "That is variance over mean²; turn it round.": 1 / looks["power"],
+    }
+    check(answer, looks["power"], slips, near=0.15)
+
+
+# %% tags=["hide-cell"]
 halved_enl, boxes = enl(np.nan_to_num(half), sea)
 print(f"ENL {halved_enl:.1f}, against {measured['sea']:.1f} before")
+check_looks(halved_enl)
+check_looks(4 * measured["sea"])  # a usual slip
 # Neighbouring pixels share part of their speckle, since the point response is wider than a pixel:
 # four of them hold fewer than four independent samples.
 assert measured["sea"] < halved_enl < 4 * measured["sea"]
 
 # %% [markdown]
-# **2.** How far is σ⁰ from γ⁰ at near range (30°) and at far range (45°)? Could one network be trained on both without telling it which is which?
+# **2.** How far is σ⁰ from γ⁰ at near range (30°) and at far range (45°)? Ask `check_gamma(angle, …)`. Could one network be trained on both without telling it which is which?
+
+
+# %% tags=["hide-cell"]
+def check_gamma(angle, answer):
+    """Say whether γ⁰ − σ⁰ [dB] at an angle [°] is right, or which mistake it looks like."""
+    right = -10 * np.log10(np.cos(np.radians(angle)))
+    slips = {
+        "The other way round: the beam's area is the smaller one, so γ⁰ is larger.": -right,
+        "10, not 20: σ⁰ and γ⁰ are powers, not amplitudes.": 2 * right,
+        "np.cos wants radians: np.radians(angle).": -10
+        * np.log10(abs(np.cos(float(angle)))),
+    }
+    check(answer, right, slips, near=0.02)
+
 
 # %% tags=["hide-cell"]
 for angle in (30, 45):
-    print(f"{angle}°: {-10 * np.log10(np.cos(np.radians(angle))):.2f} dB")
+    difference = -10 * np.log10(np.cos(np.radians(angle)))
+    print(f"{angle}°: {difference:.2f} dB")
+    check_gamma(angle, difference)
+check_gamma(45, -20 * np.log10(np.cos(np.radians(45))))  # a usual slip
 # Less than speckle, so a network would run; but a mean shift of a decibel or more is as large as
 # the distance between two forest classes here, so it would learn less.
 
 # %% [markdown]
-# **3.** How much of the land would a threshold find? Choose the σ⁰ that best separates water from the rest at 5 m, and say what share of each class it takes for water.
+# **3.** How much of the land would a threshold find? Choose the σ⁰ that best separates water from the rest at 5 m, and say what share of each class it takes for water. `check_threshold(…)` knows the best to half a decibel.
 
 # %% tags=["hide-cell"]
 here = valid[::2, ::2]
@@ -559,6 +659,24 @@ water, values = (classes == 1)[here], half_db[here]
 edges = np.arange(-28, -10, 0.5)
 right = [((values < e) == water).mean() for e in edges]
 best_edge = edges[int(np.argmax(right))]
+
+
+def check_threshold(answer):
+    """Say whether a threshold [dB] is the best, or which mistake it looks like."""
+    mean = float(st.to_db(st.to_power(values[water]).mean()))
+    slips = {
+        "That is the threshold in power; the answer is in dB.": st.to_power(best_edge),
+        "That is the mean level of water: half of the water lies above it.": mean,
+        "It finds all the water, and takes most of the land with it: count both.": edges[
+            -1
+        ],
+    }
+    check(answer, best_edge, slips, near=0.5)
+
+
+# %% tags=["hide-cell"]
+check_threshold(best_edge)
+check_threshold(edges[-1])  # a usual slip
 print(f"threshold {best_edge:.1f} dB, {max(right):.1%} of the pixels right")
 for c in present[1:]:
     taken = (half_db[here & (classes == c.id)] < best_edge).mean()
@@ -571,8 +689,12 @@ assert max(right) > max(water.mean(), 1 - water.mean())
 #
 # - DN is amplitude; σ⁰ in dB is $10\log_{10}\langle \mathrm{DN}^2\rangle - 83$.
 # - Speckle is part of the signal; ENL measures it, and averaging must be of power.
-# - Relief changes brightness as much as land cover does; layover and shadow hide ground.
+# - Relief changes brightness by several decibels, about half of what land cover does here; layover and shadow hide ground.
 # - The levels of single pixels overlap: shape and place tell what a pixel is.
 # - Honour the declared nodata value. Here it is 0, elsewhere it is not.
 # - The world is simulated: made for learning the chain, with a truth to test it against.
 # - On the command line: `sartutorial simulate --out DIR [--profile laptop] [--seed 0]`.
+#
+# ## References
+#
+# The calibration is {cite:t}`shimada2009palsar`'s. Speckle's statistics are {cite:t}`goodman1976speckle`'s; {cite:t}`oliver2004understanding` treat texture, and {cite:t}`small2011flattening` relief. The paper is {cite:t}`imamoglu2026tutorial`. [All references](../book/references).

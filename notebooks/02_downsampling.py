@@ -11,7 +11,7 @@
 #
 # **Paper:** "Original high-resolution SAR GeoTIFFs were first downsampled by half to reduce data size … by using average resampling of neighboring pixels while preserving the original metadata."
 #
-# It does not say an average of *what*.
+# Four pixels become one. It does not say an average of *what*.
 # **Ours:** power, because backscatter is power ([chapter 1](01_sar_images)).
 #
 # ## Know what you read
@@ -41,7 +41,7 @@ for name in (
     )
 
 # %% [markdown]
-# The first is the paper's kind. The second is ScanSAR of level 2.2, the third a tile of the 25 m mosaic; both are γ⁰ and come with a mask.
+# The first is the paper's kind. The second is {term}`ScanSAR` of level 2.2, the third a tile of the 25 m mosaic; both are {term}`γ⁰ <gamma nought>` and come with a mask.
 # A mask's *no data* (and *invalid* in level 2.2) becomes no data. Ocean, layover and shadow were measured and stay: that choice is **ours**.
 #
 # What cannot be calibrated is refused, with the reason: level 3.1 is enhanced for the eye, level 1.1 is complex, and a name outside the grammar tells nothing.
@@ -143,7 +143,7 @@ print(
 )
 
 # %% [markdown]
-# ## Wrong on purpose
+# ## Wrong on purpose: the wrong average
 #
 # Three averages of the same pixels.
 # The truth is the mean power of the unhalved scene over the same ground.
@@ -185,7 +185,7 @@ for name, power, theory in (
 # It is a bias, not noise: no amount of data removes it, and it grows where speckle is strong.
 # A model trained on one average reads scenes of the other as darker land.
 #
-# ## And without nodata?
+# ## Wrong on purpose: no data forgotten
 #
 # Forget that 0 means *no data*, and every block at the swath's edge mixes ground with nothing.
 
@@ -217,7 +217,38 @@ print(f"its block, with 1 taken for a value: {st.to_db((wrong / 3000.0) ** 2):+.
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Average amplitudes of independent single-look pixels over blocks of 2, 3, 4 and 8 pixels a side. Where does the bias go?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** Average amplitudes of independent single-look pixels over blocks of 2, 3, 4 and 8 pixels a side. Where does the bias go, with ever larger blocks? Say it in dB: `check_limit(…)`.
+
+
+# %% tags=["hide-cell"]
+def check_limit(answer):
+    """Say whether the limit of the bias [dB] is right, or which mistake it looks like."""
+    limit = st.to_db(np.pi / 4)
+    slips = {
+        "Low, not high: the mean amplitude falls short.": -limit,
+        "That is half: an amplitude is squared before 10·log10, or taken times 20.": limit
+        / 2,
+        "You averaged decibels.": st.to_db(np.exp(-np.euler_gamma)),
+        "You averaged power, which has no bias.": 0.0,
+        "That is for blocks of 2 x 2; go on.": st.to_db(
+            np.pi / 4 + (1 - np.pi / 4) / 4
+        ),
+    }
+    check(answer, limit, slips, near=0.06)
+
 
 # %% tags=["hide-cell"]
 limit = st.to_db(np.pi / 4)
@@ -228,9 +259,13 @@ for side in (2, 3, 4, 8):
     print(f"{side} x {side}: {biases[-1]:+.2f} dB (limit {limit:+.2f} dB)")
 # The mean amplitude becomes certain, and its square is pi/4 of the mean power.
 assert biases == sorted(biases, reverse=True) and abs(biases[-1] - limit) < 0.03
+check_limit(biases[-1])
+check_limit(
+    10 * np.log10(np.sqrt(rng.exponential(size=100_000)).mean())
+)  # a usual slip
 
 # %% [markdown]
-# **2.** How much speckle does halving take away? Compare the equivalent number of looks (mean² / variance of power) of the most uniform piece of the scene, before and after. Four independent pixels would quadruple it: why is it less here?
+# **2.** How much speckle does halving take away? Compare the equivalent number of looks (mean² / variance of power) of the most uniform piece of the scene, before and after. How many times as many are there after: `check_looks(…)`? Four independent pixels would quadruple it: why is it less here?
 
 
 # %% tags=["hide-cell"]
@@ -246,8 +281,32 @@ pieces = [
     if (fine[r : r + 128, c : c + 128] > 0).all()
 ]
 r, c = max(pieces, key=lambda p: looks(fine[p[0] : p[0] + 128, p[1] : p[1] + 128]))
-before = looks(fine[r : r + 128, c : c + 128])
-after = looks(coarse[r // 2 : r // 2 + 64, c // 2 : c // 2 + 64])
+even, halved_even = (
+    fine[r : r + 128, c : c + 128],
+    coarse[r // 2 : r // 2 + 64, c // 2 : c // 2 + 64],
+)
+before, after = looks(even), looks(halved_even)
+facts = {
+    "looks": (before, after),
+    "of amplitude": looks(np.sqrt(halved_even)) / looks(np.sqrt(even)),
+}
+
+
+def check_looks(answer):
+    """Say whether the gain in looks is right, or which mistake it looks like."""
+    before, after = facts["looks"]
+    slips = {
+        "Four, if the pixels were independent. Measure it.": 4.0,
+        "That is the looks after halving; divide by those before.": after,
+        "Before over after; turn it round.": before / after,
+        "You measured on amplitudes: square them first.": facts["of amplitude"],
+    }
+    check(answer, after / before, slips, near=0.1)
+
+
+# %% tags=["hide-cell"]
+check_looks(after / before)
+check_looks(4)  # a usual slip
 print(
     f"looks: {before:.1f} before, {after:.1f} after: {after / before:.1f} times as many"
 )
@@ -255,15 +314,42 @@ print(
 assert 1 < after / before < 4
 
 # %% [markdown]
-# **3.** GDAL can average as well: its resampling `rms` of amplitude is the root of the mean power. Read the scene at half size with it, and compare with ours where no pixel of a block is void.
+# **3.** GDAL can average as well: its resampling `rms` of amplitude is the root of the mean power. Read the scene at half size with it, and compare with ours where no pixel of a block is void. By how many DN do the two differ at most: `check_gdal(…)`?
 
 # %% tags=["hide-cell"]
 with rasterio.open(scenes[0]) as source:
-    gdal = source.read(1, out_shape=coarse.shape, resampling=Resampling.rms)
+    by_gdal = {
+        how: source.read(1, out_shape=coarse.shape, resampling=Resampling[how])
+        for how in ("rms", "average", "nearest")
+    }
 dense = ~blank.any(axis=(1, 3))
-difference = np.abs(gdal[dense].astype(int) - coarse[dense])
+apart = {
+    how: int(np.abs(dn[dense].astype(int) - coarse[dense]).max())
+    for how, dn in by_gdal.items()
+}
+wrapped = int((by_gdal["rms"][dense] - coarse[dense]).max())
+
+
+def check_gdal(answer):
+    """Say whether the largest difference [DN] is right, or which mistake it looks like."""
+    slips = {
+        "uint16 minus uint16 cannot be negative and wraps round: make it int first.": wrapped,
+        "That is GDAL's `average`: the mean of amplitudes, not of power.": apart[
+            "average"
+        ],
+        "That is GDAL's default, one pixel of four: name the resampling.": apart[
+            "nearest"
+        ],
+    }
+    check(answer, apart["rms"], slips, near=0)
+
+
+# %% tags=["hide-cell"]
+difference = np.abs(by_gdal["rms"][dense].astype(int) - coarse[dense])
 print(f"largest difference: {difference.max()} DN in {dense.sum()} pixels")
-assert difference.max() <= 1
+assert difference.max() <= 1  # rounding
+check_gdal(difference.max())
+check_gdal(apart["average"])  # a usual slip
 
 # %% [markdown]
 # ## Key points

@@ -11,7 +11,7 @@
 #
 # **Paper:** "For each SAR scene, spatially matched with overlapping LULC tiles were merged, re-projected, and resampled to align precisely with the SAR image's resolution and projection. Label rasters were clipped to the SAR coverage area, and regions corresponding to SAR no-data pixels were masked."
 #
-# The tiles are in degrees, the scenes in UTM metres, and a scene may lie on several tiles.
+# The tiles are in degrees, the scenes in metres of {term}`UTM`, and a scene may lie on several tiles.
 # Ours does: the simulated island straddles a corner where four tiles meet.
 
 # %%
@@ -54,7 +54,7 @@ assert set(absent) == set(needed) - {name_of(found[0])}
 # ## Nearest neighbour, exactly
 #
 # A class id is a name, not a quantity: the mean of *water* (1) and *paddy field* (3) is not *built-up* (2).
-# So ids must be taken from the nearest tile pixel and never interpolated.
+# So ids must be taken from the {term}`nearest <nearest neighbour>` tile pixel and never interpolated.
 # The nearest tile pixel is the one that holds the centre of the scene's pixel: reproject the centre, round down, look up.
 #
 # With GDAL that is six lines: a *warped view* of the tile, which is read as if it lay on the scene's grid. Its tolerance must be next to nothing, for by default GDAL approximates the way between the grids, and an eighth of a pixel may be wrong.
@@ -92,7 +92,7 @@ labelled = st.label(work / "half", work / "lulc", work / "labels")
 with rasterio.open(work / "labels" / scene.name) as source, rasterio.open(scene) as sar:
     assert rasters.same_grid(rasters.grid_of(source), rasters.grid_of(sar))
     ids, dn = source.read(1), sar.read(1)
-    print({k: v[:70] for k, v in source.tags().items()})
+    print(*(f"{key}: {value[:70]}" for key, value in source.tags().items()), sep="\n")
 # Nothing is labelled where there is no SAR data.
 assert ids.any() and (ids[dn == 0] == st.HR_LULC.void).all()
 
@@ -131,6 +131,8 @@ print(
 
 # %% [markdown]
 # ## Wrong on purpose: bilinear labels
+#
+# Interpolate the ids between tile pixels, as one would a photograph, and round to whole ids.
 
 # %%
 path = next(p for p in tiles if p.name == lulc.tile_name(lon[0], lat[0]))
@@ -214,7 +216,20 @@ assert (water == 1).sum() == (ids == 1).sum()
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Lose a tile: label the scene with all tiles but the one that covers most of it. Which pixels lose their label, and does the file say why?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** Lose a tile: label the scene with all tiles but the one that covers most of it. What share of its labels does the scene lose, and does the file say why? `check_lost(…)`
 
 # %% tags=["hide-cell"]
 with tempfile.TemporaryDirectory() as folder:
@@ -227,15 +242,60 @@ with tempfile.TemporaryDirectory() as folder:
         lost = (fewer == 0) & (ids != 0)
         shares[name_of(path)] = lost.sum() / (ids != 0).sum()
         assert said == name_of(path) and np.array_equal(fewer[~lost], ids[~lost])
+facts = {"lost": max(shares.values()), "of all pixels": lost.sum() / lost.size}
+
+
+def check_lost(answer):
+    """Say whether the share of lost labels is right, or which mistake it looks like."""
+    right = facts["lost"]
+    slips = {
+        "That is in percent; a share lies between 0 and 1.": 100 * right,
+        "That is the share of all pixels; those beside the swath had no label to lose.": facts[
+            "of all pixels"
+        ],
+        "That is the share that is left.": 1 - right,
+    }
+    check(answer, right, slips, near=0.005)
+
+
+# %% tags=["hide-cell"]
 for name, share in shares.items():
     print(f"without {name}: {share:.1%} of the labels are lost, and the file names it")
+check_lost(max(shares.values()))
+check_lost(lost.sum() / lost.size)  # a usual slip
 # Every label comes from one tile: what the tiles hold adds up.
 assert abs(sum(shares.values()) - 1) < 1e-9
 
 # %% [markdown]
-# **2.** Shift the labels by a single scene pixel, as a mistaken corner (centre or edge of the pixel?) would. What share of the pixels has another class?
+# **2.** Shift the labels by a single scene pixel, as a mistaken corner (centre or edge of the pixel?) would. What share of the labelled pixels has another class? `check_shift(…)`
 
 # %% tags=["hide-cell"]
+a, b = ids[1:, 1:], ids[:-1, :-1]
+facts["shifted"] = {
+    "diagonal": (a != b)[(a > 0) & (b > 0)].mean(),
+    "with void": (a != b).mean(),
+    "one axis": (ids[1:] != ids[:-1])[(ids[1:] > 0) & (ids[:-1] > 0)].mean(),
+    "ids": np.abs(a.astype(int) - b)[(a > 0) & (b > 0)].mean(),
+}
+
+
+def check_shift(answer):
+    """Say whether the share of changed classes is right, or which mistake it looks like."""
+    found = facts["shifted"]
+    slips = {
+        "You counted void pixels too: both must hold a label.": found["with void"],
+        "You shifted along one axis; a corner is off along both.": found["one axis"],
+        "You averaged differences of ids: ids are names, ask whether they differ.": found[
+            "ids"
+        ],
+        "That is the share that has kept its class.": 1 - found["diagonal"],
+    }
+    check(answer, found["diagonal"], slips, near=0.003)
+
+
+# %% tags=["hide-cell"]
+check_shift(facts["shifted"]["diagonal"])
+check_shift(facts["shifted"]["one axis"])  # a usual slip
 for shift in (1, 2, 4):
     a, b = ids[shift:, shift:], ids[:-shift, :-shift]
     both = (a > 0) & (b > 0)
@@ -245,7 +305,32 @@ for shift in (1, 2, 4):
 # A pixel of 5 m is about half a tile pixel: an error that no eye finds spoils the borders of all fields.
 
 # %% [markdown]
-# **3.** The paper merges five forests. Keep deciduous and evergreen forests apart instead (bamboo is evergreen): write the legend, and count both.
+# **3.** The paper merges five forests. Keep deciduous and evergreen forests apart instead (bamboo is evergreen): write the legend, and count both. `check_forests(deciduous=…, evergreen=…)` wants pixels.
+
+# %% tags=["hide-cell"]
+pixels = np.bincount(ids.ravel(), minlength=16)
+
+
+def check_forests(deciduous, evergreen):
+    """Say whether two counts of forest pixels are right, or which mistake they look like."""
+    counts = {i: int(pixels[i]) for i in st.HR_LULC.forest}
+    right = counts[6] + counts[7], counts[8] + counts[9] + counts[11]
+    slips = {
+        "Right.": right,
+        "The two are swapped.": right[::-1],
+        "Bamboo (11) is missing among the evergreen.": (
+            right[0],
+            counts[8] + counts[9],
+        ),
+        "Bamboo (11) is evergreen.": (right[0] + counts[11], right[1] - counts[11]),
+        "You parted broad leaves from needles.": (
+            counts[6] + counts[8],
+            counts[7] + counts[9],
+        ),
+    }
+    said = [text for text, pair in slips.items() if pair == (deciduous, evergreen)]
+    print(said[0] if said else "No: ids 6 and 7 are deciduous, 8, 9 and 11 evergreen.")
+
 
 # %% tags=["hide-cell"]
 classes = tuple(
@@ -263,6 +348,8 @@ forests = ten.to_index(ids)
 deciduous, evergreen = (forests == 4).sum(), (forests == 9).sum()
 print(f"deciduous {deciduous}, evergreen {evergreen} pixels")
 assert deciduous + evergreen == (index == 4).sum()
+check_forests(deciduous=deciduous, evergreen=evergreen)
+check_forests(deciduous=deciduous, evergreen=evergreen - pixels[11])  # a usual slip
 assert np.array_equal(forests == 0, index == 0)  # the others are as before
 
 # %% [markdown]

@@ -38,6 +38,7 @@ assert len(index) >= 2000 or profiles.get().name != "laptop"
 index[["patch", "row", "col", "spacing", "n_void", "n_1", "n_2", "geometry"]].head()
 
 # %% [markdown]
+# A {term}`patch` is a square cut from a scene, small enough for a network; the {term}`index <patch index>` is the table of them.
 # One row a patch: its name, its scene, where it was cut, what it holds (pixel spacing, unit, polarisation), the number of label pixels of each id of the legend (`n_void` is unlabelled), and its footprint in degrees.
 # The name ends in the row and column at which the patch starts.
 # **Code:** the authors' names end in two offsets as well; which of them comes first they do not say. Row first is **ours**.
@@ -253,18 +254,58 @@ print(f"{len(back)} patches out and in again, with the same counts")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Half the patch size follows the swath's edge more closely. How much more of the valid pixels lies in a patch, and in how many patches?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** Half the patch size follows the swath's edge more closely. Which share of the valid pixels of `scene` lies in a patch then, and in how many patches? `check_cover(…)` wants the share.
 
 # %% tags=["hide-cell"]
 st.cut(scene, labels, tmp / "small", size=size // 2)
 small = st.read_index(tmp / "small")
+facts = {"small": len(small), "large": len(chosen), "valid": (dn != 0).sum()}
+facts |= {"size": size, "pixels": dn.size}
+
+
+def check_cover(answer):
+    """Say whether the share of covered pixels is right, or which mistake it looks like."""
+    side, area = facts["size"] // 2, facts["valid"]
+    covered = facts["small"] * side**2
+    slips = {
+        "You kept the old side: a patch has a quarter of the pixels now.": facts[
+            "small"
+        ]
+        * facts["size"] ** 2
+        / area,
+        "That is the share with the large patches.": facts["large"]
+        * facts["size"] ** 2
+        / area,
+        "That is the share of all pixels, those without data too.": covered
+        / facts["pixels"],
+        "That is in percent; a share lies between 0 and 1.": 100 * covered / area,
+    }
+    check(answer, covered / area, slips, near=0.005)
+
+
+# %% tags=["hide-cell"]
+check_cover(len(small) * (size // 2) ** 2 / (dn != 0).sum())
+check_cover(len(small) * (size // 2) ** 2 / dn.size)  # a usual slip
 for side, some in ((size, chosen), (size // 2, small)):
     share = len(some) * side**2 / (dn != 0).sum()
     print(f"{side:4d} px: {len(some):5d} patches, {share:.1%} of the valid pixels")
 assert len(small) >= 4 * len(chosen)  # each large patch is four small ones
 
 # %% [markdown]
-# **2.** Pretend that only cropland and grassland were mapped. How many patches does which tolerance for void labels bring back? Cut *once*, and let the index answer for every tolerance.
+# **2.** Pretend that only cropland and grassland were mapped. How many patches does which tolerance for void labels bring back? Cut *once*, and let the index answer for every tolerance. How many patches have at most half of their pixels void: `check_void(…)`?
 
 # %% tags=["hide-cell"]
 (tmp / "sparse").mkdir()
@@ -276,13 +317,33 @@ for path in labels.glob("*.tif"):
         target.write(mapped, 1)
 st.cut(halves, tmp / "sparse", tmp / "void", size=size, max_void=1.0)
 void = st.read_index(tmp / "void")["n_void"] / size**2
+facts["void"] = void.to_numpy()
+
+
+def check_void(answer):
+    """Say whether the number of patches is right, or which mistake it looks like."""
+    void = facts["void"]
+    slips = {
+        "Those are the patches with *more* than half void.": (void > 0.5).sum(),
+        "Those have no void at all.": (void == 0).sum(),
+        "Those are all patches: cut with max_void=1, then ask the index.": len(void),
+        "n_void counts pixels: divide it by the pixels of a patch, side².": (
+            void * facts["size"] <= 0.5
+        ).sum(),
+    }
+    check(answer, (void <= 0.5).sum(), slips, near=0)
+
+
+# %% tags=["hide-cell"]
+check_void((void <= 0.5).sum())
+check_void((void > 0.5).sum())  # a usual slip
 for tolerance in (0, 0.25, 0.5, 0.75, 0.95, 1):
     print(f"at most {tolerance:4.0%} void: {(void <= tolerance).sum()} patches")
 assert (void == 0).sum() < (void <= 0.95).sum() < len(void) == len(index)
 # With sparse labels a patch without void hardly exists: a tolerance is the price of having any.
 
 # %% [markdown]
-# **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from their table alone?
+# **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from their table alone? Say `"first"` or `"second"`: `check_offset(…)`.
 
 # %% tags=["hide-cell"]
 same = [p for p in locations if p["FileName"].startswith(halves[0].stem)]
@@ -291,12 +352,31 @@ offsets = np.array(
 )
 north = np.array([float(p["Latitude"]) for p in same])
 east = np.array([float(p["Longitude"]) for p in same])
-for i, name in enumerate(("first", "second")):
-    print(
-        f"{name:<6} offset: correlation with latitude "
-        f"{np.corrcoef(offsets[:, i], north)[0, 1]:+.2f}, "
-        f"with longitude {np.corrcoef(offsets[:, i], east)[0, 1]:+.2f}"
+follows = {
+    name: (
+        np.corrcoef(offsets[:, i], north)[0, 1],
+        np.corrcoef(offsets[:, i], east)[0, 1],
     )
+    for i, name in enumerate(("first", "second"))
+}
+
+
+def check_offset(answer):
+    """Say whether the offset that is the row is right, and by what one sees it."""
+    if answer not in follows:
+        return print('Answer with "first" or "second".')
+    with_latitude, with_longitude = follows[answer]
+    if with_latitude < -0.9:
+        return print(f"Right: it falls with latitude ({with_latitude:+.2f}).")
+    print(f"That one grows with longitude ({with_longitude:+.2f}): it is the column.")
+
+
+# %% tags=["hide-cell"]
+for name, (with_latitude, with_longitude) in follows.items():
+    print(f"{name:<6} offset: correlation with latitude {with_latitude:+.2f}, "
+          f"with longitude {with_longitude:+.2f}")  # fmt: skip
+check_offset("first")
+check_offset("second")  # a usual slip
 # Rows run south: the offset that falls with latitude is the row. Here it is the first (ours).
 assert np.corrcoef(offsets[:, 0], north)[0, 1] < -0.9
 

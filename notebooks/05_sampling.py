@@ -29,10 +29,12 @@ import shapely
 from IPython.display import display
 from matplotlib.colors import LogNorm
 from scipy.spatial import KDTree
+from sklearn.ensemble import ExtraTreesClassifier
 
 import sartutorial as st
 from sartutorial import sampling, splits, tutorial
 
+# %%
 japan = json.loads(Path("../book/results/japan_counts.json").read_text())
 squares = np.array(list(japan["tiles"].values()))  # of 1°; ids 0 to 15
 japan_counts = np.zeros((len(squares), 256), int)  # as the package counts: by id
@@ -59,8 +61,17 @@ assert japan_total.sum() == japan["pixels"]
 # w_c \propto \frac{1}{p_c} \qquad\text{or}\qquad w_c \propto 1 - p_c
 # $$ (eq-inverse)
 #
-# The first is the literal one. The second is the only one that fits the nine *loss* weights in the authors' code (exercise 4).
-# On real Japan they are worlds apart:
+# The first is the literal one. The second is the only one of the two that fits the nine *loss* weights in the authors' **code** ([exercise 4](exercise-weights) shows how):
+
+# %%
+theirs = np.array([0.11347487, 0.10774269, 0.10684644, 0.11319541, 0.06752731,
+                   0.12183155, 0.12457897, 0.12064208, 0.12416070])  # fmt: skip
+print(
+    *(f"{n:<12} {w}" for n, w in zip(st.HR_LULC.names, theirs, strict=True)), sep="\n"
+)
+
+# %% [markdown]
+# On real Japan the two readings are worlds apart:
 
 # %% mystnb={"figure": {"caption": "The class shares of real Japan (JAXA HR-LULC v23.12, 250 m) and the two readings of \"inverse\" on them, on a logarithmic axis.", "name": "fig-inverse"}, "image": {"alt": "For each of fourteen classes three bars on a logarithmic axis: its share of the labelled pixels of Japan, its reciprocal weight and its complement weight. Shares and reciprocal weights span more than three orders of magnitude, in opposite order; the complement weights are nearly equal."}}
 weights = {
@@ -128,6 +139,8 @@ joint = {
     "images by area, class by weight alone": chance(area, alone),
 }
 ours, _, by_area, _ = joint
+
+# %%
 assert np.allclose(joint[ours], sampling.probabilities(japan_counts, w))
 table = pd.DataFrame(
     {"share of pixels": p} | {name: j.sum(axis=0)[ids] for name, j in joint.items()},
@@ -171,7 +184,7 @@ plt.show()
 #
 # The reciprocal of {eq}`eq-inverse` is one point on a scale that nobody needs to stop at 1: weights $w_c \propto p_c^{-k}$ give class $c$ a share of the points proportional to $p_c^{1-k}$.
 # At $k = 0$ the points follow the land, at $k = 1$ every class gets the same, at $k = 2$ the weight is applied twice. (The other reading, $1 - p$, is no power of $p$ and not on this scale.)
-# Weights of your own go into `st.sample_points(tiles, points, weights={id: weight})`; exercise 1 asks for the best exponent, exercise 2 draws.
+# Weights of your own, these too, go into `st.sample_points(tiles, points, weights={id: weight})`; [exercise 1](exercise-exponent) asks for the best exponent and draws with it.
 
 # %% tags=["hide-input"]
 
@@ -297,6 +310,7 @@ balance.apply(evenness).round(2).rename("effective number of classes")
 # %%
 held = np.zeros((len(index), 256), int)
 held[:, legend.ids] = index[[f"n_{i}" for i in legend.ids]].to_numpy()
+even = []
 for number in (200, 1_000, 5_000, len(points)):
     few = points.sample(number, random_state=0)
     hit = np.unique(sampling.match(few, st.read_index(work / "patches"))[1])
@@ -305,6 +319,8 @@ for number in (200, 1_000, 5_000, len(points)):
         f"{number / len(index):6.2f} points a patch: {len(hit):5d} patches, "
         f"{evenness(share / share.sum()):.2f} effective classes of their pixels"
     )
+    even.append(evenness(share / share.sum()))
+assert even == sorted(even, reverse=True)  # fewer points, a sharper choice
 
 # %% [markdown]
 # ## A split that leaks less
@@ -313,7 +329,7 @@ for number in (200, 1_000, 5_000, len(points)):
 #
 # Neighbouring patches share a forest, a town, a beach.
 # If one of them is trained on and the other tested on, the test asks for memory, not for understanding {cite:p}`roberts2017cross`.
-# **Ours:** whole spatial blocks go to one split, dealt so that the class shares agree and blocks of one split lie together; then the patches that are closer than a buffer to another split are taken out.
+# **Ours:** whole {term}`spatial blocks <spatial block>` go to one split, dealt so that the class shares agree and blocks of one split lie together; then the patches that are closer than a buffer to another split are taken out.
 # Real scenes overlap, so what counts is the distance between footprints, not between block numbers.
 
 # %%
@@ -366,9 +382,10 @@ assert not index[index.pretrain]["split"].isin(["val", "test", "buffer"]).any()
 # %% [markdown]
 # ## Wrong on purpose: a random split
 #
-# The *leak* of a split is how much higher the same classifier scores on it than on blocks with a buffer. Take the simplest classifier there is: a patch gets the land cover of the nearest training patches.
+# The *{term}`leak`* of a split is how much higher the same classifier scores on it than on blocks with a buffer. Take the simplest classifier there is: a patch gets the most frequent land cover of the nearest training patches.
 # *Nearest on the map* never looks at the radar: whatever it scores above always saying the most frequent class is memory of the place.
 # *Nearest in statistics* sees the mean, the spread and five percentiles of the backscatter, and *statistics and place* sees both.
+# None of these learns. *Trees on both* do: a hundred random decision trees, grown on the same columns until they know every training patch by heart.
 # The same classifiers, the same number of training patches, ten seeds, three splits:
 
 # %%
@@ -389,6 +406,7 @@ features = {
 classes = legend.merged(held).argmax(axis=1)
 
 
+# %%
 def score(x, split, train, neighbours=5):
     """Share of test patches whose most frequent class is that of most of their neighbours."""
     test = np.flatnonzero(split == "test")
@@ -397,6 +415,14 @@ def score(x, split, train, neighbours=5):
     return (votes.argmax(axis=1) == classes[test]).mean()
 
 
+def learnt(x, split, train):
+    """The same share for trees that learn from the training patches."""
+    test = np.flatnonzero(split == "test")
+    trees = ExtraTreesClassifier(random_state=0).fit(x[train], classes[train])
+    return trees.score(x[test], classes[test])
+
+
+# %%
 runs = []
 for seed in range(10):
     blocked = st.split_by_block(index, seed=seed)
@@ -412,9 +438,13 @@ for seed in range(10):
         runs.append((name, seed, "most frequent class",
                      (classes[split == "test"] == most).mean()))  # fmt: skip
         runs += [(name, seed, f, score(v, split, train)) for f, v in features.items()]
+        both = np.column_stack([look, place])
+        runs.append((name, seed, "trees on both", learnt(both, split, train)))
 runs = pd.DataFrame(runs, columns=["split", "seed", "classifier", "accuracy"])
 scores = runs.pivot(index=["classifier", "seed"], columns="split", values="accuracy")
 leak = (scores["random"] - scores["blocks and buffer"]).groupby("classifier")
+
+# %%
 print("accuracy, mean ± standard deviation over ten seeds")
 for name, part in scores.groupby("classifier"):
     words = [f"{s} {part[s].mean():.3f} ± {part[s].std():.3f}" for s in part]
@@ -424,10 +454,10 @@ for name, part in leak:
     print(f"{name:<22} {part.mean():+.3f} ± {part.std():.3f}")
 assert leak.mean()["nearest on the map"] > leak.std()["nearest on the map"]
 
-# %% mystnb={"figure": {"caption": "The same classifiers scored on three splits, ten seeds each (simulated world); bars: means.", "name": "fig-leak"}, "image": {"alt": "Dots of accuracy for three splits and four classifiers. The classifier that only knows the place falls far from the random split to blocks with a buffer; the one that only knows backscatter statistics stays where it is; the one that knows both falls a little."}}
+# %% mystnb={"figure": {"caption": "The same classifiers scored on three splits, ten seeds each (simulated world); bars: means.", "name": "fig-leak"}, "image": {"alt": "Dots of accuracy for three splits and five classifiers. The classifier that only knows the place falls far from the random split to blocks with a buffer; the one that only knows backscatter statistics stays where it is; the one that knows both falls a little."}}
 order = ["random", "blocks", "blocks and buffer"]
 fig, ax = plt.subplots(figsize=(9, 3.8), layout="constrained")
-names = [*features, "most frequent class"]
+names = [*features, "trees on both", "most frequent class"]
 for i, split in enumerate(order):
     for j, name in enumerate(names):
         y = scores.loc[name, split]
@@ -446,7 +476,8 @@ plt.show()
 # %% [markdown]
 # A classifier that knows nothing but the place looks good on the random split and bad on blocks with a buffer. Blocks without a buffer stop only part of it.
 # Statistics of the backscatter carry no place here, and leak nothing that can be seen: the leak belongs to what *can* remember.
-# A network of millions of parameters can. How much it does on real scenes, a simulated world cannot tell.
+# The trees are right on every patch that they were grown on, and could remember places. Here backscatter tells them so much that they hardly need to: compare their leak with its deviation over the seeds.
+# A network of millions of parameters can remember as well. How much it does on real scenes, a simulated world cannot tell.
 #
 # ## On a map
 
@@ -488,7 +519,21 @@ world
 #
 # ## Exercises
 #
-# **1.** Which exponent $k$ of $p^{-k}$ spreads the points of real Japan over as many *effective* classes of the nine as possible? It is not 1: why?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# (exercise-exponent)=
+# **1.** Which exponent $k$ of $p^{-k}$ spreads the points of real Japan over as many *effective* classes of the nine as possible? It is not 1: why? `check_exponent(…)`. Then draw 20,000 points on the simulated tiles with weights $p^{-k}$ of your exponent and their own $p$, and compare with $k = 1$.
 
 # %% tags=["hide-cell"]
 exponents = np.linspace(0, 2, 41)
@@ -497,6 +542,23 @@ ids_share[:, ids] = p[None] ** (1 - exponents[:, None])
 ids_share /= ids_share.sum(axis=1, keepdims=True)
 spread = [evenness(share) for share in legend.merged(ids_share)]
 best = int(np.argmax(spread))
+facts = {"exponent": exponents[best], "spread": spread[best]}
+
+
+def check_exponent(answer):
+    """Say whether the best exponent is right, or which mistake it looks like."""
+    slips = {
+        "At 1 the fourteen ids are even. The nine are not: five ids become forest.": 1.0,
+        "At 0 the points follow the land.": 0.0,
+        "At 2 the weight is applied twice.": 2.0,
+        "That is how many effective classes; which k gives them?": facts["spread"],
+    }
+    check(answer, facts["exponent"], slips, near=0.06)
+
+
+# %% tags=["hide-cell"]
+check_exponent(exponents[best])
+check_exponent(1)  # a usual slip
 print(
     f"k = {exponents[best]:.2f}: {spread[best]:.2f} effective classes; at k = 1, {spread[20]:.2f}"
 )
@@ -504,11 +566,24 @@ print(
 # rare takes from the common forest ids before the rare classes grow too large.
 assert spread[best] > spread[20]
 
+pixels = counts.sum(axis=0)
+there = np.flatnonzero(pixels)
+for k in (1, exponents[best]):
+    powers = (pixels[there] / pixels.sum()) ** -k
+    own = dict(zip(there.tolist(), powers.tolist(), strict=True))
+    mine = st.sample_points(tiles, 20_000, weights=own, geometry=False)
+    share = np.bincount(mine["category"], minlength=256) / len(mine)
+    formula = powers * pixels[there] / (powers * pixels[there]).sum()
+    assert np.allclose(share[there], formula, atol=0.01)
+    print(
+        f"drawn at k = {k:.2f}: {evenness(legend.merged(share)):.2f} effective classes"
+    )
+# The best exponent is that of Japan's shares; the island has others.
+
 # %% [markdown]
-# **2.** Points are drawn with replacement. Which class runs out of pixels first, and how many of its points then fall on a pixel that was drawn before?
+# **2.** Points are drawn with replacement. Which class runs out of pixels first, and what share of *its* points then falls on a pixel that was drawn before? With a million points: `check_again(…)`.
 
 # %% tags=["hide-cell"]
-pixels = counts.sum(axis=0)
 for number in (10_000, 100_000, 1_000_000):
     many = st.sample_points(tiles, number, seed=0, geometry=False)
     asked = many["category"].value_counts()
@@ -522,6 +597,26 @@ for number in (10_000, 100_000, 1_000_000):
     )
     # Never more pixels than there are, and no fewer repeats than that makes certain.
     assert again >= 1 - pixels[fullest] / len(mine)
+facts["again"] = {"right": again, "of all": again * len(mine) / number}
+facts["again"]["certain"] = 1 - pixels[fullest] / len(mine)
+
+
+def check_again(answer):
+    """Say whether the share of repeated points is right, or which mistake it looks like."""
+    found = facts["again"]
+    slips = {
+        "That is its share of all points; divide by the points of this class.": found[
+            "of all"
+        ],
+        "That is the share of points on a pixel of their own.": 1 - found["right"],
+        "So many repeat for certain; chance adds more, count them.": found["certain"],
+    }
+    check(answer, found["right"], slips, near=0.005)
+
+
+# %% tags=["hide-cell"]
+check_again(facts["again"]["right"])
+check_again(facts["again"]["of all"])  # a usual slip
 
 # %% [markdown]
 # **3.** How wide must the buffer be before the place is worth no more than always saying the most frequent class? Score *nearest on the map* for buffers of 0 to 3 patch sides, and count what each costs.
@@ -542,16 +637,33 @@ for buffer in (0, 1, 2, 3):
     )
 
 # %% [markdown]
-# **4.** The authors' code holds nine loss weights (below). Which class shares $p$ would give them if $w = (1 - p)/8$, and which if $w \propto 1/p$? One of the two is no land.
+# (exercise-weights)=
+# **4.** Which class shares $p$ would give the authors' nine loss weights (`theirs`, above) if $w = (1 - p)/8$, and which if $w \propto 1/p$? One of the two is no land. `check_share(…)` asks for the share of forest in the one that is.
+
 
 # %% tags=["hide-cell"]
-theirs = np.array([0.11347487, 0.10774269, 0.10684644, 0.11319541, 0.06752731,
-                   0.12183155, 0.12457897, 0.12064208, 0.12416070])  # fmt: skip
+def check_share(answer):
+    """Say whether the share of forest is right, or which mistake it looks like."""
+    w = theirs[4]
+    slips = {
+        "That is 1/p, where solar panels would fill a tenth of the land.": (1 / w)
+        / (1 / theirs).sum(),
+        "That is 8 w, which is 1 - p.": 8 * w,
+        "The weights add up to 1, nine times 1 - p to 8: divide by 8, not by 9.": 1
+        - 9 * w,
+        "That is the weight itself.": w,
+    }
+    check(answer, 1 - 8 * w, slips, near=0.005)
+
+
+# %% tags=["hide-cell"]
 complement, reciprocal = 1 - 8 * theirs, (1 / theirs) / (1 / theirs).sum()
 both = {"if (1 - p) / 8": complement, "if 1 / p": reciprocal}
 print(pd.DataFrame(both, index=list(legend.names)).map("{:.1%}".format))
 # Both add up to 1. But a tenth of the land under solar panels is no country.
 assert abs(complement.sum() - 1) < 1e-4 and reciprocal[6] > 0.09 > complement[6]
+check_share(complement[4])
+check_share(reciprocal[4])  # a usual slip
 
 # %% [markdown]
 # ## Key points
@@ -562,3 +674,7 @@ assert abs(complement.sum() - 1) < 1e-4 and reciprocal[6] > 0.09 > complement[6]
 # - A test patch beside a training patch rewards memory. Whole blocks and a buffer cost patches, and the score that is left means more.
 # - Pretraining sees every patch of the training split, labelled or hit by a point or not, and none that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
 # - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--split block|scene|random] [--buffer 1] [--seed 0]`; `--inverse complement` is the other reading of the weights, and `sartutorial sample --help` lists all options.
+#
+# ## References
+#
+# What a random split of neighbours does is {cite:t}`roberts2017cross`'s; the step is §2.2 of {cite:t}`imamoglu2026tutorial`, the class weights are in its authors' public code. [All references](../book/references).

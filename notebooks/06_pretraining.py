@@ -9,7 +9,7 @@
 # **In the paper** §3.1, Fig. 5 and 6. **Modules** `learn.datasets`, `learn.encoders`, `learn.pretraining`, `learn.training`, `learn.checkpoints`, `learn.baselines`. **Takes** the patches marked `pretrain`. **Makes** `encoder.safetensors`. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
-# A *masked autoencoder* {cite:p}`he2022masked` learns from images alone: hide a part, let the network fill it in, compare.
+# A *{term}`masked autoencoder`* {cite:p}`he2022masked` learns from images alone: hide a part, let the network fill it in, compare.
 # To guess what stands behind the mask it must know what radar images are like.
 #
 # The paper uses two kinds: SimMIM {cite:p}`xie2022simmim`, which replaces hidden tokens, and MixMAE {cite:p}`liu2023mixmae`, which mixes two images and recovers both.
@@ -36,6 +36,7 @@ from sartutorial.learn.encoders import PATCH, STRIDE, config_of
 from sartutorial.learn.pretraining import CELL, MASK_RATIO
 from sartutorial.world import simulate
 
+# %%
 profile = profiles.get()
 folder = tutorial.sampled()  # chapters 01 to 05, if they have not been run yet
 rows = datasets.selected(folder, "pretrain")
@@ -58,11 +59,12 @@ def db(z):
 #
 # ## Tokens and masks
 #
-# The encoder is a Swin transformer {cite:p}`liu2021swin`.
-# It cuts the image into tokens (vectors that stand for 4 × 4 pixels) and lets tokens look at each other within windows; after each stage it merges 2 × 2 tokens into one, until a token stands for 32 × 32 pixels.
+# The {term}`encoder` is a Swin transformer {cite:p}`liu2021swin`.
+# It cuts the image into {term}`tokens <token>` (vectors that stand for 4 × 4 pixels) and lets tokens look at each other within windows; after each stage it merges 2 × 2 tokens into one, until a token stands for 32 × 32 pixels.
+# Looking is {term}`attention`: each token sends out a *query*, a vector that says what it seeks, and shows a *key*, one that says what it has; where a query and a key agree, the token takes over what the other one offers.
 #
 # **Code:** SimMIM's masks are made of cells of 16 × 16 pixels, 60 % of them hidden.
-# **Paper:** hidden regions are "zeroed"; the **code** puts a learnt *mask token* in their place.
+# **Paper:** hidden regions are "zeroed"; the **code** puts a learnt *{term}`mask token`* in their place.
 
 # %%
 data = datasets.Patches(folder, rows, norm)
@@ -380,6 +382,7 @@ number = sum(p.numel() for p in blank.parameters())
 print(f"{number / 1e6:.1f} million parameters; authors: Swin-B, 256 px")
 
 # %% [markdown]
+# The head is a 1 × 1 convolution and a {term}`pixel shuffle`: for each token of the last stage the convolution makes as many numbers as it stands for pixels, and the shuffle only lays them out as a square.
 # In code it is one screen:
 
 # %%
@@ -397,10 +400,11 @@ tutorial.show_source(pretraining.SimMIM)
 #
 # ## The loop
 #
-# Everything that trains in this book goes through one loop: forward, loss, backward, clip the gradients, step, set the learning rate, and after each epoch write down the state, so that a run that was stopped goes on where it was.
+# Everything that trains in this book goes through one loop: forward, loss, backward, clip the gradients, step, set the learning rate, and after each {term}`epoch` (one pass over all patches) write down the state, so that a run that was stopped goes on where it was.
+# The step is {term}`AdamW`'s: each weight moves by the mean of its recent gradients over their usual size, and shrinks a little. The rate of learning rises from nearly nothing in the first epochs, the {term}`warm-up`, since the first gradients of random weights point nowhere in particular; then it falls along a cosine.
 # Lightning's Fabric moves tensors to the device, casts them where the device multiplies a shorter format, and shares gradients among processes; the rest can be seen.
 
-# %% tags=["hide-input"]
+# %%
 tutorial.show_source(training.fit)
 
 # %% [markdown]
@@ -444,6 +448,7 @@ def reconstruct(model, images, masks):
         return torch.cat([model(*batch)[1].float() for batch in batches])
 
 
+# %%
 torch.manual_seed(description["training"]["seed"])  # as training began
 model = pretraining.build("sar-w-simmim", config, profile).eval()
 weights = {0: {k: v.clone() for k, v in model.state_dict().items()}}
@@ -523,7 +528,7 @@ tutorial.slider(
 #
 # The width is chosen on training patches, as one may; on the test patches, on which all are compared now, it would be cheating in the guess's favour, if only a little.
 
-# %% mystnb={"figure": {"caption": "Error of the Gaussian-weighted guess by its width, on simulated training patches; the best width is marked.", "name": "fig-sigma"}, "image": {"alt": "A curve of error against the width of the Gaussian on a logarithmic axis: high for narrow ones, a flat minimum that is marked, and rising again for wide ones."}}
+# %%
 SIGMAS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8, 11, 15, 20, 28, 40)
 chooser = np.random.default_rng(0).permutation(len(data))[:64].tolist()
 train_images = np.stack([data[i]["image"][0].numpy() for i in chooser])
@@ -549,6 +554,7 @@ def best_sigma(cell, number):
     return error, min(error, key=error.get)
 
 
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the Gaussian-weighted guess by its width, on simulated training patches; the best width is marked.", "name": "fig-sigma"}, "image": {"alt": "A curve of error against the width of the Gaussian on a logarithmic axis: high for narrow ones, a flat minimum that is marked, and rising again for wide ones."}}
 sigma_error, sigma = best_sigma(CELL, len(chooser))
 assert SIGMAS[0] < sigma < SIGMAS[-1]  # the best lies inside the range, not at its rim
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -579,6 +585,7 @@ errors = pd.DataFrame(
 )
 errors *= norm.std  # dB, one row a test patch
 
+# %%
 block = splits.blocks(test_rows, 4)  # neighbours share land: draw blocks, not patches
 members = [np.flatnonzero(block == b) for b in np.unique(block)]
 rng = np.random.default_rng(0)
@@ -651,7 +658,7 @@ assert long["SAR-W-SimMIM"] < long.drop("SAR-W-SimMIM").min()  # it beats all th
 # **Paper:** the method "aims to mitigate the impact of speckle and extreme intensity values in SAR images".
 # How {eq}`eq-weight` shifts the loss can be measured: sort the hidden pixels by intensity into ten equal groups and see which share of {eq}`eq-loss` each contributes, without the weight and with it in either domain.
 
-# %% mystnb={"figure": {"caption": "Share of the loss by decile of intensity, without the SAR weight and with it in both domains (simulated test patches, one and the same reconstruction).", "name": "fig-decile"}, "image": {"alt": "Three lines over ten intensity deciles, all highest at the ends. With the normalised weight the dark deciles contribute more and the brightest less than without it; the line of the linear weight lies closer to that without a weight."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the loss by decile of intensity, without the SAR weight and with it in both domains (simulated test patches, one and the same reconstruction).", "name": "fig-decile"}, "image": {"alt": "Three lines over ten intensity deciles, all highest at the ends. With the normalised weight the dark deciles contribute more and the brightest less than without it; the line of the linear weight lies closer to that without a weight."}}
 z, error = images[unseen], (reconstruction - images).abs()[unseen]
 edges = torch.from_numpy(np.quantile(z, np.linspace(0, 1, 11)[1:-1]))
 decile = torch.bucketize(z, edges)
@@ -751,22 +758,57 @@ assert lead.is_monotonic_decreasing  # the finer the mask, the more a blur can d
 #
 # ## Exercises
 #
-# **1.** The network was trained with 60 % hidden. What does it make of 30 % and 90 %, and does its standing against the Gaussian change?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** The network was trained with 60 % hidden. What does it make of 30 % and 90 %, and does its standing against the Gaussian change? Take every fourth test patch (`keys[::4]`), and give `check_hidden(…)` the network's error at 90 %, in dB.
 
 # %% tags=["hide-cell"]
 few = slice(None, None, 4)
+by_ratio = {}
 for r in (0.3, 0.6, 0.9):
     m = pretraining.mask_cells(cells, r, keys[few])
     x = reconstruct(model, images[few], m)
     inside = m.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None] > 0
-    network = float((x - images[few]).abs()[inside].mean()) * norm.std
-    blur = blur_error(truth[few], m, CELL, sigma)
+    off = (x - images[few]).abs()
+    network = float(off[inside].mean()) * norm.std
+    by_ratio[r] = network, blur_error(truth[few], m, CELL, sigma)
+facts = {"network": network, "Gaussian": by_ratio[0.9][1], "std": norm.std}
+facts |= {"all pixels": float(off.mean()) * norm.std, "at 60 %": by_ratio[0.6][0]}
+
+
+def check_hidden(answer):
+    """Say whether the error [dB] at 90 % is right, or which mistake it looks like."""
+    slips = {
+        "That is in normalised units: times norm.std it is dB.": facts["network"]
+        / facts["std"],
+        "That is the mean over all pixels: count the hidden ones.": facts["all pixels"],
+        "That is the Gaussian's.": facts["Gaussian"],
+        "That is at 60 %.": facts["at 60 %"],
+    }
+    check(answer, facts["network"], slips, near=0.03)
+
+
+# %% tags=["hide-cell"]
+check_hidden(by_ratio[0.9][0])
+check_hidden(by_ratio[0.9][0] / norm.std)  # a usual slip
+for r, (network, blur) in by_ratio.items():
     print(f"{r:.0%} hidden: network {network:.2f} dB, Gaussian {blur:.2f} dB")
 # Both lose when more is hidden. The Gaussian's width was chosen for 60 %, the network was trained
 # for it: neither is at its best elsewhere.
 
 # %% [markdown]
-# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted.
+# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted. What share of the weighted pull comes from the darkest decile: `check_pull(…)`?
 
 # %% tags=["hide-cell"]
 guess = reconstruction.clone().requires_grad_()
@@ -780,12 +822,28 @@ for name, weight in {"plain": None, "weighted": w["normalised"]}.items():
         assert np.allclose(pull, 0.1, atol=0.002)
     else:
         assert (np.diff(pull) < 0).all()
+facts |= {"pull": float(pull[0]), "loss": float(share["weight, normalised"][0])}
+
+
+def check_pull(answer):
+    """Say whether the darkest decile's pull is right, or which mistake it looks like."""
+    slips = {
+        "That is its share of the loss. The pull is the gradient.": facts["loss"],
+        "A tenth each: that is without the weight.": 0.1,
+        "That is in percent; a share lies between 0 and 1.": 100 * facts["pull"],
+    }
+    check(answer, facts["pull"], slips, near=0.003)
+
+
+# %% tags=["hide-cell"]
+check_pull(facts["pull"])
+check_pull(facts["loss"])  # a usual slip
 # The gradient of an absolute error is its sign: every pixel pulls as hard as any other, however
 # wrong it is. With the weight a pixel pulls exactly as hard as it weighs.
 
 # %% [markdown]
 # (exercise-speckle)=
-# **3.** An even field is nothing but speckle. Which constant guess is best for it under the plain L1 loss, and which under the weighted one in either domain? Compare with the field's true level.
+# **3.** An even field is nothing but speckle. Which constant guess is best for it under the plain L1 loss, and which under the weighted one in either domain? Compare with the field's true level, 0 dB. `check_level(…)` asks for the weighted loss in the normalised domain, in dB.
 
 # %% tags=["hide-cell"]
 window = Window(0, 0, 1024, 1024)
@@ -794,12 +852,33 @@ power = power.reshape(512, 2, 512, 2).mean(axis=(1, 3))  # halved, as in chapter
 field = st.to_db(power)
 normalised = torch.from_numpy(field / norm.std)[None, None].float()  # of average level
 order = np.sort(field, axis=None)
-print(f"plain: {np.median(field):+.2f} dB from the true level (the median)")
+guessed = {"plain": np.median(field), "mean of dB": field.mean()}
 for domain in DOMAINS:
     mass = weigh(normalised, domain)[0, 0].numpy().ravel()[field.ravel().argsort()]
     middle = order[np.searchsorted(mass.cumsum(), mass.sum() / 2)]
-    print(f"weighted, {domain}: {middle:+.2f} dB (the weighted median)")
+    guessed[domain] = middle
     assert middle <= np.median(field)
+
+
+def check_level(answer):
+    """Say whether the best constant guess [dB] is right, or which mistake it looks like."""
+    slips = {
+        "That is the median, best without the weight.": guessed["plain"],
+        "That is the mean of decibels, best under a squared error.": guessed[
+            "mean of dB"
+        ],
+        "That is in the linear domain.": guessed["linear"],
+        "That is the true level; an L1 loss of decibels does not find it.": 0.0,
+    }
+    check(answer, guessed["normalised"], slips, near=0.02)
+
+
+# %% tags=["hide-cell"]
+print(f"plain: {guessed['plain']:+.2f} dB from the true level (the median)")
+for domain in DOMAINS:
+    print(f"weighted, {domain}: {guessed[domain]:+.2f} dB (the weighted median)")
+check_level(guessed["normalised"])
+check_level(guessed["plain"])  # a usual slip
 # Without a bright point in the patch even the linear weight says something.
 # A median of decibels lies below the mean of power already; the weight counts the dark half of the
 # speckle more and pulls the guess lower still. The network's fills are darker than the land for

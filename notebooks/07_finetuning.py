@@ -17,7 +17,7 @@
 # ```
 #
 # An encoder that fills in what was hidden knows what radar images look like. It has no word for anything it sees.
-# *Fine-tuning* gives it the words: a second network, the *decoder*, turns its features into a class for every pixel, and both are trained together on patches that somebody has labelled.
+# *Fine-tuning* gives it the words: a second network, the *{term}`decoder`*, turns its features into a class for every pixel, and both are trained together on patches that somebody has labelled.
 #
 # **Paper** (§3.2): "we replace the pretraining decoder with a UPerNet segmentation decoder … following the approach in SpectralGPT" {cite:p}`xiao2018unified,hong2024spectralgpt`; AdamW, 100 epochs, of which 20 *warm up* (the learning rate rises from nearly 0), a loss of Dice and focal loss.
 # **Code:** cosine decay of the rate, lower layers learn more slowly (a factor of 0.8 a block), dropout of 0.5 in the decoder.
@@ -274,7 +274,7 @@ ax.set(xlim=(0, 25), ylim=(-0.4, 12.6))
 plt.show()
 
 # %% [markdown]
-# *Logits* are one number a class and pixel; the class with the largest is the answer, and softmax makes probabilities of them.
+# *{term}`Logits <logits>`* are one number a class and pixel; the class with the largest is the answer, and softmax makes probabilities of them.
 #
 # Of the *head*, which makes classes of what was fused, there are three kinds:
 #
@@ -358,7 +358,7 @@ plt.show()
 # L_\text{Dice} = 1 - \frac{2I + \varepsilon}{I + U + \varepsilon}
 # $$ (eq-dice)
 #
-# because for a *one-hot* truth (1 for the pixel's class, 0 for all others) $I + U = \sum p + \sum g$. Putting $U$ alone below would give negative losses.
+# because for a *{term}`one-hot`* truth (1 for the pixel's class, 0 for all others) $I + U = \sum p + \sum g$. Putting $U$ alone below would give negative losses.
 
 # %%
 tutorial.show_source(segmentation.dice)

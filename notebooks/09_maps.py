@@ -364,19 +364,59 @@ st.web_map(
 #
 # ## Exercises
 #
-# **1.** A map has a smallest patch that its users want to see. Take out all patches under 25 pixels with `rasterio.features.sieve`. What does it do to the accuracy, and to the number of patches?
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer - known[text]))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer - known[said]) <= near else no)
+
+
+# %% [markdown]
+# **1.** A map has a smallest patch that its users want to see. Take out all patches under 25 pixels with `rasterio.features.sieve`. What does it do to the accuracy, and how many patches of one class are left: `check_sieve(…)`?
 
 # %% tags=["hide-cell"]
 from rasterio import features
 
+
+def count_patches(image):
+    """How many patches of one class an image holds."""
+    return sum(ndimage.label(image == c.id)[1] for c in legend.classes)
+
+
 sieved = features.sieve(mapped.ids, size=25, mask=mapped.ids > 0)
+facts = {"left": count_patches(sieved), "before": count_patches(mapped.ids)}
+facts |= {"joined": ndimage.label(sieved > 0)[1]}
+facts |= {"unmasked": count_patches(features.sieve(mapped.ids, size=25))}
+
+
+def check_sieve(answer):
+    """Say whether the number of patches is right, or which mistake it looks like."""
+    slips = {
+        "Those are the patches before the sieve.": facts["before"],
+        "Those are the ones that the sieve took.": facts["before"] - facts["left"],
+        "You joined neighbours of different classes: label class by class.": facts[
+            "joined"
+        ],
+        "No data was sieved as a class: mask=mapped.ids > 0.": facts["unmasked"],
+    }
+    check(answer, facts["left"], slips, near=0)
+
+
+# %% tags=["hide-cell"]
+check_sieve(count_patches(sieved))
+check_sieve(facts["joined"])  # a usual slip
 for name, image in (("as it is", mapped.ids), ("sieved", sieved)):
-    patches = sum(ndimage.label(image == c.id)[1] for c in legend.classes)
-    print(f"{name:<9} {(image == merged)[known].mean():.4f} right, {patches} patches")
+    right = (image == merged)[known].mean()
+    print(f"{name:<9} {right:.4f} right, {count_patches(image)} patches")
 assert (sieved > 0).sum() == (mapped.ids > 0).sum()
 
 # %% [markdown]
-# **2.** Leave out what the model doubts. Which confidence must a pixel have so that 95 % of those kept are right, and how much of the scene is that?
+# **2.** Leave out what the model doubts. Which confidence must a pixel have so that 95 % of those kept are right, and how much of the scene is that? `check_confidence(…)` wants the percent, in steps of five.
 
 # %% tags=["hide-cell"]
 for least in range(0, 100, 5):
@@ -384,6 +424,24 @@ for least in range(0, 100, 5):
     accuracy = (mapped.ids == merged)[kept].mean()
     if accuracy >= 0.95:
         break
+facts |= {"least": least, "share": 100 * kept.sum() / known.sum()}
+
+
+def check_confidence(answer):
+    """Say whether the least confidence [%] is right, or which mistake it looks like."""
+    slips = {
+        "In percent: the layer holds 0 to 100.": facts["least"] / 100,
+        "A pixel of 95 % confidence is not right in 95 % of cases; count.": 95,
+        "That is how much of the scene is kept; from which confidence on?": facts[
+            "share"
+        ],
+    }
+    check(answer, facts["least"], slips, near=2)
+
+
+# %% tags=["hide-cell"]
+check_confidence(least)
+check_confidence(95)  # a usual slip
 print(
     f"from {least} % on: {accuracy:.3f} right, {kept.sum() / known.sum():.2f} of the pixels"
 )

@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
-from rasterio.warp import Resampling, calculate_default_transform, reproject, transform
+from rasterio.warp import calculate_default_transform, reproject, transform
 
 from sartutorial import lulc, rasters
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DB_RANGE = (-25.0, 0.0)  # the stretch of every backscatter figure in the book
 EARTH = 6378137.0  # metres, the radius of web maps
 WRONG = (255, 255, 255)  # no legend has a class in white
+# To some eyes towns have the colour of forest or bare ground, greenhouses that of wetland.
+HATCH = {"built-up": "////", "greenhouse": "xxxx"}
 SIDE = 900  # pixels of a web map's layer: a page of five opens at once
 # A web map's own controls: what is shown and how opaque, a swipe, and the legend.
 PANEL = """(() => {
@@ -101,7 +103,7 @@ def show_classes(
     legend: str | Path | lulc.Legend = lulc.HR_LULC,
     training: bool = False,
 ) -> AxesImage:
-    """Draw land cover in the colours of its legend; what is no class is left transparent.
+    """Draw land cover in the colours of its legend, some hatched; what is no class is transparent.
 
     Args:
         classes: What ``read_classes`` returned, which knows its legend, or an array of ids (H, W).
@@ -115,8 +117,13 @@ def show_classes(
     """
     if isinstance(classes, rasters.Classes):
         return show_classes(classes.ids, ax, title, legend=classes.legend)
-    colours = _palette(lulc.legend(legend).colormap(training))
-    return _axes(ax, title).imshow(colours[classes], interpolation="nearest")
+    of = lulc.legend(legend)
+    colours = _palette(of.colormap(training))[classes]
+    image = _axes(ax, title).imshow(colours, interpolation="nearest")
+    for c in (of.for_maps if training else of).classes:
+        if c.name in HATCH and (here := classes == c.id).any():
+            image.axes.contourf(here, [0.5, 1], colors="none", hatches=[HATCH[c.name]])
+    return image
 
 
 def show_legend(
@@ -134,7 +141,7 @@ def show_legend(
     """
     of = lulc.legend(legend)
     handles = [
-        Patch(color="#{:02x}{:02x}{:02x}".format(*c.rgb), label=c.name)
+        Patch(fc=np.divide(c.rgb, 255), ec="black", lw=0, hatch=HATCH.get(c.name), label=c.name)
         for c in (of.for_maps if training else of).classes
     ]
     _axes(ax, "").legend(handles=handles, loc="center left", frameon=False, fontsize="small")
@@ -149,8 +156,7 @@ def _axes(ax: Axes | None, title: str) -> Axes:
 
 def _palette(colours: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     table = np.zeros((256, 4), np.uint8)
-    for value, rgba in colours.items():
-        table[value] = rgba
+    table[list(colours)] = list(colours.values())
     return table
 
 
@@ -234,15 +240,10 @@ def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Bo
     bounds = x.min(), y.min(), x.max(), y.max()
     at, width, height = calculate_default_transform(grid.crs, crs, width, height, *bounds)
     out = np.zeros((4, height, width), np.uint8)
+    here = {"src_transform": grid.transform, "src_crs": grid.crs}
     reproject(
-        np.moveaxis(picture, 2, 0),
-        out,
-        src_transform=grid.transform,
-        src_crs=grid.crs,
-        dst_transform=at,
-        dst_crs=crs,
-        resampling=Resampling.nearest,
-    )
+        np.moveaxis(picture, 2, 0), out, **here, dst_transform=at, dst_crs=crs
+    )  # by nearest neighbour
     west, east = (middle + math.degrees(m / EARTH) for m in (at.c, at.c + width * at.a))
     south, north = (
         math.degrees(math.atan(math.sinh(m / EARTH))) for m in (at.f + height * at.e, at.f)

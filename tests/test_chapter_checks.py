@@ -3,7 +3,10 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import sartutorial as st
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FACTS = {
@@ -20,14 +23,19 @@ FACTS = {
 }  # fmt: skip
 
 
+def checks_of(chapter, facts):
+    """The functions ``check...`` of a chapter, with facts of our own."""
+    (path,) = NOTEBOOKS.glob(f"{chapter}_*.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:5] == "check"]
+    space = {"np": np, "st": st, **facts}
+    exec(compile(ast.Module(found, []), path.name, "exec"), space)
+    return space
+
+
 @pytest.fixture(scope="module")
 def checks():
-    """The functions ``check_...`` of chapter 07, with facts of our own."""
-    tree = ast.parse((NOTEBOOKS / "07_finetuning.py").read_text(encoding="utf-8"))
-    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:6] == "check_"]
-    space = dict(FACTS)
-    exec(compile(ast.Module(found, []), "07_finetuning.py", "exec"), space)
-    return space
+    return checks_of("07", FACTS)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +83,182 @@ def test_labels(checks, capsys, miou, said):
 def test_late(checks, capsys, reason, said):
     checks["check_late"](reason)
     assert said in capsys.readouterr().out
+
+
+# Of chapters 01 to 06 and 09: facts, and answers as a reader would get them, right and by mistake.
+EDGES = np.arange(-28, -10, 0.5)
+WEIGHTS = np.array([0.114, 0.108, 0.107, 0.113, 0.068, 0.122, 0.124, 0.120, 0.124])
+OF = {
+    "01": {
+        "looks": {"power": 5.5, "amplitude": 20.0, "decibels": 90.0, "before": 2.0},
+        "edges": EDGES,
+        "best_edge": -18.0,
+        "values": np.full(9, -22.5),
+        "water": np.full(9, True),
+    },
+    "02": {
+        "facts": {"looks": (2.1, 5.7), "of amplitude": 3.1},
+        "apart": {"rms": 1, "average": 900, "nearest": 9000},
+        "wrapped": 65535,
+    },
+    "03": {
+        "facts": {
+            "lost": 0.25,
+            "of all pixels": 0.21,
+            "shifted": {"diagonal": 0.06, "with void": 0.05, "one axis": 0.04, "ids": 0.3},
+        },
+        "pixels": np.arange(16) * 10,
+    },
+    "04": {
+        "facts": {
+            **{"small": 1024, "large": 240, "size": 128, "valid": 4_400_000, "pixels": 5_300_000},
+            "void": np.array([0, 0.001, 0.25, 0.5, 0.75, 0.9, 1]),
+        },
+        "follows": {"first": (-0.99, 0.02), "second": (-0.02, 0.99)},
+    },
+    "05": {
+        "facts": {
+            **{"exponent": 1.2, "spread": 7.4},
+            "again": {"right": 0.48, "of all": 0.03, "certain": 0.2},
+        },
+        "theirs": WEIGHTS,
+    },
+    "06": {
+        "facts": {
+            **{"network": 4.2, "Gaussian": 3.6, "std": 6.4, "all pixels": 3.9, "at 60 %": 3.0},
+            **{"pull": 0.125, "loss": 0.17},
+        },
+        "guessed": {"plain": -0.31, "mean of dB": -0.4, "normalised": -0.53, "linear": -0.48},
+    },
+    "09": {
+        "facts": {
+            **{"left": 900, "before": 4000, "joined": 3, "unmasked": 910},
+            **{"least": 60, "share": 85.0},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("chapter", "name", "answer", "said"),
+    [
+        ("01", "looks", 5.5, "Right"),
+        ("01", "looks", 8, "four times"),
+        ("01", "looks", 2.0, "as it was"),
+        ("01", "looks", 20, "amplitudes"),
+        ("01", "looks", 90, "decibels"),
+        ("01", "looks", 1 / 5.5, "turn it round"),
+        ("01", "looks", 50, "none of the usual"),
+        ("01", "threshold", -18, "Right"),
+        ("01", "threshold", 10**-1.8, "in power"),
+        ("01", "threshold", -22.5, "mean level of water"),
+        ("01", "threshold", EDGES[-1], "most of the land"),
+        ("02", "limit", 20 * np.log10(np.sqrt(np.pi) / 2), "Right"),
+        ("02", "limit", 10 * np.log10(np.sqrt(np.pi) / 2), "squared"),
+        ("02", "limit", 1.05, "Low, not high"),
+        ("02", "limit", -2.51, "averaged decibels"),
+        ("02", "limit", 0, "averaged power"),
+        ("02", "limit", -0.76, "blocks of 2 x 2"),
+        ("02", "looks", 2.7, "Right"),
+        ("02", "looks", 4, "independent"),
+        ("02", "looks", 5.7, "divide"),
+        ("02", "looks", 0.37, "turn it round"),
+        ("02", "looks", 3.1, "amplitudes"),
+        ("02", "gdal", 1, "Right"),
+        ("02", "gdal", 65535, "int first"),
+        ("02", "gdal", 900, "`average`"),
+        ("02", "gdal", 9000, "name the resampling"),
+        ("03", "lost", 0.25, "Right"),
+        ("03", "lost", 25, "percent"),
+        ("03", "lost", 0.21, "share of all pixels"),
+        ("03", "lost", 0.75, "left"),
+        ("03", "shift", 0.06, "Right"),
+        ("03", "shift", 0.05, "void"),
+        ("03", "shift", 0.04, "one axis"),
+        ("03", "shift", 0.3, "ids are names"),
+        ("03", "shift", 0.94, "kept its class"),
+        ("03", "forests", (130, 280), "Right"),
+        ("03", "forests", (280, 130), "swapped"),
+        ("03", "forests", (130, 170), "missing"),
+        ("03", "forests", (240, 170), "Bamboo (11) is evergreen"),
+        ("03", "forests", (140, 160), "broad leaves from needles"),
+        ("03", "forests", (1, 2), "No: ids 6 and 7"),
+        ("04", "cover", 1024 * 64**2 / 4_400_000, "Right"),
+        ("04", "cover", 1024 * 128**2 / 4_400_000, "old side"),
+        ("04", "cover", 240 * 128**2 / 4_400_000, "large patches"),
+        ("04", "cover", 1024 * 64**2 / 5_300_000, "all pixels"),
+        ("04", "cover", 102400 * 64**2 / 4_400_000, "percent"),
+        ("04", "void", 4, "Right"),
+        ("04", "void", 3, "*more* than half"),
+        ("04", "void", 1, "no void at all"),
+        ("04", "void", 7, "all patches"),
+        ("04", "void", 2, "divide it"),
+        ("04", "offset", "first", "Right"),
+        ("04", "offset", "second", "it is the column"),
+        ("04", "offset", "row", "Answer with"),
+        ("05", "exponent", 1.2, "Right"),
+        ("05", "exponent", 1, "five ids become forest"),
+        ("05", "exponent", 0, "follow the land"),
+        ("05", "exponent", 2, "applied twice"),
+        ("05", "exponent", 7.4, "which k"),
+        ("05", "again", 0.48, "Right"),
+        ("05", "again", 0.03, "share of all points"),
+        ("05", "again", 0.52, "of their own"),
+        ("05", "again", 0.2, "chance adds more"),
+        ("05", "share", 1 - 8 * 0.068, "Right"),
+        ("05", "share", 8 * 0.068, "1 - p"),
+        ("05", "share", 1 - 9 * 0.068, "divide by 8"),
+        ("05", "share", (1 / 0.068) / (1 / WEIGHTS).sum(), "1/p"),
+        ("05", "share", 0.068, "the weight itself"),
+        ("06", "hidden", 4.2, "Right"),
+        ("06", "hidden", 4.2 / 6.4, "normalised units"),
+        ("06", "hidden", 3.9, "all pixels"),
+        ("06", "hidden", 3.6, "Gaussian"),
+        ("06", "hidden", 3.0, "at 60 %"),
+        ("06", "pull", 0.125, "Right"),
+        ("06", "pull", 0.17, "share of the loss"),
+        ("06", "pull", 0.1, "without the weight"),
+        ("06", "pull", 12.5, "percent"),
+        ("06", "level", -0.53, "Right"),
+        ("06", "level", -0.31, "without the weight"),
+        ("06", "level", -0.4, "squared error"),
+        ("06", "level", -0.48, "linear"),
+        ("06", "level", 0, "true level"),
+        ("09", "sieve", 900, "Right"),
+        ("09", "sieve", 4000, "before"),
+        ("09", "sieve", 3100, "took"),
+        ("09", "sieve", 3, "class by class"),
+        ("09", "sieve", 910, "mask="),
+        ("09", "confidence", 60, "Right"),
+        ("09", "confidence", 0.6, "In percent"),
+        ("09", "confidence", 95, "count"),
+        ("09", "confidence", 85, "from which confidence"),
+    ],
+)
+def test_an_answer_is_told_from_its_mistakes(capsys, chapter, name, answer, said):
+    check = checks_of(chapter, OF[chapter])[f"check_{name}"]
+    check(*answer) if isinstance(answer, tuple) else check(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(0.625, "Right"), (-0.625, "larger"), (1.25, "10, not 20"), (8.1, "radians")],
+)
+def test_gamma_nought(capsys, answer, said):
+    checks_of("01", OF["01"])["check_gamma"](30, answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_check_of_a_chapter_is_tested(path):
+    """By its name in a test."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:6] == "check_"]
+    files = Path(__file__).parent.glob("test_*.py")
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    tested = [f'("{path.stem[:2]}", "{name[6:]}", ' for name in names]
+    unknown = [
+        t for t, n in zip(tested, names, strict=True) if t not in text and f'"{n}"' not in text
+    ]
+    assert not unknown

@@ -217,6 +217,84 @@ def test_the_live_page_answers_keys_and_pointer(live):
     assert "called" in live.inner_text("#live-under")
 
 
+# For every reader: on a phone and on a screen, in light and dark, by keyboard and by ear.
+AXE = Path(__file__).resolve().parents[1] / "build" / "npm" / "node_modules" / "axe-core"
+LOOKED_AT = [
+    *("index.html", "notebooks/01_sar_images.html", "notebooks/05_sampling.html"),
+    *("notebooks/09_maps.html", "book/live.html", "book/glossary.html", "book/mistakes.html"),
+]
+# What the theme makes is not ours: its bars and its search.
+AXE_RUN = """async () => {
+  const {violations} = await axe.run(".bd-article", {resultTypes: ["violations"]});
+  return violations.filter(v => ["serious", "critical"].includes(v.impact))
+    .flatMap(v => v.nodes.map(n => `${v.id}: ${n.target.join(" ")}: ${n.html.slice(0, 160)}`));
+}"""
+# In words, what a page withholds from somebody.
+WITHHELD = r"""() => {
+  const found = [], say = (bad, text) => { if (bad) found.push(text); };
+  const all = query => [...document.querySelectorAll(`.bd-article ${query}`)];
+  const seen = e => e.checkVisibility({visibilityProperty: true});
+  const titles = [...document.querySelectorAll("h1")].filter(seen);
+  say(titles.length !== 1, `${titles.length} titles`);
+  for (const i of all("img").filter(seen)) {
+    say(!i.alt.trim() || /^[\w.\/-]+\.(png|svg)$/.test(i.alt), `no alt text: ${i.src.slice(-60)}`);
+    say(getComputedStyle(i).filter !== "none", `a filter changes data: ${i.src.slice(-60)}`);
+  }
+  for (const e of all("pre").filter(seen))
+    say(e.scrollWidth > e.clientWidth + 1, `cut off: ${e.textContent.slice(0, 60)}`);
+  for (const e of all("table, .cell_output, .output, .wide-picture").filter(seen)) {
+    const cut = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "auto";
+    say(cut && e.tabIndex < 0, `scrolls, and no key reaches it: ${e.textContent.slice(0, 60)}`);
+  }
+  say(document.documentElement.scrollWidth > innerWidth + 1, "the page scrolls sideways");
+  return found;
+}"""
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page in a width and a theme."""
+    pages = []
+
+    def open_(path, width=1440, theme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+        pages.append(page)
+        page.goto(path.as_uri(), wait_until="load")
+        page.evaluate(SETTLE, SECONDS)
+        return page
+
+    yield open_
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_a_page_withholds_nothing(opened, name, width, theme):
+    if not (BOOK / name).exists():
+        pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
+    page = opened(BOOK / name, width, theme)
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    assert not page.evaluate(WITHHELD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_axe_finds_nothing_serious(opened, name, width, theme):
+    if not (BOOK / name).exists():
+        pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
+    if not AXE.is_dir():
+        pytest.skip("PAGES NOT TESTED by axe-core: run `make book` where npm is")
+    page = opened(BOOK / name, width, theme)
+    page.add_script_tag(path=AXE / "axe.min.js")
+    found = page.evaluate(AXE_RUN)
+    assert not found, "\n".join(found)
+
+
 # The look itself, on small pages: first whole ones, then ones with a single fault.
 LAYER = f'<img class="leaflet-image-layer" src="data:image/png;base64,{PIXEL}">'
 MAP = """<div class="folium-map"><div class="leaflet-overlay-pane">LAYER</div></div>

@@ -1,8 +1,10 @@
 """Class-weighted points and spatial splits: exact where they can be, in distribution elsewhere."""
 
 import functools
+import json
 import os
 import shutil
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -567,6 +569,32 @@ def cut(tmp_path_factory):
 def folder(cut, tmp_path):
     """A copy of the patches, to be sampled."""
     return shutil.copytree(cut / "patches", tmp_path / "p")
+
+
+# What chapter 05 says in words
+
+
+def test_one_minus_p_is_no_power_of_p():
+    """On real Japan no exponent gives the other reading: towns and sea would need their own."""
+    book = Path(__file__).resolve().parents[1] / "book" / "results" / "japan_counts.json"
+    held = json.loads(book.read_text())["ids"]
+    counts = np.array([held[i]["pixels"] for i in ("1", "2", "6", "12")])
+    p = counts / counts.sum()
+    w = sampling.category_weights(counts, "complement")
+    exponents = np.diff(np.log(w)) / np.diff(np.log(p))
+    assert np.ptp(exponents) > 0.05
+    reciprocal = sampling.category_weights(counts)
+    assert np.diff(np.log(reciprocal)) / np.diff(np.log(p)) == pytest.approx(-1)
+
+
+def test_patches_of_nothing_but_forest_are_split_like_all_others(cut, folder):
+    """None is dropped: those that train no labels still serve pretraining, or wait in a test."""
+    sampling.sample(folder, cut / "tiles", points=400, block=2, buffer=0.5)
+    index = patches.read_index(folder)
+    forest = index[[f"n_{i}" for i in (6, 7, 8, 9, 11)]].sum(axis=1) == 32 * 32
+    assert forest.any()
+    assert index["split"].isin([*splits.SPLITS, splits.BUFFER]).all()
+    assert not index[forest]["finetune"].any()
 
 
 def test_match_pairs_points_with_footprints(folder):

@@ -1,0 +1,22 @@
+// What scrolls is reached by the keyboard; frames and wide pictures say what they are.
+window.addEventListener("load", () => {
+  const article = document.querySelector(".bd-article");
+  if (!article) return;
+  for (const picture of article.querySelectorAll("img")) {
+    if (picture.naturalWidth < 2 * picture.naturalHeight || picture.naturalWidth < 700) continue;
+    if (picture.closest(".frames, .leaflet-container, a")) continue;
+    const box = Object.assign(document.createElement("div"), { className: "wide-picture" });
+    picture.replaceWith(box);
+    box.append(picture);
+  }
+  for (const frame of article.querySelectorAll("iframe:not([title])"))
+    frame.title = "A map to zoom and pan";
+  const reach = () => {
+    for (const box of article.querySelectorAll("table, pre, .cell_output, .output, .math, .wide-picture, .pst-scrollable-table-container")) {
+      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
+      if (scrolls && !box.hasAttribute("tabindex")) box.tabIndex = 0;
+    }
+  };
+  reach();
+  window.addEventListener("resize", reach);
+});
