@@ -31,6 +31,10 @@ from sartutorial import InputError, __version__, files, lulc, radiometry
 # an archive's size in a file beside it, in a folder that is not ours.
 os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
 os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
+# A server that is busy or cut off is asked again, after 0.5, 1, 2, 4 s; one that is silent is given up.
+WEB = dict(MAX_RETRY=4, RETRY_DELAY=0.5, CONNECTTIMEOUT=10, LOW_SPEED_TIME=30, LOW_SPEED_LIMIT=1)
+for _name, _value in WEB.items():
+    os.environ.setdefault(f"GDAL_HTTP_{_name}", str(_value))
 
 DEGREES = "EPSG:4326"
 ROWS = 512  # of a strip: a multiple of the tile height that we write
@@ -152,7 +156,7 @@ def opened(
                 open(path, "rb").close()  # whose error says whether it may be read
             dataset = stack.enter_context(rasterio.open(path, num_threads=decoders or threads()))
         except RasterioIOError as error:
-            raise InputError(f"{path}: not a readable raster ({error})") from error
+            raise InputError(f"{path}: not a readable raster ({error}){_mend(path)}") from error
         except OSError as error:
             raise files.unreadable(path, error) from error
         _check_place(path, dataset)
@@ -213,8 +217,13 @@ def _read(dataset: DatasetReader, what: str = "read", band: int = 1, **how: Any)
         pixels: NDArray[Any] = getattr(dataset, what)(band, **how)
     except RasterioIOError as error:
         # rasterio says "see previous exception"; GDAL's own words say what is wrong.
-        raise InputError(f"{dataset.name}: cannot be read ({error.__cause__ or error})") from error
+        said = f"cannot be read ({error.__cause__ or error}){_mend(dataset.name)}"
+        raise InputError(f"{dataset.name}: {said}") from error
     return pixels
+
+
+def _mend(path: str | Path) -> str:
+    return "; check address and network, and run it again" if "://" in str(path) else ""
 
 
 def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: Any) -> None:
