@@ -121,7 +121,8 @@ def show_classes(
     colours = _palette(of.colormap(training))[classes]
     image = _axes(ax, title).imshow(colours, interpolation="nearest")
     for c in (of.for_maps if training else of).classes:
-        if c.name in HATCH and (here := classes == c.id).any():
+        here = classes == c.id
+        if c.name in HATCH and here.any() and min(here.shape) > 1:  # matplotlib hatches no line
             image.axes.contourf(here, [0.5, 1], colors="none", hatches=[HATCH[c.name]])
     return image
 

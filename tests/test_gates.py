@@ -67,7 +67,7 @@ def house(tmp_path):
     )
     check_notebooks.write(tmp_path / "notebooks")
     linter = tmp_path / "book" / "lint.py"  # the two are no chapters to learn from
-    linter.write_text(linter.read_text().replace("\n\nif __name__", f"\n{SPARED}\n\nif __name__"))
+    linter.write_text(linter.read_text().replace("\n\nif __name__", f"\n\n{SPARED}\n\nif __name__"))
     return tmp_path
 
 
