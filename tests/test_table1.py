@@ -121,7 +121,7 @@ def test_a_killed_study_loses_the_unit_at_work_alone(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["table1"])
     with pytest.raises(KeyboardInterrupt):
         table1.main()
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
     assert len(before) == 2
     monkeypatch.setattr(sys, "argv", ["table1", "--plan"])
     table1.main()
@@ -130,7 +130,7 @@ def test_a_killed_study_loses_the_unit_at_work_alone(tmp_path, monkeypatch, caps
     table1.main()
     table1.main()
     assert made == [0, 1, 2, 2, 3]  # nothing twice but what was cut off
-    after = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    after = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
     assert len(after) == 4
     assert before.items() <= after.items()
 
