@@ -16,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,8 +86,10 @@ NAMES = {
 class Source:
     """Training patches in memory, drawn whole or as crops, flipped at random."""
 
-    def __init__(self, norm: datasets.Normalization, seed: int) -> None:
-        db, self.classes = laptop("train")
+    def __init__(
+        self, norm: datasets.Normalization, seed: int, pair: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        db, self.classes = pair or laptop("train")
         self.images = (db - norm.mean) / norm.std
         self.rng = np.random.default_rng([seed, 2])
         self.order = self.forever()
@@ -115,13 +117,13 @@ class Source:
         return {"image": images[:, None], "label": labels}
 
 
-def network(start: str, s: dict[str, Any]) -> nn.Module:
-    """An untrained model of these settings; the encoder may be the reference."""
+def network(start: str, s: dict[str, Any], given: Encoder | None = None) -> nn.Module:
+    """An untrained model of these settings; the encoder is as ``given``, or may be the reference."""
     if start == UNET:
         return baselines.UNet(9, s["width"])
-    given = st.load_encoder("reference").model
+    given = given or st.load_encoder("reference").model
     encoder = Encoder(given.config, drop_path_rate=s["drop_path"])
-    if start == PRETRAINED:
+    if start != SCRATCH:
         encoder.load_state_dict(given.state_dict())
     return Segmenter(encoder, Decoder(s["width"], 9, s["dropout"], s["merged"], s["head"]))
 
@@ -136,25 +138,43 @@ def class_weights(exponent: float) -> tuple[float, ...] | None:
 def train(
     start: str, s: dict[str, Any], seed: int, seconds: float, steps: int | None = None
 ) -> tuple[nn.Module, int, float]:
-    """A model, the steps it took and their seconds of one thread.
+    """A model, the steps it took and their seconds of one thread."""
+    torch.manual_seed(seed)
+    model, source = network(start, s).train(), Source(norm(), seed)
+    told = schedule(s, decays=start == PRETRAINED)
+    loss = partial(segmentation_loss, loss=s["loss"], weights=class_weights(s["cw"]))
+    return fitted(model, lambda: source.draw(s["batch"], s["crop"]), loss, told, seconds, steps)
+
+
+def schedule(s: dict[str, Any], *, decays: bool) -> training.Settings:
+    """AdamW's, over a run of length 1; a random encoder has no layer decay."""
+    decay = s["ld"] if decays else 1.0
+    return training.Settings(1, s["warm"], s["batch"], s["lr"], "cosine", layer_decay=decay)
+
+
+def fitted(
+    model: nn.Module,
+    draw: Callable[[], dict[str, Tensor]],
+    loss: Callable[..., Tensor],
+    told: training.Settings,
+    seconds: float,
+    steps: int | None = None,
+) -> tuple[nn.Module, int, float]:
+    """The model trained on what ``draw`` gives, the steps it took and their seconds of one thread.
 
     Steps that are not given are those that fit, at the pace of the fastest of the first twenty: what
     else the machine does then changes little.
     """
-    torch.manual_seed(seed)
-    model, source = network(start, s).train(), Source(norm(), seed)
-    decay = s["ld"] if start == PRETRAINED else 1.0
-    told = training.Settings(1, s["warm"], s["batch"], s["lr"], "cosine", layer_decay=decay)
-    adamw = torch.optim.AdamW(training.parameter_groups(model, told), fused=True)
-    loss, weights = s["loss"], class_weights(s["cw"])
+    adamw = torch.optim.AdamW(training.parameter_groups(model, told), told.learning_rate,
+                              told.betas, fused=True)  # fmt: skip
     pace, done, begin = [], 0, time.process_time()
     while steps is None or done < steps:
         now = time.process_time()
         for group in adamw.param_groups:
             at = done / (steps or 1000)
-            group["lr"] = s["lr"] * group["lr_scale"] * training.lr_factor(at, told)
-        batch = source.draw(s["batch"], s["crop"])
-        segmentation_loss(model, batch, loss=loss, weights=weights).backward()
+            rate = told.learning_rate * group["lr_scale"]
+            group["lr"] = rate * training.lr_factor(at, told)
+        loss(model, draw()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
         adamw.step()
         adamw.zero_grad()

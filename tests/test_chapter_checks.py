@@ -38,6 +38,41 @@ def checks():
     return checks_of("07", FACTS)
 
 
+@pytest.fixture(scope="module")
+def evaluation_checks():
+    """Of chapter 08."""
+    lead = {"right": (0.04, 0.08), "turned": (-0.08, -0.04), "apart": (0.0, 0.12)}
+    return checks_of("08", {
+        "lead_of": lead | {"one seed": (0.03, 0.07)},
+        "enough": {"have": 27, "ratio": 50.0},
+        "ranks": {"right": 0.05, "deviation": 0.015, "pieces": 0.11},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "said"),
+    [
+        ("check_lead", (0.04, 0.08), "Right"),
+        ("check_lead", (-0.08, -0.04), "U-Net's lead"),
+        ("check_lead", (0.0, 0.12), "ends of two intervals"),
+        ("check_lead", (0.03, 0.07), "one seed"),
+        ("check_lead", (0.2, 0.3), "None that we know"),
+        ("check_blocks", (67_500,), "Right"),
+        ("check_blocks", (1350,), "with the root"),
+        ("check_blocks", (270_000,), "half of the interval already"),
+        ("check_blocks", (2500,), "how many blocks"),
+        ("check_blocks", (5,), "No."),
+        ("check_ranks", (0.05,), "Right"),
+        ("check_ranks", (0.015,), "standard deviation"),
+        ("check_ranks", (0.11,), "in a row"),
+        ("check_ranks", (0.3,), "No."),
+    ],
+)
+def test_evaluation(evaluation_checks, capsys, check, answer, said):
+    evaluation_checks[check](*answer)
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("encoder", "statistics", "said"),
     [

@@ -865,16 +865,30 @@ def test_the_state_of_another_run_is_refused(world, tmp_path):
 
 
 def test_table1_runs_what_is_left(world, tmp_path):
+    """Killed at any moment it loses the run at work; what is done is neither run nor written again."""
     options = dict(patches=world / "patches", seeds=1, profile="tiny")
-    assert len(baselines.table1(tmp_path, plan=True, **options)) == 5
+    assert len(baselines.table1(tmp_path, plan=True, **options)) == len(baselines.ROWS) + 1
     with stopped_in(1):
         baselines.table1(tmp_path, **options)
+    assert "none is done yet" in baselines.table1(tmp_path, plan=True, **options)[-1]
     table = baselines.table1(tmp_path, **options)
     assert baselines.table1(tmp_path, plan=True, **options) == []
-    assert [len(row["miou"]) for row in table["rows"]] == [1] * 5
-    assert json.loads((tmp_path / "table1.json").read_text())["rows"] == table["rows"]
-    assert "SAR-W-SimMIM (fine-tuned)" in str(table)
-    scratch = told(tmp_path / "mixmae-scratch" / "seed0" / "finetune" / "model.safetensors")
+    files = {p: p.read_bytes() for p in tmp_path.glob("* 0.json")}
+    assert len(files) == len(table) == len(baselines.ROWS)
+    (tmp_path / "majority 0.json").unlink()
+    *left, said = baselines.table1(tmp_path, plan=True, **options)
+    assert left == ["majority 0"]
+    assert said.startswith(f"1 of {len(files)} runs left")
+    again = baselines.table1(tmp_path, **options)
+    assert again.drop(columns="seeds").astype(str).equals(table.drop(columns="seeds").astype(str))
+    kept = {p: p.read_bytes() for p in files if p.stem != "majority 0"}
+    assert kept.items() <= files.items()
+    rows = json.loads((tmp_path / "table1.json").read_text())["rows"]
+    assert {k: v["miou"] for k, v in rows.items()} == table["miou"].to_dict()
+    assert table.loc["SAR-W-SimMIM", "paper"] == (0.6073, 0.4898)
+    with pytest.raises(InputError, match="holds another run"):
+        baselines.table1(tmp_path, **options | {"profile": "laptop"})
+    scratch = told(tmp_path / "MixMAE scratch 0" / "model" / "model.safetensors")
     assert (scratch["encoder"]["kind"], scratch["pretrained"]) == ("mixmae", None)
 
 

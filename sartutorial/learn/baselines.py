@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -249,37 +252,45 @@ def baselines(
     return found
 
 
-class Strategy(NamedTuple):
-    """A row of Table 1: how the encoder starts, and the paper's figures (one run each)."""
-
-    name: str
-    kind: Literal["simmim", "mixmae"]
-    method: pretraining.Method | None
-    paper_macc: float
-    paper_miou: float
-
-
-STRATEGIES = (
-    Strategy("MixMAE baseline (no pretraining)", "mixmae", None, 0.4223, 0.3340),
-    Strategy("SAR-W-MixMAE (fine-tuned)", "mixmae", "sar-w-mixmae", 0.5806, 0.4734),
-    Strategy("SimMIM baseline (no pretraining)", "simmim", None, 0.5292, 0.4258),
-    Strategy("SimMIM (fine-tuned)", "simmim", "simmim", 0.6064, 0.4894),
-    Strategy("SAR-W-SimMIM (fine-tuned)", "simmim", "sar-w-simmim", 0.6073, 0.4898),
-)
+# Rows of Table 1: what pretrains the encoder, or which baseline it is; the paper's mAcc and mIoU (1 run).
+ROWS: dict[str, dict[str, Any]] = {
+    "MixMAE scratch": dict(kind="mixmae", paper=(0.4223, 0.3340)),
+    "MixMAE": dict(kind="mixmae", method="mixmae"),
+    "SAR-W-MixMAE": dict(kind="mixmae", method="sar-w-mixmae", paper=(0.5806, 0.4734)),
+    "SimMIM scratch": dict(paper=(0.5292, 0.4258)),
+    "SimMIM": dict(method="simmim", paper=(0.6064, 0.4894)),
+    "SAR-W-SimMIM": dict(method="sar-w-simmim", paper=(0.6073, 0.4898)),
+    "SAR-W-SimMIM linear": dict(method="sar-w-simmim", domain="linear"),
+    **{name: dict(baseline=name) for name in ("u-net", "forest", "majority")},
+}
 
 
-class Table(dict[str, Any]):
-    """The rows of Table 1 on our data, with every run; as text, a line a row."""
+def unit(file: Path, about: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A run of a study: read where ``file`` holds it, else made and kept at once."""
+    if not file.exists():
+        begin, found = time.monotonic(), make()
+        checkpoints.write_json(found | about | {"wall_s": time.monotonic() - begin}, file)
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if known | about != known:
+        raise InputError(f"{file}: holds another run than {about}; take another --out")
+    return known
 
-    def __str__(self) -> str:
-        lines = [f"{'':<34} {'mIoU':>15} {'paper':>6} {'mAcc':>15} {'paper':>6}"]
-        for row in self["rows"]:
-            line = f"{row['name']:<34}"
-            for metric in ("miou", "macc"):
-                spread = np.std(row[metric], ddof=1) if len(row[metric]) > 1 else np.nan
-                line += f" {np.mean(row[metric]):.4f} ± {spread:.4f} {row[f'paper_{metric}']:.4f}"
-            lines.append(line)
-        return "\n".join(lines)
+
+def left(files: Sequence[Path]) -> list[str]:
+    """Which of a study's runs are not there, and how long they take at the pace of those that are."""
+    names = [file.stem for file in files if not file.exists()]
+    took = [json.loads(file.read_text())["wall_s"] for file in files if file.exists()]
+    pace = f"about {len(names) * np.mean(took) / 60:.0f} minutes" if took else "none is done yet"
+    return [*names, f"{len(names)} of {len(files)} runs left: {pace}"] if names else []
+
+
+def _run(row: dict[str, Any], patches: str | Path, at: Path, **more: Any) -> dict[str, Any]:
+    if baseline := row.get("baseline"):
+        return baselines(patches, at, which=[baseline], seed=more["seed"])[baseline]
+    how = {k: row[k] for k in ("method", "domain") if k in row}
+    encoder = pretraining.pretrain(patches, at / "encoder", **how, **more) if how else None
+    more |= {"encoder": encoder, "kind": row.get("kind", "simmim")}
+    return evaluation.evaluate(patches, finetuning.finetune(patches, at / "model", **more))
 
 
 def table1(
@@ -290,19 +301,19 @@ def table1(
     plan: bool = False,
     profile: str | None = None,
     progress: bool = False,
-) -> Table | list[str]:
-    """Repeat the paper's Table 1: pretrain, fine-tune and test five strategies for several seeds.
+) -> pd.DataFrame | list[str]:
+    """Repeat the paper's Table 1, with baselines, on your patches or simulated ones, by seeds.
 
     Args:
         out: Folder for all runs and ``table1.json``; runs that are done are not run again.
         patches: Folder that ``cut`` wrote and ``sample`` completed; default the simulated world's.
-        seeds: How many runs a strategy has.
-        plan: Whether to say only which runs are left, and to train nothing.
+        seeds: How many runs a row has.
+        plan: Whether to say only which runs are left and how long they take, and to train nothing.
         profile: Scale of the networks and runs: laptop, gpu or japan.
         progress: Whether to draw progress bars.
 
     Returns:
-        Test mIoU and mAcc of every seed, and the paper's figures beside them; or what is left.
+        Test scores over all seeds, with their 95 %, and the paper's beside them; or what is left.
 
     Raises:
         InputError: There are no sampled patches, or a run in ``out`` is of other ones.
@@ -310,28 +321,18 @@ def table1(
     patches = profiles.data_dir() / "patches" if patches is None else patches
     if seeds < 1:
         raise InputError(f"seeds={seeds}: must be at least 1")
-    runs = [
-        (s, seed, Path(out) / (s.method or f"{s.kind}-scratch") / f"seed{seed}")
-        for s in STRATEGIES
-        for seed in range(seeds)
-    ]
+    files = {(r, n): Path(out, f"{r} {n}.json") for r in ROWS for n in range(seeds)}
     if plan:
-        return [f"{s.name}, seed {n}" for s, n, at in runs if not (at / "test.json").exists()]
-    found: dict[Strategy, list[evaluation.Scores]] = {s: [] for s in STRATEGIES}
-    for s, seed, at in runs:
-        more: dict[str, Any] = dict(seed=seed, profile=profile, progress=progress)
-        encoder = s.method and pretraining.pretrain(
-            patches, at / "pretrain", method=s.method, **more
-        )
-        model = finetuning.finetune(patches, at / "finetune", encoder=encoder, kind=s.kind, **more)
-        found[s].append(evaluation.evaluate(patches, model, out=at / "test.json"))
-    rows = [
-        s._asdict()
-        | {metric: [r[metric] for r in results] for metric in ("miou", "macc")}
-        | {"miou_95": evaluation.pooled(results)["miou_95"]}
-        for s, results in found.items()
-    ]
-    result = Table(rows=rows, seeds=seeds, profile=profiles.get(profile).name)
-    result["provenance"] = checkpoints.provenance()
-    checkpoints.write_json(result, Path(out) / "table1.json")
-    return result
+        return left([*files.values()])
+    data = datasets.fingerprint(datasets.selected(patches, "finetune"))
+    about = {"profile": profiles.get(profile).name, "data": data, "origin": "rerun"}
+    runs, table = {}, {}
+    for (row, n), file in files.items():
+        how: dict[str, Any] = dict(seed=n, profile=profile, progress=progress)
+        make = partial(_run, ROWS[row], patches, file.with_suffix(""), **how)
+        runs[row, n] = unit(file, about | {"row": row, "seed": n}, make)
+    for row in ROWS:
+        ours = evaluation.pooled([runs[row, n] for n in range(seeds)])
+        table[row] = {k: ours[k] for k in ("miou", "miou_95", "macc", "seeds")} | ROWS[row]
+    checkpoints.write_json(about | {"rows": table}, Path(out, "table1.json"))
+    return pd.DataFrame(table).T

@@ -1,0 +1,463 @@
+"""Table 1 done properly: every row searched alike, seeded, paired, with intervals. Chapter 08 reads it.
+
+    python -m experiments.table1 [--plan] [--until 09:35]      -> book/results/table1/, one JSON a unit
+
+The protocol, written before the results:
+
+* A *unit* is one run: a trial of a search, a final run, or a pretraining. It is kept as a file when it
+  ends, and a unit that is there is never run again. Cut off, the study loses the unit at work.
+* Budget of a trial and of a final run: 40 s of one thread. What fits is measured at the pace of the first
+  steps of the *trials*; final runs take their steps. All Swin encoders take the steps that the reference
+  encoder's trial took, so that they see the same number of images; a step of the U-Net is its own.
+* Search: 3 trials a row, U-Net and scratch included, one seed (0), on validation blocks of the simulated
+  laptop world, all labels. Every encoder gets the same three settings, the first whole-patch draws of
+  ``experiments.search``, whose trials of the same budget count here (recorded in live.json).
+* The best trial's settings are frozen and trained with seeds 1, 2 and 3, on which nothing was chosen, and
+  scored on test blocks: at 100 % of the labels, at 1, 10 and 50 % (nested, stratified by class), and on a
+  fresh world (seed 778) that no choice has seen.
+* Short pretraining: 100 s of one thread, seed 0, each method with the authors' mask, on all training
+  patches that hold radar. One pretraining a method: its own chance is in no interval.
+* "long" runs are those of ``experiments.search``: 6 trials, then 175 s, seeds 0, 1, 2, three rows.
+* Flevoland (real, AIRSAR L-band HH): cells of 128 px dealt to five folds; training labels within 16 px of
+  a test cell are void; the settings of the laptop world, 20 s a run; nothing is chosen on it.
+* Intervals: bootstrap over seeds and spatial blocks; differences are paired by both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import sartutorial as st
+from experiments import flevoland, search
+from sartutorial import profiles, tutorial
+from sartutorial.learn import baselines, checkpoints, datasets, evaluation, pretraining, training
+from sartutorial.learn.encoders import Encoder, config_of
+from sartutorial.learn.segmentation import rarity_weights, segmentation_loss
+
+RESULTS = Path(__file__).parents[1] / "book" / "results" / "table1"
+LIVE = RESULTS.with_name("live.json")
+TRIALS, SEEDS, BUDGET, PRETRAINING = (
+    (0, 2, 3),
+    (1, 2, 3),
+    40.0,
+    100.0,
+)  # trials: live.json's numbers
+SHARES, FRESH, FIELD = (0.1, 0.01, 0.5), 778, 20.0  # FIELD: seconds of a run on Flevoland
+LONG = 175  # seconds of a long run
+NAMES = list(st.HR_LULC.names)
+
+
+class Row(NamedTuple):
+    """A row: a network, and where its encoder comes from."""
+
+    name: str
+    start: str = search.PRETRAINED  # whose settings and steps it takes
+    method: pretraining.Method | None = None  # of a short pretraining
+    domain: pretraining.Domain | None = None
+    kind: Literal["simmim", "mixmae"] = "simmim"
+    frozen: bool = False
+    paper: tuple[float, float] | None = None  # mAcc and mIoU of Table 1, one run each
+
+
+REFERENCE, SCRATCH, UNET = (
+    Row("reference encoder"),
+    Row("SimMIM's encoder, scratch", search.SCRATCH, paper=(0.5292, 0.4258)),
+    Row("U-Net, scratch", search.UNET),
+)
+MAIN = (REFERENCE, SCRATCH, UNET)
+SIMMIM = (
+    Row("SimMIM", method="simmim", paper=(0.6064, 0.4894)),
+    Row("SAR-W-SimMIM", method="sar-w-simmim", domain="normalised", paper=(0.6073, 0.4898)),
+)
+MIXMAE = (
+    Row("MixMAE's encoder, scratch", search.SCRATCH, kind="mixmae", paper=(0.4223, 0.3340)),
+    Row("MixMAE", method="mixmae", kind="mixmae"),
+    Row("SAR-W-MixMAE", method="sar-w-mixmae", domain="normalised", kind="mixmae",
+        paper=(0.5806, 0.4734)),
+)  # fmt: skip
+MORE = (
+    Row("SAR-W-SimMIM, linear power", method="sar-w-simmim", domain="linear"),
+    Row("reference encoder, frozen", frozen=True),
+    Row("random encoder, frozen", search.SCRATCH, frozen=True),
+)
+OWN = Row("own pixels", method="sar-w-simmim", domain="normalised")
+ROWS = {r.name: r for r in (*MAIN, *SIMMIM, *MIXMAE, *MORE, OWN)}
+SIMPLE = ("random forest", "pixel statistics", "majority class")
+
+
+def settings(row: Row, trial: int) -> dict[str, Any]:
+    """Of a trial, the same for every encoder."""
+    return search.drawn(row.start, 0, 6)[trial]
+
+
+def recorded(row: Row, trial: int) -> dict[str, Any]:
+    """The trial of live.json whose steps a row takes."""
+    start = search.UNET if row.start == search.UNET else search.PRETRAINED
+    runs = json.loads(LIVE.read_text(encoding="utf-8"))["runs"]
+    found = (r for r in runs if (r["stage"], r["trial"], r["start"]) == ("search", trial, start))
+    return cast(dict[str, Any], next(found))
+
+
+class World(NamedTuple):
+    """Patches to train on and to score on."""
+
+    name: str
+    folder: Path
+
+    def train(self, labels: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Decibels (N, 128, 128), classes, and pixels by class of a share of the labelled patches."""
+        rows = datasets.selected(self.folder, "finetune", "train")
+        rows = datasets.share(rows, st.HR_LULC, labels, seed)
+        store = st.Store(self.folder, rows)
+        db = torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
+        ids = np.stack([store.label(i) for i in range(len(rows))])
+        classes = torch.from_numpy(st.HR_LULC.to_index(ids).astype(np.int8))
+        return db, classes, torch.from_numpy(datasets.class_counts(rows, st.HR_LULC).sum(0))
+
+    def score(self, model: evaluation.Predict, split: str = "test") -> evaluation.Scores:
+        """Scores on a split, with the confusion matrix of every block."""
+        rows = datasets.selected(self.folder, "finetune", split)
+        return evaluation.scored(model, self.folder, rows, search.norm(), st.HR_LULC.names)
+
+    def radar(self) -> Tensor:
+        """Decibels of all training patches, labelled or not."""
+        rows = datasets.selected(self.folder, "pretrain", "train")
+        store = st.Store(self.folder, rows)
+        return torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
+
+
+@cache
+def world(name: str) -> Any:
+    """The simulated worlds, made if they are not there, and a fold of the real one."""
+    if name == "laptop":
+        return World(name, tutorial.sampled())
+    if name.startswith("flevoland"):
+        return flevoland.Fold(int(name[-1]))
+    out = profiles.data_dir() / "table1" / name
+    st.simulate(out, seed=int(name.split()[-1]))
+    halves = st.downsample(out / "scenes", out / "half")
+    st.label(halves, out / "lulc", out / "labels")
+    st.cut(halves, out / "labels", out / "patches")
+    st.sample(out / "patches", out / "lulc")
+    return World(name, out / "patches")
+
+
+def pretrained(row: Row, place: str) -> Encoder:
+    """The encoder of a row's short pretraining; its unit is kept, its weights beside the data."""
+    about = of_pretraining(row, place)
+    file = profiles.data_dir() / "table1" / f"{name_of(about)}.safetensors"
+    config = config_of(profiles.LAPTOP, 128, row.kind)
+    told = unit(about, lambda: made(row, place, file, config, about["budget_s"]))
+    if not file.exists():  # on another machine: the same steps again, which change no number
+        made(row, place, file, config, 0, told["steps"])
+    encoder = Encoder(config)
+    encoder.load_state_dict(load_file(file))
+    return encoder
+
+
+def of_pretraining(row: Row, place: str = "laptop") -> dict[str, Any]:
+    """What the unit of a row's short pretraining is."""
+    budget = PRETRAINING if place == "laptop" else FIELD
+    return about_of("pretrain", place, row.name, 0, labels=None, budget_s=budget)
+
+
+def made(
+    row: Row, place: str, file: Path, config: Any, seconds: float, steps: int | None = None
+) -> dict[str, Any]:
+    """Pretrain for some seconds of one thread."""
+    torch.manual_seed(0)
+    model = pretraining.build(cast(Any, row.method), config, profiles.LAPTOP).train()
+    data, norm, rng = world(place).radar(), search.norm(), np.random.default_rng(0)
+    batch = min(profiles.LAPTOP.pretrain_batch, len(data))
+    rate = profiles.LAPTOP.pretrain_base_lr * batch / 512
+    told = training.Settings(1, 0.2, batch, rate, "cosine")
+    losses: list[float] = []
+
+    def draw() -> dict[str, Tensor]:
+        chosen = rng.choice(len(data), batch, replace=False)
+        image = ((data[chosen] - norm.mean) / norm.std)[:, None]
+        key = torch.from_numpy(rng.integers(2**31, size=(batch, 3)))
+        return {"image": search.flipped(image)[0], "key": key}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        value = pretraining.reconstruction_loss(model, batch, domain=row.domain, norm=norm)
+        losses.append(float(value.detach()))
+        return value
+
+    _, steps, took = search.fitted(model, draw, loss, told, seconds, steps)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in model.encoder.state_dict().items()}, part)
+    part.replace(file)
+    tenths = [float(np.mean(x)) for x in np.array_split(losses, 10)]
+    how = {"batch": batch, "lr": rate, "warm": 0.2, "patches": len(data), "loss": tenths}
+    return {"settings": how, "steps": steps, "seconds": round(took, 1)}
+
+
+def model_of(row: Row, s: dict[str, Any], place: str) -> nn.Module:
+    """A row's untrained model: random, or from a pretrained encoder."""
+    given = None
+    if row.method:
+        given = pretrained(row, place if row is OWN else "laptop")
+    elif row.kind == "mixmae":
+        given = Encoder(config_of(profiles.LAPTOP, 128, "mixmae"))
+    return search.network(row.start, s, given)
+
+
+def network(about: dict[str, Any], trial: int) -> dict[str, Any]:
+    """Train a row's network as its unit says, and score it."""
+    row, place = ROWS[about["row"]], world(about["world"])
+    s, seed = settings(row, trial), about["seed"]
+    steps = recorded(row, trial)["steps"]
+    if about["budget_s"] != BUDGET:  # at the same pace
+        steps = round(steps * about["budget_s"] / BUDGET)
+    torch.manual_seed(seed)
+    model = model_of(row, s, about["world"]).train()
+    if row.frozen:
+        model.encoder.requires_grad_(False)
+    db, classes, counts = place.train(about["labels"], seed)
+    source = search.Source(search.norm(), seed, (db, classes))
+    weights = rarity_weights(counts, s["cw"]) if s["cw"] else None
+    loss = partial(segmentation_loss, loss=s["loss"], weights=weights)
+    told = search.schedule(s, decays=row.start == search.PRETRAINED)
+    batch = min(s["batch"], len(db))
+    model, steps, took = search.fitted(model, lambda: source.draw(batch, 128), loss, told, 0, steps)
+    with torch.inference_mode():
+        found = place.score(model, "val" if about["stage"] == "search" else "test")
+    told = {"settings": s, "steps": steps, "seconds": round(took, 1), "patches": len(db)}
+    return told | kept(found, about["stage"])
+
+
+def kept(found: evaluation.Scores, stage: str) -> dict[str, Any]:
+    """Of scores: a trial's on validation, else what every number can be computed from again."""
+    told = {"split": "val" if stage == "search" else "test", "miou": found["miou"]}
+    told |= {"iou": list(found["per_class_iou"].values()), "ece": found["ece"]}
+    if stage != "search":
+        told["blocks"] = {k: sparse(m) for k, m in found["blocks"].items()}
+    return told
+
+
+def sparse(matrix: Any) -> str:
+    """A confusion matrix as "place pixels place pixels ..." of what is not 0, row by row."""
+    flat = np.asarray(matrix).ravel()
+    return " ".join(f"{i} {flat[i]}" for i in np.flatnonzero(flat))
+
+
+def dense(text: str) -> NDArray[np.int64]:
+    """The matrix of what ``sparse`` wrote."""
+    flat, pairs = np.zeros(len(NAMES) ** 2, np.int64), np.array(text.split(), np.int64)
+    flat[pairs[::2]] = pairs[1::2]
+    return flat.reshape(len(NAMES), len(NAMES))
+
+
+def simple(about: dict[str, Any]) -> dict[str, Any]:
+    """The forest, statistics of pixels, the majority class."""
+    begin, place = time.process_time(), world(about["world"])
+    db, classes, counts = place.train(about["labels"], about["seed"])
+    norm = search.norm()
+    items = [{"image": ((x - norm.mean) / norm.std)[None], "label": y.long()}
+             for x, y in zip(db, classes, strict=True)]  # fmt: skip
+    if about["row"] == "majority class":
+        predict: Callable[[Tensor], Tensor] = partial(baselines._majority, counts)
+    elif about["row"] == "random forest":
+        predict = baselines._forest(cast(Any, items), counts, about["seed"])
+    else:
+        predict = pixel_statistics(items, len(counts))
+    took = time.process_time() - begin
+    told = {"settings": {}, "steps": None, "seconds": round(took, 1), "patches": len(db)}
+    return told | kept(place.score(predict, "test"), "final")
+
+
+def pixel_statistics(items: list[dict[str, Tensor]], classes: int) -> evaluation.Predict:
+    """A Gaussian for every class over the decibels of a pixel alone, with the classes' shares."""
+    image = torch.cat([i["image"].ravel() for i in items]).double()
+    label = torch.cat([i["label"].ravel() for i in items])
+    parts = [image[label == k] for k in range(classes)]
+    share = torch.tensor([max(len(p), 1e-3) for p in parts]).log()
+    mean = torch.tensor([float(p.mean()) if len(p) else 0.0 for p in parts])
+    std = torch.tensor([max(float(p.std()), 1e-2) if len(p) > 1 else 1.0 for p in parts])
+    share, mean, std = (v.float().view(1, -1, 1, 1) for v in (share, mean, std))
+    return lambda x: share - std.log() - ((x - mean) / std) ** 2 / 2
+
+
+def name_of(about: dict[str, Any]) -> str:
+    """A unit's file name."""
+    share = "" if about["labels"] in (None, 1.0) else f"{about['labels']:g}"
+    last = f"trial{about['trial']}" if about["stage"] == "search" else f"seed{about['seed']}"
+    long = "long" if about["budget_s"] == LONG else ""
+    words = [about["stage"], long, about["world"], share, about["row"], last]
+    word = "-".join(w for w in words if w).lower().replace("'s", "").replace(",", "")
+    return word.replace(" ", "-")
+
+
+def file_of(about: dict[str, Any]) -> Path:
+    """Where a unit is kept."""
+    return RESULTS / f"{name_of(about)}.json"
+
+
+def read(about: dict[str, Any]) -> dict[str, Any]:
+    """A unit that is there, or {}."""
+    there = file_of(about).exists()
+    return baselines.unit(file_of(about), about, dict) if there else {}
+
+
+def unit(about: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A unit from its file; else made, and kept at once with where it was made."""
+    cpu = platform.processor() or platform.machine()
+    made = checkpoints.provenance() | {"threads": torch.get_num_threads(), "processor": cpu}
+    return baselines.unit(
+        file_of(about), about, lambda: {"origin": "rerun", "provenance": made} | make()
+    )
+
+
+def about_of(stage: str, place: str, row: str, seed: int, **more: Any) -> dict[str, Any]:
+    """What a unit is, but for its settings."""
+    about = {"stage": stage, "world": place, "labels": 1.0, "row": row, "seed": seed}
+    return about | {"trial": None, "budget_s": BUDGET} | more
+
+
+def trials(row: Row) -> list[dict[str, Any]]:
+    """What the units of a row's search are."""
+    return [about_of("search", "laptop", row.name, 0, trial=i) for i in TRIALS]
+
+
+def finals(row: Row, place: str = "laptop", **more: Any) -> list[dict[str, Any]]:
+    """What the units of a row's frozen recipe are."""
+    return [about_of("final", place, row.name, seed, **more) for seed in SEEDS]
+
+
+def everything() -> Iterator[dict[str, Any]]:
+    """All units, the most telling first; some more than once."""
+    fresh = f"fresh {FRESH}"
+    for row in MAIN:
+        yield from trials(row)
+    for row in MAIN:
+        yield from finals(row)
+    yield from simple_ones("laptop")
+    for row in SIMMIM:
+        yield from whole(row)
+    for row in MAIN:
+        yield from finals(row, labels=SHARES[0])
+    yield from real(seeds=1)
+    for row in MAIN:
+        yield from finals(row, fresh)
+    yield from simple_ones(fresh)
+    for row in MAIN:
+        yield from finals(row, labels=SHARES[1])
+    for row in MIXMAE:
+        yield from whole(row)
+    for row in MAIN:
+        yield from finals(row, labels=SHARES[2])
+    for row in MORE:
+        yield from whole(row)
+    yield from real(seeds=len(SEEDS))
+
+
+def whole(row: Row) -> Iterator[dict[str, Any]]:
+    """All that a row needs on the laptop world."""
+    yield from [of_pretraining(row)] if row.method else []
+    yield from (*trials(row), *finals(row))
+
+
+def simple_ones(place: str) -> Iterator[dict[str, Any]]:
+    """The units of what trains no network."""
+    for name in SIMPLE:
+        yield about_of("final", place, name, 0, budget_s=None)
+
+
+def real(seeds: int) -> Iterator[dict[str, Any]]:
+    """The units on real radar."""
+    for fold in range(flevoland.FOLDS):
+        place = f"flevoland fold {fold}"
+        yield of_pretraining(OWN, place)
+        for seed in SEEDS[:seeds]:
+            for row in (*MAIN, OWN):
+                yield about_of("final", place, row.name, seed, budget_s=FIELD)
+        yield from simple_ones(place)
+
+
+def best(row: Row) -> int:
+    """The trial of a row that is best on validation blocks."""
+    if row is OWN:  # no search of its own: nothing is chosen on the real scene
+        return best(REFERENCE)
+    found = [read(about) for about in trials(row)]
+    return max(found, key=lambda u: u["miou"])["trial"]
+
+
+def run(about: dict[str, Any]) -> dict[str, Any]:
+    """A unit, made if it is not there."""
+    if about["row"] in SIMPLE:
+        return unit(about, lambda: simple(about))
+    row = ROWS[about["row"]]
+    if about["stage"] == "pretrain":
+        pretrained(row, about["world"])
+        return read(about)
+    if about["stage"] == "search":
+        return unit(about, lambda: network(about, about["trial"]))
+    return unit(about, lambda: network(about, best(row)) | {"chosen": best(row)})
+
+
+def imported() -> None:
+    """Trials of the same budget, and the long runs, that ``experiments.search`` made."""
+    live, rows = json.loads(LIVE.read_text(encoding="utf-8")), {r.start: r for r in MAIN}
+    long = sorted((profiles.data_dir() / "search").glob("final-*.json"))
+    runs = [r for r in live["runs"] if r["stage"] == "search"]
+    runs += [r for f in long if (r := json.loads(f.read_text()))["start"] in rows]
+    for r in runs:
+        where = "laptop", rows[r["start"]].name
+        told = {k: r[k] for k in ("settings", "steps", "seconds")} | {"wall_s": r["seconds"]}
+        told |= {"origin": "rerun, by experiments.search", "provenance": live["provenance"]}
+        if r["stage"] == "search":
+            about = about_of("search", *where, 0, trial=r["trial"])
+            told |= {"split": "val", "miou": r["miou"]["validation"], "iou": r["validation_iou"]}
+        else:
+            about = about_of("final", *where, r["seed"], budget_s=LONG)
+            told |= {"split": "test", "miou": r["miou"]["test"], "iou": r["test_iou"]}
+            told |= {"chosen": r["trial"], "ece": r["test_scores"]["ece"]}
+            told["blocks"] = {k: sparse(m) for k, m in r["test_scores"]["blocks"].items()}
+        if not read(about):
+            checkpoints.write_json(about | told, file_of(about))
+
+
+def main() -> None:
+    """Run what is left, or say what that is."""
+    options = argparse.ArgumentParser(description="Table 1 done properly")
+    options.add_argument("--plan", action="store_true", help="say what is left; run nothing")
+    options.add_argument("--until", help="begin no unit after this time of today, HH:MM")
+    o = options.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    imported()
+    units = list({name_of(a): a for a in everything()}.values())
+    if not flevoland.SCENE.exists():
+        print(f"NO REAL RADAR at {flevoland.SCENE}: set SARTUTORIAL_REAL_DATA", file=sys.stderr)
+        units = [a for a in units if not a["world"].startswith("flevoland")]
+    if o.plan:
+        print(*baselines.left([file_of(a) for a in units]), sep="\n")
+        return
+    for about in units:
+        if o.until and datetime.now().strftime("%H:%M") >= o.until:
+            break
+        there, found = bool(read(about)), run(about)
+        if not there:
+            told = found.get("miou", found["settings"].get("loss"))
+            print(f"{datetime.now():%H:%M:%S} {name_of(about)}: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

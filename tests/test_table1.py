@@ -1,0 +1,168 @@
+"""The recorded study of chapter 08: every number from its confusion matrices, and nothing lost twice."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import flevoland, table1
+from sartutorial.learn import evaluation
+
+FILES = sorted(table1.RESULTS.glob("*.json"))
+UNITS = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in FILES}
+FINALS = [u for u in UNITS.values() if u["stage"] == "final"]
+SAID = {
+    "seed",
+    "budget_s",
+    "seconds",
+    "steps",
+    "origin",
+    "provenance",
+    "settings",
+    "world",
+    "labels",
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_number_says_its_seed_budget_and_origin_and_can_be_computed_again(name):
+    u = UNITS[name]
+    assert set(u) >= SAID
+    assert table1.name_of(u) == name
+    assert u["origin"].startswith("rerun")
+    assert {"versions", "machine"} <= set(u["provenance"])
+    if u["stage"] == "final":
+        matrices = np.array([table1.dense(m) for m in u["blocks"].values()])
+        found = evaluation.scores(matrices.sum(0), table1.NAMES)
+        assert u["miou"] == pytest.approx(found["miou"], abs=1e-12)
+        assert u["iou"] == pytest.approx(list(found["per_class_iou"].values()), abs=1e-12)
+        assert 0 <= u["ece"] <= 1
+
+
+def test_the_study_is_small():
+    assert sum(p.stat().st_size for p in FILES) < 2**20
+
+
+def test_the_protocol_was_kept():
+    """Trials as many and alike for all encoders, other seeds for final runs, settings of the best."""
+    trials = {}
+    for u in UNITS.values():
+        if u["stage"] == "search" and u["trial"] in table1.TRIALS:
+            row = table1.ROWS[u["row"]]
+            assert u["settings"] == table1.settings(row, u["trial"])
+            assert (u["split"], u["seed"]) == ("val", 0)
+            trials.setdefault(u["row"], {})[u["trial"]] = u
+    for u in FINALS:
+        assert u["split"] == "test"
+        if u["row"] in table1.SIMPLE or u["budget_s"] == table1.LONG:
+            continue
+        assert u["seed"] in table1.SEEDS
+        searched = trials[table1.REFERENCE.name if u["row"] == table1.OWN.name else u["row"]]
+        assert set(searched) == set(table1.TRIALS)
+        best = max(searched, key=lambda i: searched[i]["miou"])
+        assert (u["chosen"], u["settings"]) == (best, searched[best]["settings"])
+    steps = {
+        (u["world"][:9], u["chosen"], u["steps"])
+        for u in FINALS
+        if u["row"] not in (*table1.SIMPLE, table1.UNET.name) and u["budget_s"] != table1.LONG
+    }
+    assert len(steps) == len({s[:2] for s in steps})  # all encoders take the same
+
+
+def test_runs_of_a_seed_are_of_the_same_patches():
+    """What is paired can be paired: the truth in every block is the same."""
+    kept = {}
+    for u in FINALS:
+        truth = {k: table1.dense(m).sum(1).tolist() for k, m in u["blocks"].items()}
+        assert kept.setdefault(u["world"], truth) == truth
+    shares = {}
+    for u in FINALS:
+        if u["row"] not in table1.SIMPLE and "patches" in u:
+            shares.setdefault((u["world"], u["labels"], u["seed"]), set()).add(u["patches"])
+    assert all(len(numbers) == 1 for numbers in shares.values())
+
+
+def test_intervals_come_from_blocks_and_seeds():
+    """The bootstrap of a row, drawn here by hand, is the chapter's."""
+    its = [u for u in FINALS if (u["row"], u["world"], u["labels"], u["budget_s"]) ==
+           (table1.REFERENCE.name, "laptop", 1.0, table1.BUDGET)]  # fmt: skip
+    matrices = np.array([[table1.dense(m) for m in u["blocks"].values()] for u in its])
+    names = dict(enumerate(its[0]["blocks"]))
+    results = [
+        {"classes": table1.NAMES, "blocks": {names[i]: b for i, b in enumerate(m)}, "ece": 0}
+        for m in matrices
+    ]
+    low, high = evaluation.pooled(results)["miou_95"]
+    rng, (s, n), draws = np.random.default_rng(5), matrices.shape[:2], []
+    for _ in range(1000):
+        seeds, blocks = rng.integers(s, size=s), rng.integers(n, size=n)
+        part = [evaluation.scores(matrices[i, blocks].sum(0), table1.NAMES)["miou"] for i in seeds]
+        draws.append(np.mean(part))
+    assert [low, high] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist(), abs=0.006)
+
+
+def test_a_killed_study_loses_the_unit_at_work_alone(tmp_path, monkeypatch, capsys):
+    units = [table1.about_of("search", "laptop", table1.UNET.name, i, trial=0) for i in range(4)]
+    units = [u | {"trial": i} for i, u in enumerate(units)]
+    made = []
+
+    def network(about, trial):
+        made.append(trial)
+        if made == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return {"settings": {}, "miou": trial / 10 + len(made) / 1000}
+
+    monkeypatch.setattr(table1, "RESULTS", tmp_path)
+    monkeypatch.setattr(table1, "imported", lambda: None)
+    monkeypatch.setattr(table1, "everything", lambda: iter(units))
+    monkeypatch.setattr(table1, "network", network)
+    monkeypatch.setattr(sys, "argv", ["table1"])
+    with pytest.raises(KeyboardInterrupt):
+        table1.main()
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
+    assert len(before) == 2
+    monkeypatch.setattr(sys, "argv", ["table1", "--plan"])
+    table1.main()
+    assert "2 of 4 runs left" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["table1"])
+    table1.main()
+    table1.main()
+    assert made == [0, 1, 2, 2, 3]  # nothing twice but what was cut off
+    after = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_a_confusion_matrix_comes_back():
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(3, size=(9, 9)) * rng.integers(1000, size=(9, 9))
+    np.testing.assert_array_equal(table1.dense(table1.sparse(matrix)), matrix)
+    assert table1.dense("").sum() == 0
+
+
+def test_flevoland_folds_hold_every_cell_once_and_guard_their_borders(monkeypatch):
+    rng = np.random.default_rng(0)
+    db = rng.normal(size=(640, 1024)).astype(np.float32)
+    classes = rng.integers(9, size=db.shape).astype(np.int8)
+    monkeypatch.setattr(flevoland, "scene", lambda: (db, classes))
+    folds = flevoland.folds().reshape(5, 8)
+    assert np.bincount(folds.ravel()).tolist() == [8] * 5
+    assert (folds[1:] != folds[:-1]).all()
+    assert (folds[:, 1:] != folds[:, :-1]).all()
+    held = flevoland.Fold(2)
+    images, truth, counts = held.train(1.0, 0)
+    assert len(images) == len(held.radar()) == 32
+    assert counts.sum() == (truth >= 0).sum()
+    place = flevoland.cells(np.arange(db.size).reshape(db.shape))[~held.test]
+    rows, columns = np.divmod(place, 1024)
+    for cell in np.flatnonzero(held.test):
+        y, x = (128 * i for i in np.divmod(cell, 8))
+        near = (abs(rows - y - 63.5) < 80) & (abs(columns - x - 63.5) < 80)
+        assert (truth.numpy()[near] == -1).all()
+    assert (truth >= 0).float().mean() > 0.4
+    found = held.score(lambda x: torch.nn.functional.one_hot(torch.full(x[:, 0].shape, 2), 9)
+                       .permute(0, 3, 1, 2).float())  # fmt: skip
+    assert found["miou"] < 0.2  # noise
+    assert len(found["blocks"]) == 8
