@@ -221,7 +221,7 @@ for loss, f in floors.items():
 #
 # By intensity, in ten equal groups of pixels. On the left groups are made by the *land's* level, on the right by the pixel as *seen*, as in [chapter 6](06_pretraining):
 
-# %% mystnb={"figure": {"caption": "Speckle's share of the loss by decile of intensity (reference encoder, simulated test patches), grouped by the land's level and by what is seen; bars hold 95 % of draws of blocks.", "name": "fig-floor"}, "image": {"alt": "Two charts of three lines over ten deciles. Grouped by the land's level, speckle's share is high for the dark classes and falls where towns and borders are hard. Grouped by what is seen, all three lines run close together."}}
+# %% mystnb={"figure": {"caption": "Speckle's share of the loss by decile of intensity (reference encoder, simulated test patches), grouped by the land's level and by what is seen; bars hold 95 % of draws of blocks.", "name": "fig-floor"}, "image": {"alt": "Two charts of three lines over ten deciles. The three lines nearly coincide: speckle's share is highest in the middle, lower on the darkest land and lowest on the brightest."}}
 styles = {
     "plain": ("0.45", "o", "-"),
     "weighted": ("#0072b2", "s", "-"),
@@ -267,7 +267,7 @@ display(frame.style.format("{:.2f}"))
 #
 # If the weight reduces "the impact of speckle", the last three should be a smaller share with it than without. The gradient is that of all parameters, of the trained reference encoder and of an untrained one.
 
-# %% mystnb={"figure": {"caption": "Speckle's share of the variance of the gradient between simulated patches, without and with the SAR weight: speckle in the cells that are seen, in those that are hidden, and both together; the rest is land. Black bars hold 95 % of draws of blocks for their sum.", "name": "fig-gradient"}, "image": {"alt": "Two charts of three stacked bars, for the reference and an untrained network: the shares of speckle in the gradient's variance. They are a few per cent, and most of that is speckle in the cells that are seen. Within each chart the bars are nearly alike, and their intervals overlap."}}
+# %% mystnb={"figure": {"caption": "Speckle's share of the variance of the gradient between simulated patches, without and with the SAR weight: speckle in the cells that are seen, in those that are hidden, and both together; the rest is land. Black bars hold 95 % of draws of blocks for their sum.", "name": "fig-gradient"}, "image": {"alt": "Two charts of three stacked bars, for the reference and an untrained network: the shares of speckle in the gradient's variance. For the reference network most of it is speckle in the cells that are seen, for the untrained one in those that are hidden. Within each chart the bars are nearly alike, and their intervals overlap."}}
 _, *parts = weight["gradient"]["parts"]  # the first is the land
 colours = dict(zip(parts, ("#56b4e9", "#e69f00", "0.6"), strict=True))
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
@@ -315,7 +315,7 @@ for kind, name in (("noisy", "what is seen"), ("clean", "the land")):
     )
 assert against["reference"]["clean"]["value"] < against["reference"]["noisy"]["value"]
 
-# %% mystnb={"figure": {"caption": "Error of the reference encoder by decile of the land's level, against what is seen and against the land (simulated test patches); and how far the fill lies off the land.", "name": "fig-against"}, "image": {"alt": "Left, two lines over ten deciles: the error against what is seen lies well above that against the land everywhere. Right, the signed error: the fill is too bright on the darkest land and too dark on the brightest."}}
+# %% mystnb={"figure": {"caption": "Error of the reference encoder by decile of the land's level, against what is seen and against the land (simulated test patches); and how far the fill lies off the land.", "name": "fig-against"}, "image": {"alt": "Left, two lines over ten deciles: the error against what is seen lies above that against the land, but for the brightest land, where both are large. Right, the signed error: the fill is too bright on the darkest land and too dark on the brightest."}}
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
 for kind, name, colour, marker in (
     ("noisy", "against what is seen", "0.45", "o"),
