@@ -399,7 +399,7 @@ for name, found in verdicts.items():
 #
 # The second thing that only a simulator can do is to change one thing about a scene and nothing else. `python -m experiments.factors` scores three models on the same land: the reference model, and the two that [chapter 7](07_finetuning) trains in minutes, pretrained and from scratch. None is trained anew.
 
-# %% mystnb={"figure": {"caption": "mIoU on the same simulated land with one thing changed (dashed line: as in training, for each model); bars hold 95 % of draws of blocks, of one training each.", "name": "fig-factors"}, "image": {"alt": "Small charts, one a factor: calibration, looks, incidence angle, relief, and wrong labels in the test. Three lines each. The reference model is highest throughout; curves fall on both sides of the calibration and level off with more looks."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "mIoU on the same simulated land with one thing changed (dashed line: as in training, for each model); bars hold 95 % of draws of blocks, of one training each.", "name": "fig-factors"}, "image": {"alt": "Small charts, one a factor: calibration, looks, incidence angle, relief, and wrong labels in the test. Three lines each. The reference model is highest throughout; curves fall on both sides of the calibration, with fewer looks and with steeper relief; with many looks the short runs level off and the reference model falls."}} tags=["hide-input"]
 looks = {
     "reference model": ("#0072b2", "o", "-"),
     "pretrained, minutes": ("#e69f00", "s", "-"),
@@ -561,7 +561,7 @@ for exhibit, line in refused.items():
 assert sum(line is None for line in refused.values()) == 3
 
 # %% [markdown]
-# The last three cannot be detected: uint16 is uint16, and a number in a tag is believed. What is left is to look. The validity band is one look, a map of a place that you know is another, and the cheapest of all is to compare the mean and deviation of your scene with those in the model's JSON.
+# The last three cannot be detected: uint16 is uint16, and a number in a tag is believed. Nor does the range help with linear power in the table above: as normalised decibels its numbers look ordinary. What is left is to look. The validity band is one look, a map of a place that you know is another, and the cheapest of all is to compare the mean and deviation of your scene with those in the model's JSON.
 # `st.evaluate` refuses in the same way patches of another quantity, polarisation, spacing, size or legend:
 
 # %%
