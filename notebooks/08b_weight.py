@@ -106,7 +106,7 @@ image = torch.from_numpy((seen - norm.mean) / norm.std)[None, None].float()
 with torch.inference_mode():
     fill = pretrained(image, mask)[1][0, 0].numpy() * norm.std + norm.mean
 
-# %% mystnb={"figure": {"caption": "One simulated test patch: as the scene shows it, the same land without speckle, and the reference encoder's fill of the hidden cells; below, the error of the fill against each, hidden cells only.", "name": "fig-clean"}, "image": {"alt": "Five panels. The noisy patch is grainy; the clean one shows smooth fields, roads and the texture of woods. The fill is smooth. Its error against the noisy patch is grain all over; against the clean patch it is small within fields and stands out along borders and in woods."}}
+# %% mystnb={"figure": {"caption": "One simulated test patch: as the scene shows it, the same land without speckle, and the reference encoder's fill of the hidden cells; below, the error of the fill against each, hidden cells only.", "name": "fig-clean"}, "image": {"alt": "Five panels. The noisy patch is grainy; the clean one shows smooth fields, roads and the texture of woods. The fill is smooth. Its error against the noisy patch is grain on top of large patches; against the clean one the grain is gone, and what is left are houses, woods and fields that the fill did not know of."}}
 fig, axes = plt.subplots(2, 3, figsize=(9.6, 6.4), layout="constrained")
 pasted = np.where(hidden, fill, seen)
 pictures = {"seen": seen, "without speckle": clean, "the fill": pasted}
@@ -270,7 +270,7 @@ display(frame.style.format("{:.2f}"))
 # %% mystnb={"figure": {"caption": "Speckle's share of the variance of the gradient between simulated patches, without and with the SAR weight: speckle in the cells that are seen, in those that are hidden, and both together; the rest is land. Black bars hold 95 % of draws of blocks for their sum.", "name": "fig-gradient"}, "image": {"alt": "Two charts of three stacked bars, for the reference and an untrained network: the shares of speckle in the gradient's variance. For the reference network most of it is speckle in the cells that are seen, for the untrained one in those that are hidden. Within each chart the bars are nearly alike, and their intervals overlap."}}
 _, *parts = weight["gradient"]["parts"]  # the first is the land
 colours = dict(zip(parts, ("#56b4e9", "#e69f00", "0.6"), strict=True))
-fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.2), sharey=True, layout="constrained")
 for ax, network in zip(axes, ("reference", "untrained"), strict=True):
     found, base = weight["gradient"][network], 0
     for part, colour in colours.items():
@@ -282,7 +282,9 @@ for ax, network in zip(axes, ("reference", "untrained"), strict=True):
         list(found), base, np.abs(ends - base), fmt="none", color="k", capsize=4
     )
     ax.set(title=f"{network} network", ylabel="share of the variance [%]")
-axes[0].legend(frameon=False, fontsize=8)
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False
+)
 plt.show()
 
 # %%
@@ -486,7 +488,7 @@ display(pd.DataFrame(exhibits).set_index("exhibit"))
 lost = {k: -m["reference model"]["change"] for k, m in factors["museum"].items()}
 assert max(lost, key=lost.get) in ("DN", "linear power", "dB, not normalised")
 
-# %% mystnb={"figure": {"caption": "One simulated patch, mapped by the reference model from six ways to hand it over.", "name": "fig-museum"}, "image": {"alt": "Eight small maps: the truth, the map from normalised decibels, which agrees with it, and six maps from wrong units. DN, power and plain decibels give maps of nearly one class; other statistics and gamma nought give maps that look right and differ in places."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "One simulated patch, mapped by the reference model from six ways to hand it over.", "name": "fig-museum"}, "image": {"alt": "Eight small maps: the truth, the map from normalised decibels, which agrees with it, and six maps from wrong units. DN, plain decibels and the wrong logarithm give maps of nearly one class, power a map of wrong ones; other statistics and gamma nought give maps that look right and differ in places."}} tags=["hide-input"]
 model, known = st.load_model("reference")
 own = datasets.Normalization(**known["normalization"])
 slips = {
