@@ -65,7 +65,8 @@ class Cost(NamedTuple):
 def chapters(toc: Path) -> list[str]:
     """The notebooks of the table of contents, in order: ``notebooks/01_sar_images`` and so on."""
     parts = yaml.safe_load(toc.read_text(encoding="utf-8"))["parts"]
-    files = [entry["file"] for part in parts for entry in part["chapters"]]
+    entries = [entry for part in parts for entry in part["chapters"]]
+    files = [page["file"] for entry in entries for page in (entry, *entry.get("sections", []))]
     return [file for file in files if file.startswith("notebooks/")]
 
 
