@@ -19,11 +19,6 @@ from sartutorial.learn import checkpoints, evaluation, inference, published
 if TYPE_CHECKING:
     from pystac import Item
 
-ALOS_2 = (
-    "The source data of the model's weights are ALOS-2's, copyrighted by JAXA and used under the "
-    "JAXA-AIST agreement."
-)  # their authors ask for this sentence
-
 
 def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
     """The confusion matrix of a map against the label raster of its scene.
@@ -191,7 +186,7 @@ def describe_map(
         "mapped with": tags["SOFTWARE"],
     }
     if "published" in known:
-        about["note"] = ALOS_2
+        about["note"] = published.ALOS_2
     when = _when(tags["SCENE"], date)
     card = mapped.with_suffix(".md")
     with files.atomic_write(card) as partial:
