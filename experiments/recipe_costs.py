@@ -83,7 +83,8 @@ def main() -> None:
         "command": "python -m experiments.recipe_costs RECIPE.yaml ...",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "date": str(date.today()),
-        "rows": found["rows"] + rows,
+        "rows": found["rows"] + [r | {"fitted": False} for r in rows],
+        "beyond": found.get("beyond", []),
     }
     with files.atomic_write(RESULT) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
