@@ -33,6 +33,7 @@ _HOMES = {
     "learn.reports": ["mosaic", "estimate_areas", "describe_map"],
     "learn.baselines": ["baselines", "table1"],
     "maps": ["show_backscatter", "show_classes", "show_legend", "web_map"],
+    "cli": ["run"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _ELSEWHERE = {"split_by_block": "by_block"}  # what a name is called where it lives

@@ -7,9 +7,10 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -19,29 +20,18 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 from cyclopts.config import Dict
 
 import sartutorial
-from sartutorial import InputError, __version__
+from sartutorial import InputError, __version__, files, lulc, profiles
 
 HELP = """From a raw ALOS-2 PALSAR-2 scene to a land-cover map, step by step.
 
-A first run on simulated data, in minutes on two cores:
-
-    sartutorial simulate --out world
-    sartutorial downsample world/scenes --out half
-    sartutorial label half --tiles world/lulc --out labels
-    sartutorial patches half --labels labels --out patches
-    sartutorial sample patches --tiles world/lulc
-    sartutorial pretrain patches --out encoder
-    sartutorial finetune patches --encoder encoder/encoder.safetensors --out model
-    sartutorial evaluate patches --model model/model.safetensors
-    sartutorial predict half --model model/model.safetensors --out maps
-
 SCENE is a file, a URL or a folder of scenes, or several of them; PATCHES the folder that `patches`
 wrote. Every command can be run again: it goes on where it stopped, and leaves alone what is done.
+`run` takes them all from one file; for a first world, `sartutorial simulate --out world`.
 """
 # In the order in which data flows. A command is the public function of its name, or of this one.
 NAMES = (
     "simulate downsample label patches export import sample pretrain import-weights finetune "
-    "evaluate predict mosaic table1"
+    "evaluate predict mosaic table1 run"
 )
 NAMED = {"patches": "cut", "import": "import_patches"}
 COMMANDS = {name: NAMED.get(name, name.replace("-", "_")) for name in NAMES.split()}
@@ -121,9 +111,10 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def __getattr__(name: str) -> Callable[..., Any]:
     """The command of a public function: cyclopts asks only for the one that it runs."""
-    if name not in COMMANDS.values():
+    function = name.removeprefix("command_")
+    if function == name or function not in COMMANDS.values():
         raise AttributeError(name)
-    return _command(getattr(sartutorial, name))
+    return _command(getattr(sartutorial, function))
 
 
 def _docstring(name: str) -> str:
@@ -134,29 +125,117 @@ def _docstring(name: str) -> str:
     return inspect.cleandoc(found[1]) if found else ""
 
 
-def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill in what ``--config`` holds for this command and nobody gave by hand."""
-    named = arguments.get("--config")
-    if not (named and named.tokens):
-        return
-    file = os.path.expanduser(named.tokens[0].value)
+def _read(file: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The folder that a recipe's paths lie in, and its sections by command."""
     try:
         sections = yaml.safe_load(Path(file).read_bytes()) or {}  # bytes: YAML knows their encoding
+        data = os.path.expanduser(sections.pop("data", None) or ".")
         recipe = {
             name.replace("_", "-"): {str(k): v for k, v in (options or {}).items() if v is not None}
             for name, options in sections.items()
         }
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         said = "must hold a section a command, such as 'patches: {size: 64}'"
         raise InputError(f"{file}: {said}") from error
     for unknown in recipe.keys() - COMMANDS.keys():
         raise InputError(f"{file}: there is no command {unknown}; see 'sartutorial --help'")
-    Dict(recipe, source=file)(app, commands, arguments)
+    return data, recipe
+
+
+def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill in what ``--config`` holds for this command and nobody gave by hand."""
+    named = arguments.get("--config")
+    if not (named and named.tokens):
+        return
+    file = os.path.expanduser(named.tokens[0].value)
+    Dict(_read(file)[1], source=file)(app, commands, arguments)
     for argument in arguments:
         if len(argument.tokens) > 1 and get_origin(argument.hint) is not list:
             raise InputError(f"{file}: {argument.name} takes one value")
+
+
+# Of a command: CPU seconds at least, and for a GB that it reads (in an epoch); GB that it writes for one;
+# GB of memory. Measured with the laptop's networks (experiments/recipe_costs.py); those of larger scales
+# multiply so many times more for a pixel: in pretraining, and with a decoder.
+COSTS = {
+    "simulate": (2, 510, 1.4, 0.6),
+    "downsample": (0.5, 17, 0.24, 0.2),
+    "label": (1.2, 45, 0.02, 0.2),
+    "patches": (1.1, 58, 1.5, 0.3),
+    "sample": (5.3, 0, 0.01, 0.3),
+    "pretrain": (10, 360, 0.0, 1.4),
+    "finetune": (10, 470, 0.0, 1.3),
+    "evaluate": (7.8, 50, 0.0, 1.1),
+    "predict": (3.6, 3200, 0.02, 1.1),
+}
+SCALES = {"laptop": (1, 1), "gpu": (12, 32), "japan": (40, 119)}
+SIMULATED = 1.5e-9  # GB a pixel
+INPUTS = ("tiles", "labels", "sar", "table", "file", "encoder", "model", "scene", "patches")
+
+
+def run(recipe: Path, *, dry_run: bool = False) -> list[str]:
+    """Run a recipe, from data to table and map: a command a section, in the order of the data.
+
+    Run again, it goes on where it stopped.
+
+    Args:
+        recipe: YAML with a section a command and, as ``data``, the folder that its paths lie in.
+        dry_run: Touch nothing: check options and inputs, and say what each command would take here.
+
+    Raises:
+        InputError: An option does not fit, or an input is neither there nor made by an earlier section.
+    """
+    file, steps = str(Path(recipe).resolve()), {}
+    folder, sections = _read(file)
+    with chdir(folder):
+        for name in sorted(sections, key=list(COMMANDS).index):
+            command, bound, _ = app.parse_args([name, "--config", file])
+            bound.apply_defaults()
+            steps[name] = partial(command, *bound.args, **bound.kwargs), bound.arguments
+        plan = _plan({name: given for name, (_, given) in steps.items()})
+        for name, (work, _) in {} if dry_run else steps.items():
+            print(f"$ sartutorial {name} --config {file}", flush=True)
+            _print(work())
+    return plan if dry_run else []
+
+
+def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each step reads, takes and writes, a line each; InputError if it lacks its input."""
+    lines, made = [], dict[str, float]()  # GB in a folder, once the steps before have run
+    scale = profiles.get()
+    for name, given in steps.items():
+        scale = profiles.get(given.get("profile") or scale.name)
+        lulc.legend(given.get("legend") or "hr-lulc")
+        read = SIMULATED * ((given.get("side") or scale.world) * scale.scene_size) ** 2
+        for key in (key for key in INPUTS if isinstance(given.get(key), list | str | Path)):
+            several = given[key] if isinstance(given[key], list) else [given[key]]
+            read = sum(_gigabytes(f"{name}: {key}", str(path), made) for path in several)
+        start, seconds, written, memory = COSTS.get(name, (5, 0, 0, 1))
+        if name in ("pretrain", "finetune", "evaluate", "predict"):
+            epochs = getattr(scale, f"{name}_epochs", 1)
+            seconds *= (given.get("epochs", epochs) or epochs) * SCALES.get(scale.name, (1, 1))[
+                name != "pretrain"
+            ]
+        wrote = read * written * (2 / given.get("factor", 2)) ** 2
+        made |= {str(given["out"]): wrote} if given.get("out") else {}
+        took = f"{(start + read * seconds) / 60:.2g} min of one core, {wrote:.2g} GB"
+        lines.append(f"{name:<11}reads {read:.2g} GB, takes {took} of disk, {memory} GB of memory")
+    return lines
+
+
+def _gigabytes(what: str, path: str, made: Mapping[str, float]) -> float:
+    """GB of an input that is there or that an earlier step makes; InputError if there is none."""
+    for folder in (path, *map(str, Path(path).parents)):
+        if folder in made:
+            return made[folder]
+    if not (path == "reference" or files.is_virtual(path) or os.path.exists(path)):
+        raise InputError(
+            f"{what} {path}: neither there nor made by an earlier section of the recipe"
+        )
+    inside = [Path(path), *Path(path).rglob("*")]
+    return sum(file.stat().st_size for file in inside if file.is_file()) / 1e9
 
 
 app = App(
@@ -172,7 +251,16 @@ app = App(
     result_action="return_value",
 )
 for place, (command, function) in enumerate(COMMANDS.items()):
-    app.command(f"{__name__}:{function}", command, help=_docstring(function), sort_key=place)
+    app.command(
+        f"{__name__}:command_{function}", command, help=_docstring(function), sort_key=place
+    )
+
+
+def _print(result: Any) -> None:
+    for item in result if isinstance(result, list) else [result]:
+        if item is not None:
+            table = hasattr(item, "to_string")
+            print(item.to_string(float_format="{:.3f}".format) if table else item)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,11 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(words)
-        for item in result if isinstance(result, list) else [result]:
-            if item is not None:
-                table = hasattr(item, "to_string")
-                print(item.to_string(float_format="{:.3f}".format) if table else item)
+        _print(app(words))
         sys.stdout.flush()
         return
     except BrokenPipeError:  # whoever read the output has seen enough

@@ -35,6 +35,10 @@ GROUNDS = {
     "image in each gives the same), the head averaged; normalisation, spacing and quantity are left "
     "to the patches that fine-tune it",
 }
+ALOS_2 = (
+    "The source data of the model's weights are ALOS-2's, copyrighted by JAXA and used under the "
+    "JAXA-AIST agreement."
+)  # their authors ask for this sentence
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -94,7 +98,7 @@ def load_pretraining(file: str | Path) -> Loaded[SimMIM | MixMAE]:
     return loaded
 
 
-def import_weights(file: str | Path, out: str | Path) -> Path:
+def import_weights(file: str | Path, out: str | Path, *, progress: bool = False) -> Path:
     """Bring an authors' checkpoint into the form of our own weights.
 
     A pretrained checkpoint (SimMIM, MixMAE or an encoder alone) gives what ``pretrain`` writes, one
@@ -104,6 +108,7 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
     Args:
         file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
         out: Folder for the weights; those that are there already, from this very file, are left.
+        progress: Say what to state where the weights are used.
 
     Raises:
         InputError: The file is damaged or not to be read safely, or its keys or shapes do not fit.
@@ -116,6 +121,8 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
         there = target.exists() and target.with_suffix(".json").exists()
         if not there or checkpoints.load(target)[1].get("published") != description["published"]:
             checkpoints.save(model, target, description)
+    if progress:
+        print(f"If these are gsvrg/ALOS-2_FM's (licence MIT), state where you use them: {ALOS_2}")
     return target
 
 

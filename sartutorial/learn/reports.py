@@ -29,11 +29,6 @@ from sartutorial.learn import checkpoints, evaluation, inference, published
 if TYPE_CHECKING:
     from pystac import Item
 
-ALOS_2 = (
-    "The source data of the model's weights are ALOS-2's, copyrighted by JAXA and used under the "
-    "JAXA-AIST agreement."
-)  # their authors ask for this sentence
-
 
 def mosaic(
     mapped: files.Paths,
@@ -300,7 +295,7 @@ def describe_map(
         "mapped with": tags["SOFTWARE"],
     }
     if "published" in known:
-        about["note"] = ALOS_2
+        about["note"] = published.ALOS_2
     when = _when(tags["SCENE"], date)
     card = mapped.with_suffix(".md")
     with files.atomic_write(card) as partial:
