@@ -171,7 +171,7 @@ print(f"          a floor of {known['floor of a gamma of as many looks']:.3f} dB
 print(f"weighted median {heavy:.3f} dB")
 assert abs(floor - known["floor"]) < 0.02 and heavy < median
 
-# %% mystnb={"figure": {"caption": "Speckle of an even simulated field after halving, in dB about its mean power, with the best constant guess under the plain and the weighted loss (domain normalised, a patch between \u221230 and 0 dB).", "name": "fig-speckle"}, "image": {"alt": "A histogram of decibels, skewed towards dark, with its peak slightly above zero. Two vertical lines: the median just below zero, and the weighted median a little further to the left."}}
+# %% mystnb={"figure": {"caption": "Speckle of an even simulated field after halving, in dB about its mean power, with the best constant guess under the plain and the weighted loss (domain normalised, a patch between \u221230 and 0 dB).", "name": "fig-even-field"}, "image": {"alt": "A histogram of decibels, skewed towards dark, with its peak slightly above zero. Two vertical lines: the median just below zero, and the weighted median a little further to the left."}}
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 ax.hist(q.ravel(), 120, range=(-9, 6), color="0.8", density=True)
 ax.axvline(median, color="#0072b2", label="median")
