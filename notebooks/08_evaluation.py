@@ -241,6 +241,7 @@ def blocks(u):
     return found
 
 
+# %%
 def runs(row, world="laptop", labels=1.0, budget=40.0):
     """The final runs of a row by seed, as ``evaluation.pooled`` takes them."""
     wanted = {"stage": "final", "row": row, "world": world, "labels": labels}
@@ -309,6 +310,7 @@ for row in ORDER:
         table[row] |= {"mIoU (95 %)": as_text(pool["miou"], pool["miou_95"])}
         table[row] |= {"mAcc": pool["macc"], "ECE": pool["ece"]}
         table[row] |= {"seconds": np.mean(seconds), "ours": "rerun"}
+# %% tags=["hide-input"]
 table = pd.DataFrame(table).T
 order = [
     "mIoU (95 %)",
@@ -519,6 +521,8 @@ for row in (
         together = {k: m for r in its for k, m in r["blocks"].items()}
         ece = np.mean([r["ece"] for r in its])
         real.setdefault(row, {})[seed] = its[0] | {"blocks": together, "ece": ece}
+
+# %% tags=["hide-input"]
 for row, its in real.items():
     pool = evaluation.pooled(list(its.values()))
     there = [c for c in classes if pool["per_class_iou"][c] is not None]
