@@ -7,7 +7,7 @@
 # - *score* models on blocks that no training saw, and *say* how sure a score is;
 # - *write* a protocol before its results, and *read* a study that keeps to it;
 # - *set* our table beside the paper's, every number with seeds, budget, interval, and *copied* or *rerun*;
-# - *tell* a difference from chance, and *compute* why 0.4894 against 0.4898 is none;
+# - *tell* a difference from chance, and *compute* why the paper's smallest lead is none;
 # - *follow* the scores with fewer labels, more trials, on a fresh world and on real radar;
 # - *measure* what two common mistakes do to a score.
 #
@@ -377,7 +377,7 @@ for start in steps:
 # %% [markdown]
 # The last lines are the *long* runs behind the reference model, recorded apart ([chapter 7](07_finetuning)). There the small U-Net, with larger batches, is **ahead** of the pretrained transformer. On a simulated world this small, convolutions that see every pixel are hard to beat once there is time to train them; nothing here says that a foundation model is needed for it. What pretraining buys is the early minutes.
 #
-# ## Why 0.4894 against 0.4898 is nothing
+# ## Why the paper's fourth decimal is nothing
 #
 # SimMIM and SAR-W-SimMIM, the paper's last two rows, one run each. Take one recipe of ours and train it twice: any difference between the two is chance. And even two fixed models are compared on a sample of land. Both, with the numbers at hand:
 
@@ -502,7 +502,7 @@ for one_row, other in ((REFERENCE, SCRATCH), (REFERENCE, UNET), (SCRATCH, UNET))
 # %% [markdown]
 # ## Real radar: Flevoland
 #
-# One airborne scene, L band, HH, with the crops of its fields (AIRSAR; see [the data](../data/README)). Cells of 128 pixels are dealt to five folds; each is mapped by models that saw the others, and labels within 16 pixels of a test cell are void in training. Each pixel is scored once. *Own pixels* is pretrained for 20 seconds on the other folds' radar, labelled or not. The reference encoder learnt on *simulated* scenes of another pixel size.
+# One airborne scene, L band, HH, with the crops of its fields (AIRSAR; see [the data](../book/data)). Cells of 128 pixels are dealt to five folds; each is mapped by models that saw the others, and labels within 16 pixels of a test cell are void in training. Each pixel is scored once. *Own pixels* is pretrained for 20 seconds on the other folds' radar, labelled or not. The reference encoder learnt on *simulated* scenes of another pixel size.
 
 # %%
 real = {}
@@ -571,9 +571,7 @@ for one_row, other in ((REFERENCE, SCRATCH), ("own pixels", SCRATCH), (REFERENCE
 #
 # It cannot tell how large the gain is over Japan. The simulated classes are as separable as we made them, the networks are smaller by two orders of magnitude, pretraining by more, and every place is drawn from one recipe, so a fresh world is less fresh than the next prefecture. A gain here is no evidence of a gain there; a mistake in the method here would be one there.
 #
-# % ------------------------------------------------------------------------------------------------
-# % Place for: What the weight does · One factor at a time · The museum of units
-# % ------------------------------------------------------------------------------------------------
+# What the weight does to speckle and land, what a model endures, and what wrong units cost has [a page of its own](08b_weight).
 
 # %% [markdown]
 # ## Exercises
