@@ -159,8 +159,8 @@ statistics = {
     "1 taken for a number": forgotten,
 }
 print(f"{what}: {valid.mean():.1%} of {valid.size:,} pixels hold data")
-for name, db in statistics.items():
-    print(f"{name:<22} mean {db.mean():7.2f} dB, standard deviation {db.std():6.2f} dB")
+for kind, db in statistics.items():
+    print(f"{kind:<22} mean {db.mean():7.2f} dB, standard deviation {db.std():6.2f} dB")
 shift = (island.db[valid] - forgotten.mean()) / forgotten.std()
 assert shift.std() < 0.7 and shift.mean() > 0.5
 
@@ -217,6 +217,11 @@ assert off < 1.6
 # `configs/paper-japan.yaml` holds every setting that the paper and its authors' code tell, each with where it comes from, `configs/open-palsar2.yaml` a chain on open data alone, and `configs/cluster/` jobs for PBS and SLURM that submit themselves again when their time is up.
 
 # %% [markdown]
+# ## The authors' weights
+#
+# They are published, under the licence MIT. `sartutorial import-weights theirs.pth --out published` brings them into the form of ours and prints the sentence that their card asks of every user: the source data are ALOS-2's, copyrighted by JAXA and used under the JAXA–AIST agreement.
+# What no file tells, such as the order of the classes, is **our** reading, and stands on [a sheet of questions](../book/authors) for the authors; `python -m experiments.check_weights` asks a downloaded file what it can answer. No page of this book has seen the published files.
+#
 # ## The authors' scale
 #
 # A profile holds every number that depends on the machine.
