@@ -74,6 +74,43 @@ def test_evaluation(evaluation_checks, capsys, check, answer, said):
     assert said in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def weight_checks():
+    """Of chapter 08b."""
+    return checks_of("08b", {
+        "single": {"floor": 4.2, "mean": 4.3, "power": 4.6, "deviation": 5.6, "halved": 2.6},
+        "spread": {"variance": 10.0, "patch": 32.0},
+        "tag": {"shift": -3.0, "refused": False},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "said"),
+    [
+        ("check_floor", (4.2,), "Right"),
+        ("check_floor", (4.3,), "mean of the decibels"),
+        ("check_floor", (4.6,), "mean power"),
+        ("check_floor", (5.6,), "standard deviation"),
+        ("check_floor", (2.6,), "after halving"),
+        ("check_floor", (1.0,), "No."),
+        ("check_variance", (10.0,), "Right"),
+        ("check_variance", (20.0,), "halve it"),
+        ("check_variance", (10**0.5,), "Square it"),
+        ("check_variance", (20**0.5,), "deviation of the difference"),
+        ("check_variance", (32.0,), "land and speckle together"),
+        ("check_variance", (1.0,), "No."),
+        ("check_tag", (-3.0, True), "what predict says"),
+        ("check_tag", (-3.0, False), "Right"),
+        ("check_tag", (3.0, False), "The sign"),
+        ("check_tag", (-6.0, False), "not doubled"),
+        ("check_tag", (40.0, False), "No."),
+    ],
+)
+def test_weight(weight_checks, capsys, check, answer, said):
+    weight_checks[check](*answer)
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("encoder", "statistics", "said"),
     [
