@@ -35,12 +35,8 @@ UNREAD = re.compile(  # what is code, a formula, an address or a raw page, not p
 TERM = re.compile(r"\{term\}`(?:[^`<]*<([^>`]+)>|([^`]+))`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 LABEL = re.compile(r"^\(([\w-]+)\)=$|^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$", re.MULTILINE)
-# Chapters that do not keep a rule yet, by rule; it is to stay empty.
-LATER = ("notebooks/10_japan",)
+# Pages that need not keep a rule, by rule.
 EXCEPT: dict[str, tuple[str, ...]] = {
-    "contract": LATER,
-    "exercises": LATER,
-    "cell_length": LATER,
     "numbers": ("book/authors",),  # asks the authors about numbers of their code
 }
 

@@ -2,11 +2,11 @@
 # # All of Japan
 #
 # ```{admonition} This chapter
-# **You will** run the whole chain from the command line, see what changes with real PALSAR-2 products, and what the authors' scale would ask of a machine.
+# **You will** run the whole chain from the command line, see what changes with real PALSAR-2 products, spoil a map and a normalisation on purpose, place a training step under the roof of your own machine, and estimate what the authors' scale would ask of it.
 #
 # **You need** the chapters before; their steps are commands now.
 #
-# **In the paper** all of it. **Module** `cli`. **Takes** scenes. **Makes** maps. What it costs is [measured](../book/costs).
+# **In the paper** all of it. **Module** `cli`. **Takes** scenes. **Makes** maps. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # ## The chain as commands
@@ -20,16 +20,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
+import torch
 from rasterio.transform import from_origin
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import sartutorial as st
-from sartutorial import cli, profiles, tutorial
+from sartutorial import cli, profiles, rasters, tutorial
+from sartutorial.learn import pretraining, training
 from sartutorial.learn.encoders import config_of
 
+# %%
 work = tutorial.data_dir()
 # The command `sartutorial`, of the Python that runs this page.
 main = [sys.executable, "-c", "from sartutorial.cli import main; main()"]
@@ -90,6 +99,84 @@ code = sartutorial(f"predict scenes/{name} --model reference --out chain/wrong.t
 assert code != 0 and not (work / "chain/wrong.tif").exists()
 
 # %% [markdown]
+# ## Wrong on purpose: a scene that was not halved
+#
+# `predict` goes by what a file says of its pixels. A copy that lost its georeference and was given another's says something else: here the middle of a **simulated** scene at 2.5 m, in a file that says 5 m, goes to the model of 5 m, and beside it the same ground, halved.
+
+# %%
+SIDE = 512  # pixels of 5 m
+with rasterio.open(work / "half" / name) as sar:
+    tags, crs, first = sar.tags(), sar.crs, sar.height // 2 - SIDE // 2
+    corner = sar.transform @ rasterio.Affine.translation(first, first)
+
+
+def crop(file, dn):
+    """Write amplitudes (N, N) as a scene of 5 m pixels that begins where the crop does."""
+    grid = rasters.Grid(crs, corner, *dn.shape[::-1])
+    with rasters.create(work / "chain" / file, grid, tags, dtype="uint16") as out:
+        out.write(dn, 1)
+    return work / "chain" / file
+
+
+pieces = {}
+for folder, factor in (("half", 1), ("scenes", 2)):
+    at = rasterio.windows.Window(*[factor * x for x in (first, first, SIDE, SIDE)])
+    with rasterio.open(work / folder / name) as sar:
+        pieces[folder] = sar.read(1, window=at)
+
+# %%
+scenes = [
+    crop("halved.tif", pieces["half"]),
+    crop("not-halved.tif", pieces["scenes"]),
+]
+maps = st.predict(scenes, "reference", work / "chain" / "crops")
+halved, unhalved = (st.read_classes(m) for m in maps)
+truth = st.read_classes(work / "chain/labels" / name, window=(first, first, SIDE, SIDE))
+true = truth.legend.to_index(truth.ids) + 1  # as a map has them: 0 for no label
+TWICE = np.ones((2, 2), np.uint8)  # a pixel of 5 m is four of 2.5 m
+
+
+def right_of(ids, of):
+    """Share of the labelled pixels that a map has right."""
+    return (ids == of)[of > 0].mean()
+
+
+shares = {"halved": right_of(halved.ids, true)}
+shares["not halved"] = right_of(unhalved.ids, np.kron(true, TWICE))
+for how, share in shares.items():
+    print(f"{how}: {share:.3f} of the pixels are right")
+assert shares["not halved"] < shares["halved"] - 0.05
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same ground (simulated): its labels, the map of the halved scene, and the map of the scene at 2.5 m whose file says 5 m.", "name": "fig-unhalved"}, "image": {"alt": "Three square maps of the same ground in nine colours, with a key. The second resembles the first. In the third, fields have turned into bare land and grassland, and forest is sprinkled with built-up spots."}}
+fig, axes = plt.subplots(
+    1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
+)
+for ax, title, ids in (
+    (axes[0], "labels", true),
+    (axes[1], f"halved: {shares['halved']:.0%} right", halved.ids),
+    (axes[2], f"not halved: {shares['not halved']:.0%} right", unhalved.ids),
+):
+    st.show_classes(ids, ax, title, legend=halved.legend)
+st.show_legend(halved.legend, axes[3])
+plt.show()
+
+# %% [markdown]
+# Which classes go? The share of each class's labelled pixels that the two maps find:
+
+# %%
+large = np.kron(true, TWICE)
+for c in halved.legend.classes:
+    if (true == c.id).any():
+        found = [
+            (m.ids == c.id)[of == c.id].mean()
+            for m, of in ((halved, true), (unhalved, large))
+        ]
+        print(f"{c.name:<14} halved {found[0]:5.2f}, not halved {found[1]:5.2f}")
+
+# %% [markdown]
+# Nothing warned: the file's word is all that a program has. Two things were wrong at once, the speckle, which the halving would have averaged, and the scale, at which everything is twice as large as in training. Exercise 2 takes them apart.
+
+# %% [markdown]
 # ## Many scenes, many machines
 #
 # `downsample`, `label` and `patches` do a scene at a time. With `--workers` they do several, each in a process of its own, and with `--scheduler` on the workers of a [dask](https://docs.dask.org) cluster that see the same files:
@@ -113,15 +200,20 @@ assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
 # %% [markdown]
 # ## Real products
 #
-# What is different with real PALSAR-2 data, and where the package looks:
+# None comes with this book. What there is, and what each asks of you; `data/README.md` in the repository says more, and has the last word on terms:
 #
-# | product | unit | nodata | how to use it |
-# |---|---|---|---|
-# | ALOS-2 L2.1 ultra-fine, HH (restricted) | σ⁰ | 0 | as in the book: halve it, then all steps |
-# | ALOS-2 25 m mosaic (open, JAXA's terms) | γ⁰ | as declared: 1 in the tile we know | no halving; a model of its own, since unit and spacing differ |
-# | HR-LULC v23.12, 1° tiles (registration) | ids | 0; 255 is void too | `label --tiles` |
+# | what | terms | how to get it | where to put it | commands | what changes |
+# |---|---|---|---|---|---|
+# | ALOS-2 level 2.1, ultra-fine, HH, 2.5 m, σ⁰ | restricted: an agreement with JAXA | from JAXA, under the agreement | `scenes/` | `downsample`, then all; `configs/paper-japan.yaml` | nothing: the paper's input. Training computes the statistics of *your* scenes; published weights bring theirs |
+# | ALOS-2 25 m mosaic, HH and HV, γ⁰ | open, JAXA's terms; © JAXA | a tile at a time from JAXA | `mosaic/`, archives as they come | `downsample --factor 1`, then all; `configs/open-palsar2.yaml` | unit and spacing differ: statistics and a model of its own. No data is as declared (1 in the tile we know). Layover and shadow are in its mask and stay in |
+# | ALOS-2 ScanSAR level 2.2, 25 m, γ⁰ | open, JAXA's terms; © JAXA | [JAXA says where](https://www.eorc.jaxa.jp/ALOS/jp/dataset/palsar2_l22_j.htm), public clouds among them | anywhere; a URL will do | as the mosaic | as the mosaic, but one pass instead of a year's choice |
+# | PALSAR-1 25 m mosaic, 2007–2010, γ⁰ | open, JAXA's terms; © JAXA | as ALOS-2's | `mosaic/` | as the mosaic | another radar, another decade: labels of today are not its labels |
+# | HR-LULC v23.12, 1° tiles | free; © JAXA | after registration with JAXA | `hrlulc/` | `label --tiles`, `sample --tiles` | 0 is void, and so is 255 |
+# | HR-LULC v25.04, smaller tiles | open; © JAXA | JAXA Earth, `JAXA.EORC_ALOS_HRLULC.v25.04_japan`, without registration | `hrlulc/`, or a URL | as above | one id more (15, unlabelled here: **ours**); scores do not compare with v23.12's |
+# | ESA WorldCover 2021 or 2020, 10 m | `CC BY 4.0`; © ESA WorldCover project, contains modified Copernicus Sentinel data | its [site](https://esa-worldcover.org) | `landcover/` | `label --legend worldcover` | 11 classes of its own, anywhere on Earth: another legend, another model |
 #
-# `data/README.md` in the repository says where to find them and under which terms.
+# The folders are those that the recipes look in, below `data:`; every command takes any other path as well. All radar products but the first are **open**: whoever has no agreement can still do all steps, ten times coarser.
+#
 # The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns its no-data pixels into numbers.
 # `st.read_db` heeds what the file declares, and so does every step that reads a scene. A tiny tile, made up, under a mosaic's name:
 
@@ -141,7 +233,7 @@ assert np.array_equal(np.isnan(view.db), dn == 1)
 # %% [markdown]
 # ## Wrong on purpose: a declared nodata forgotten
 #
-# How much is that on a whole tile? A real one, where `SARTUTORIAL_REAL_DATA` names the folder that holds it; else a **simulated** stand-in, an island in a tile that declares 1.
+# A mosaic tile declares which value means no data, and a program that takes another for it normalises by a pixel value that nobody measured. How much is that on a whole tile? A real one, where `SARTUTORIAL_REAL_DATA` names the folder that holds it; else a **simulated** stand-in, an island in a tile that declares 1.
 
 # %%
 real = Path(os.environ.get("SARTUTORIAL_REAL_DATA", "../../shared/data"))
@@ -171,6 +263,19 @@ assert shift.std() < 0.7 and shift.mean() > 0.5
 print(
     f"land as the network would see it: mean {shift.mean():.2f}, spread {shift.std():.2f}"
 )
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same pixels as a network would see them: normalised by the statistics of valid pixels, and by those where a declared nodata value was taken for a number.", "name": "fig-nodata"}, "image": {"alt": "Two histograms on one axis of normalised backscatter. One is wide and centred on zero; the other is a narrow peak to the right of it."}}
+fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+kept = island.db[valid]
+for label, seen, color in (
+    ("nodata as declared", (kept - kept.mean()) / kept.std(), "#0072B2"),
+    ("1 taken for a number", shift, "#D55E00"),
+):
+    bins = np.linspace(-4, 6, 151)
+    ax.hist(seen, bins, density=True, histtype="step", lw=1.8, label=label, color=color)
+ax.set(xlabel="backscatter, normalised", ylabel="density", title=what)
+ax.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # ## One file for all of it
@@ -290,9 +395,251 @@ assert core_years > 1
 # %% [markdown]
 # So nobody does it on cores: eight GPUs, 72 hours (**code**).
 #
+# ## How good is your machine at it?
+#
+# Two numbers bound every program on a device: how many multiplications and additions it does a second, and how many bytes its memory hands over meanwhile. A step that does few operations a byte waits for memory, one that does many waits for arithmetic. That picture is called the roofline {cite:p}`williams2009roofline`.
+#
+# First the roof, measured with a product of matrices and a copy, in the precision that training would choose here:
+
+# %%
+device = "cuda" if torch.cuda.is_available() else "cpu"
+half_precision = training.precision() == "bf16-mixed"
+dtype = torch.bfloat16 if half_precision else torch.float32
+
+
+def seconds(work, repeats=3):
+    """The quickest of some runs, after one that does not count."""
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+# %%
+side = 8192 if device == "cuda" else 1024
+square = torch.ones(side, side, dtype=dtype, device=device)
+block = torch.ones(2**25, device=device)
+copy = torch.empty_like(block)
+peak = 2 * side**3 / seconds(lambda: square @ square)  # a product and a sum each
+bandwidth = 2 * block.nbytes / seconds(lambda: copy.copy_(block))  # read and written
+print(f"{device}, {dtype}, {torch.get_num_threads()} thread(s) of the CPU")
+print(f"roof: {peak / 1e9:,.0f} GFLOP/s, {bandwidth / 1e9:,.1f} GB/s")
+
+# %% [markdown]
+# Then a step of pretraining: the weighted loss, its gradients, AdamW. torch counts the operations of its products. For the bytes we add up what every operation reads and writes, as if nothing stayed in a cache in between: an upper bound, so the step lies where we draw it or further to the right.
+
+
+# %%
+class Traffic(TorchDispatchMode):
+    """Add up the bytes of operands and results by operation, views left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.moved = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        said = func._schema
+        if said.is_mutable or not any(r.alias_info for r in said.returns):
+            for leaf in tree_leaves((args, kwargs, result)):
+                if isinstance(leaf, torch.Tensor):
+                    self.moved[said.name.removeprefix("aten::")] += leaf.nbytes
+        return result
+
+
+# %%
+def step_of(profile, batch, device):
+    """A function that does a training step of a profile, on images of nothing."""
+    size, meta = profile.patch_size, device == "meta"
+    cast = dict(device_type="cpu" if meta else device, dtype=dtype)
+    with torch.device(device):
+        config = config_of(profile, size, "simmim")
+        network = pretraining.build("sar-w-simmim", config, profile)
+        image = torch.zeros(batch, 1, size, size)
+        key = torch.zeros(batch, 3, dtype=torch.int64)
+    adam = torch.optim.AdamW(network.parameters())
+    batch_of = {"image": image, "key": key}
+
+    def step():
+        adam.zero_grad()
+        with torch.autocast(**cast, enabled=half_precision and not meta):
+            loss = pretraining.reconstruction_loss(
+                network, batch_of, domain="normalised", norm=None
+            )
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+# %%
+step = step_of(ours, ours.pretrain_batch, device)
+took = seconds(step, repeats=2)
+with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+    step()
+operations, moved = flops.get_total_flops(), traffic.moved.total()
+intensity = operations / moved
+roof = min(peak, bandwidth * intensity)
+print(
+    f"a step of {ours.pretrain_batch} patches: {operations / 1e9:.1f} GFLOP,", end=" "
+)
+print(f"{moved / 1e9:.2f} GB at most, {took:.2f} s")
+print(f"{intensity:.1f} FLOP a byte at least; the roof bends at {peak / bandwidth:.1f}")
+print(
+    f"reached: {operations / took / 1e9:,.1f} GFLOP/s, {operations / took / roof:.0%} of the roof there"
+)
+assert operations / took < 2 * peak  # twice: others may use the machine meanwhile
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The roofline of the machine that built this page, in one precision and with the threads printed above, and one step of pretraining of the reference's size under it.", "name": "fig-roofline"}, "image": {"alt": "Logarithmic axes: operations a byte to the right, operations a second upwards. A line rises with the memory's bandwidth and bends into a level at the peak of arithmetic. One dot below it marks the training step."}}
+fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
+x = np.geomspace(0.1, 1000, 200)
+ax.loglog(x, np.minimum(peak, bandwidth * x) / 1e9, color="#0072B2", label="roof")
+ax.loglog(
+    intensity, operations / took / 1e9, "o", color="#D55E00", ms=9, label="a step"
+)
+ax.axvline(peak / bandwidth, color="0.7", lw=0.8, ls=":")
+ax.set(xlabel="FLOP a byte", ylabel="GFLOP/s")
+ax.grid(alpha=0.3)
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Where do the bytes go? Products of matrices (`mm`, `addmm`, `bmm`) do nearly all of the arithmetic; the rest of the list only carries numbers about:
+
+# %%
+for operation, number in traffic.moved.most_common(8):
+    print(f"{operation:<32}{number / moved:6.1%} of the bytes")
+
+# %% [markdown]
+# ## Exercises
+#
+# Each answer has its check, which knows the usual mistakes. The solutions are folded, and were run.
+
+
+# %% tags=["hide-input"]
+def check(answer, right, slips, near):
+    """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
+    known = {f"Right: {right:.3g}.": right, **slips}
+    said = min(known, key=lambda text: abs(answer / known[text] - 1))
+    no = "No, and none of the usual mistakes either. Read the question again."
+    print(said if abs(answer / known[said] - 1) <= near else no)
+
+
+# %% [markdown]
+# **1.** The land of Japan is 378,000 km². How many hours of one core would the reference model need to map it at 5 m? `cli.COSTS["predict"]` begins with the seconds of a start and the seconds a GB of halved scene; a GB of ours holds as many valid pixels as `work / "half"` tells. `check_map(hours)`.
+
+
+# %% tags=["hide-cell"]
+def check_map(hours):
+    """Say whether the core hours of a national map are right, or which mistake it looks like."""
+    right = facts["map"]
+    slips = {
+        "Those are seconds.": right * 3600,
+        "Those are minutes.": right * 60,
+        "Pixels of 2.5 m: the scenes are halved first, and GB are of halved ones.": right
+        * 4,
+        "A pixel of 5 m covers 25 m², not 5.": right * 5,
+        "That is the authors' network; the question is about the reference.": right
+        * cli.SCALES["japan"][1],
+    }
+    check(hours, right, slips, near=0.1)
+
+
+size, pixels_there = 0, 0
+for file in (work / "half").glob("*.tif"):
+    size += file.stat().st_size / 1e9
+    pixels_there += np.isfinite(st.read_db(file).db).sum()
+seconds_a_gb = cli.COSTS["predict"][1]
+facts = {"map": 378_000e6 / 5**2 * (size / pixels_there) * seconds_a_gb / 3600}
+
+# %% tags=["hide-cell"]
+gigabytes = 378_000e6 / 25 * size / pixels_there
+answer = (cli.COSTS["predict"][0] + gigabytes * cli.COSTS["predict"][1]) / 3600
+print(f"{gigabytes:.0f} GB of halved scenes, {answer:.0f} hours of a core")
+check_map(answer)
+check_map(answer * 4)  # a usual slip
+# A map of the country is a night of a few cores: it is pretraining that is dear.
+
+# %% [markdown]
+# **2.** The scene that was not halved was wrong in its speckle *and* in its scale. Take them apart: repeat each pixel of `pieces["half"]` twice in both directions (`np.kron` with `TWICE`), which gives the looks of training at the wrong scale. `crop` it, map it, and tell `check_apart(share)` what share of it is right.
+
+
+# %% tags=["hide-cell"]
+def check_apart(share):
+    """Say whether the share that is right at the wrong scale is right, or which mistake it is."""
+    right = facts["scale"]
+    slips = {
+        "That is the share that is wrong.": 1 - right,
+        "That is the halved crop's: repeat its pixels first.": facts["halved"],
+        "That is the crop at 2.5 m, speckle and all.": facts["not halved"],
+    }
+    check(share, right, slips, near=0.004)
+
+
+facts |= shares
+both = crop("repeated.tif", np.kron(pieces["half"], TWICE.astype(np.uint16)))
+(repeated,) = st.predict([both], "reference", work / "chain" / "crops")
+facts["scale"] = right_of(st.read_classes(repeated).ids, np.kron(true, TWICE))
+
+# %% tags=["hide-cell"]
+answer = right_of(st.read_classes(repeated).ids, np.kron(true, TWICE))
+print(f"halved {shares['halved']:.3f}, only its scale wrong {answer:.3f},", end=" ")
+print(f"not halved {shares['not halved']:.3f}")
+lost = shares["halved"] - shares["not halved"]
+print(
+    f"of what was lost, the scale alone takes {(shares['halved'] - answer) / lost:.0%}"
+)
+check_apart(answer)
+check_apart(1 - answer)  # a usual slip
+
+# %% [markdown]
+# **3.** Say that the authors' job ends just at its limit: 301,088 patches, 800 epochs, 72 hours, eight GPUs (whether theirs did is not public). How many TFLOP/s must *each* GPU do? `step_of(japan, 1, "meta")` is a step of one patch that counts and computes nothing. `check_rate(tflops)`.
+
+
+# %% tags=["hide-cell"]
+def check_rate(tflops):
+    """Say whether the TFLOP/s of a GPU are right, or which mistake it looks like."""
+    right = facts["rate"]
+    slips = {
+        "That is the whole node: eight GPUs share it.": right * 8,
+        "That is one epoch; there are 800.": right / 800,
+        "Hours are not seconds.": right * 3600,
+        "GFLOP/s; divide by a thousand more.": right * 1000,
+        "That is the forward pass alone; gradients take about twice as much again.": right
+        / 3,
+    }
+    check(tflops, right, slips, near=0.06)
+
+
+step = step_of(japan, 1, "meta")
+with FlopCounterMode(display=False) as flops:
+    step()
+facts["rate"] = flops.get_total_flops() * 301_088 * 800 / (72 * 3600 * 8) / 1e12
+
+# %% tags=["hide-cell"]
+operations_a_patch = flops.get_total_flops()
+a_second = 301_088 * 800 / (72 * 3600)
+answer = operations_a_patch * a_second / 8 / 1e12
+print(f"{operations_a_patch / 1e9:.0f} GFLOP a patch, {a_second:,.0f} patches a second")
+print(
+    f"{answer:.1f} TFLOP/s a GPU, {answer * 1e12 / peak:,.0f} times this {device}'s peak"
+)
+check_rate(answer)
+check_rate(answer * 8)  # a usual slip
+
+# %% [markdown]
 # ## Key points
 #
 # - Steps are commands; commands can be killed and run again.
-# - Real products differ in unit, nodata and spacing; the package reads these from the product and refuses what does not fit.
+# - Real products differ in unit, nodata and spacing; the package reads these from the product and refuses what does not fit. It cannot know when a file lies.
 # - Scale is a profile, not another program.
 # - A recipe is one file; try `run --dry-run` before anything large.
+# - A step has a roof: know whether yours waits for memory or for arithmetic before you buy either.
+#
+# ## References
+#
+# The paper is {cite:t}`imamoglu2026tutorial`, and the mosaics are {cite:t}`shimada2014forest`'s; how slopes are corrected in radar images says {cite:t}`small2011flattening`. The roofline is {cite:t}`williams2009roofline`'s. [All references](../book/references), [data and terms](../book/data).

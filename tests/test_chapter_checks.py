@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import sartutorial as st
+from sartutorial import cli
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FACTS = {
@@ -73,6 +74,43 @@ def test_evaluation(evaluation_checks, capsys, check, answer, said):
     assert said in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def weight_checks():
+    """Of chapter 08b."""
+    return checks_of("08b", {
+        "single": {"floor": 4.2, "mean": 4.3, "power": 4.6, "deviation": 5.6, "halved": 2.6},
+        "spread": {"variance": 10.0, "patch": 32.0},
+        "tag": {"shift": -3.0, "refused": False},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "said"),
+    [
+        ("check_floor", (4.2,), "Right"),
+        ("check_floor", (4.3,), "mean of the decibels"),
+        ("check_floor", (4.6,), "mean power"),
+        ("check_floor", (5.6,), "standard deviation"),
+        ("check_floor", (2.6,), "after halving"),
+        ("check_floor", (1.0,), "No."),
+        ("check_variance", (10.0,), "Right"),
+        ("check_variance", (20.0,), "halve it"),
+        ("check_variance", (10**0.5,), "Square it"),
+        ("check_variance", (20**0.5,), "deviation of the difference"),
+        ("check_variance", (32.0,), "land and speckle together"),
+        ("check_variance", (1.0,), "No."),
+        ("check_tag", (-3.0, True), "what predict says"),
+        ("check_tag", (-3.0, False), "Right"),
+        ("check_tag", (3.0, False), "The sign"),
+        ("check_tag", (-6.0, False), "not doubled"),
+        ("check_tag", (40.0, False), "No."),
+    ],
+)
+def test_weight(weight_checks, capsys, check, answer, said):
+    weight_checks[check](*answer)
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("encoder", "statistics", "said"),
     [
@@ -120,7 +158,7 @@ def test_late(checks, capsys, reason, said):
     assert said in capsys.readouterr().out
 
 
-# Of chapters 01 to 06 and 09: facts, and answers as a reader would get them, right and by mistake.
+# Of chapters 01 to 06, 09 and 10: facts, and answers as a reader would get them, right and by mistake.
 EDGES = np.arange(-28, -10, 0.5)
 WEIGHTS = np.array([0.114, 0.108, 0.107, 0.113, 0.068, 0.122, 0.124, 0.120, 0.124])
 OF = {
@@ -170,6 +208,10 @@ OF = {
             **{"left": 900, "before": 4000, "joined": 3, "unmasked": 910},
             **{"least": 60, "share": 85.0},
         }
+    },
+    "10": {
+        "facts": {"map": 30.0, "rate": 14.0, "scale": 0.7, "halved": 0.8, "not halved": 0.6},
+        "cli": cli,
     },
 }
 
@@ -268,6 +310,23 @@ OF = {
         ("09", "confidence", 0.6, "In percent"),
         ("09", "confidence", 95, "count"),
         ("09", "confidence", 85, "from which confidence"),
+        ("10", "map", 31, "Right"),
+        ("10", "map", 108_000, "seconds"),
+        ("10", "map", 1800, "minutes"),
+        ("10", "map", 120, "halved first"),
+        ("10", "map", 150, "25 m², not 5"),
+        ("10", "map", 30 * cli.SCALES["japan"][1], "authors' network"),
+        ("10", "map", 7, "none of the usual"),
+        ("10", "apart", 0.7, "Right"),
+        ("10", "apart", 0.3, "is wrong"),
+        ("10", "apart", 0.8, "repeat its pixels"),
+        ("10", "apart", 0.6, "speckle and all"),
+        ("10", "rate", 14.2, "Right"),
+        ("10", "rate", 112, "eight GPUs share"),
+        ("10", "rate", 14 / 800, "one epoch"),
+        ("10", "rate", 50_400, "Hours are not seconds"),
+        ("10", "rate", 14_000, "GFLOP/s"),
+        ("10", "rate", 14 / 3, "forward pass alone"),
     ],
 )
 def test_an_answer_is_told_from_its_mistakes(capsys, chapter, name, answer, said):
