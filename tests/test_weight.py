@@ -276,24 +276,24 @@ def checks() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("exercise", "answer", "said"),
     [
-        ("floor", (4.2,), "Right"),
-        ("floor", (4.3,), "it is the median"),
-        ("floor", (4.6,), "lies below it"),
-        ("floor", (5.57,), "standard deviation"),
-        ("floor", (1.47,), "after halving"),
-        ("floor", (9.0,), "No."),
-        ("variance", (3.4,), "Right"),
-        ("variance", (6.8,), "halve it"),
-        ("variance", (1.84,), "Square it"),
-        ("variance", (20.0,), "land and speckle together"),
-        ("variance", (100.0,), "No."),
-        ("tag", (-3, False), "Right"),
-        ("tag", (3, False), "The sign"),
-        ("tag", (-6, False), "not doubled"),
-        ("tag", (-3, True), "Ask it"),
-        ("tag", (40, False), "No."),
+        ("check_floor", (4.2,), "Right"),
+        ("check_floor", (4.3,), "it is the median"),
+        ("check_floor", (4.6,), "lies below it"),
+        ("check_floor", (5.57,), "standard deviation"),
+        ("check_floor", (1.47,), "after halving"),
+        ("check_floor", (9.0,), "No."),
+        ("check_variance", (3.4,), "Right"),
+        ("check_variance", (6.8,), "halve it"),
+        ("check_variance", (1.84,), "Square it"),
+        ("check_variance", (20.0,), "land and speckle together"),
+        ("check_variance", (100.0,), "No."),
+        ("check_tag", (-3, False), "Right"),
+        ("check_tag", (3, False), "The sign"),
+        ("check_tag", (-6, False), "not doubled"),
+        ("check_tag", (-3, True), "Ask it"),
+        ("check_tag", (40, False), "No."),
     ],
 )
 def test_a_check_names_the_mistake(checks, capsys, exercise, answer, said):
-    checks[f"check_{exercise}"](*answer)
+    checks[exercise](*answer)
     assert said in capsys.readouterr().out

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -223,10 +221,13 @@ def fitted_temperature(predict: Predict, batches: DataLoader[Any], *, device: st
     logits, truth = (torch.cat(parts) for parts in zip(*kept, strict=True))
     if not len(truth):
         return 1.0
-    found = minimize_scalar(
-        lambda log: F.cross_entropy(logits / math.exp(log), truth).item(), bounds=(-2, 2)
-    )
-    return math.exp(found.x)
+    own = logits.gather(1, truth[:, None])[:, 0]
+    low, high = 0.01, 100.0  # of 1 / temperature, in which the cross-entropy is convex
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        slope = (((logits * middle).softmax(1) * logits).sum(1) - own).mean()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return 1 / middle
 
 
 def scored(

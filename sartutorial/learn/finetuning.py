@@ -45,8 +45,7 @@ def finetune(
     """Fine-tune a segmentation model on the labelled training patches (paper section 3.2).
 
     A run that was stopped goes on from its last epoch; one that is done is left alone.
-    If the validation split holds patches, a temperature is fitted to them, which makes the model's
-    confidence as large as its accuracy, and ``out/metrics.json`` holds the scores on them.
+    ``out/metrics.json`` holds the scores on validation patches, by which confidence is calibrated.
 
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
@@ -77,12 +76,10 @@ def finetune(
         layer_decay = scale.layer_decay if encoder else 1.0
     more, chosen = dict(layer_decay=layer_decay, seed=seed), (epochs, batch, learning_rate)
     settings = training.settings(scale, "finetune", len(rows), *chosen, decay="cosine", **more)
-    said, prepare = _job(patches, rows, legend, encoder, kind, scale, dropout, seed)
+    said, make = _job(patches, rows, legend, encoder, kind, scale, dropout, seed)
     file, metrics = Path(out) / "model.safetensors", Path(out) / "metrics.json"
-    run = training.Run(said, settings, hardware, progress, on_epoch)
-    fresh = training.trained(file, run, prepare)
-    index = datasets.selected(patches, "finetune")
-    if (fresh or not metrics.exists()) and (index["split"] == "val").any():
+    fresh = training.trained(file, training.Run(said, settings, hardware, progress, on_epoch), make)
+    if (fresh or not metrics.exists()) and "val" in {*datasets.selected(patches, "finetune").split}:
         calibrate(file, patches)
         evaluation.evaluate(patches, file, split="val", out=metrics)
     return file
