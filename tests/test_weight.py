@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from pathlib import Path
@@ -252,48 +251,3 @@ def test_predict_takes_what_no_file_can_tell(tmp_path):
     for i, tags in enumerate(({"CALIBRATION_DB": "-80.0"}, {})):
         file = scene(tmp_path / str(i) / NAME, tags=tags)
         assert st.predict(file, "reference", tmp_path / f"{i}.tif").exists()
-
-
-# The checks on a reader's own answer -------------------------------------------------------------
-
-KNOWN = {
-    "single": {"floor": 4.2, "mean": 4.3, "power": 4.6, "deviation": 5.57, "halved": 1.47},
-    "spread": {"variance": 3.4, "patch": 20.0},
-    "tag": {"shift": -3.0, "refused": False},
-}
-
-
-@pytest.fixture(scope="module")
-def checks() -> dict[str, Any]:
-    """The functions ``check_...`` of chapter 08b, with numbers of our own."""
-    tree = ast.parse((ROOT / "notebooks" / "08b_weight.py").read_text(encoding="utf-8"))
-    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:6] == "check_"]
-    space: dict[str, Any] = dict(KNOWN)
-    exec(compile(ast.Module(found, []), "08b_weight.py", "exec"), space)
-    return space
-
-
-@pytest.mark.parametrize(
-    ("exercise", "answer", "said"),
-    [
-        ("check_floor", (4.2,), "Right"),
-        ("check_floor", (4.3,), "it is the median"),
-        ("check_floor", (4.6,), "lies below it"),
-        ("check_floor", (5.57,), "standard deviation"),
-        ("check_floor", (1.47,), "after halving"),
-        ("check_floor", (9.0,), "No."),
-        ("check_variance", (3.4,), "Right"),
-        ("check_variance", (6.8,), "halve it"),
-        ("check_variance", (1.84,), "Square it"),
-        ("check_variance", (20.0,), "land and speckle together"),
-        ("check_variance", (100.0,), "No."),
-        ("check_tag", (-3, False), "Right"),
-        ("check_tag", (3, False), "The sign"),
-        ("check_tag", (-6, False), "not doubled"),
-        ("check_tag", (-3, True), "Ask it"),
-        ("check_tag", (40, False), "No."),
-    ],
-)
-def test_a_check_names_the_mistake(checks, capsys, exercise, answer, said):
-    checks[exercise](*answer)
-    assert said in capsys.readouterr().out
