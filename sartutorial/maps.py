@@ -242,9 +242,7 @@ def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Bo
     at, width, height = calculate_default_transform(grid.crs, crs, width, height, *bounds)
     out = np.zeros((4, height, width), np.uint8)
     here = {"src_transform": grid.transform, "src_crs": grid.crs}
-    reproject(
-        np.moveaxis(picture, 2, 0), out, **here, dst_transform=at, dst_crs=crs
-    )  # by nearest neighbour
+    reproject(np.moveaxis(picture, 2, 0), out, **here, dst_transform=at, dst_crs=crs)  # nearest
     west, east = (middle + math.degrees(m / EARTH) for m in (at.c, at.c + width * at.a))
     south, north = (
         math.degrees(math.atan(math.sinh(m / EARTH))) for m in (at.f + height * at.e, at.f)

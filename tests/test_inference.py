@@ -187,6 +187,21 @@ def test_a_map_is_a_cloud_optimized_geotiff_with_colours(tmp_path, model):
     assert not [p for p in (tmp_path / "maps" / ".made").iterdir() if p.suffix == ".tif"]
 
 
+def test_a_map_of_the_authors_weights_says_what_they_ask(tmp_path, model):
+    """In its tags, which travel with it; a map of other weights says nothing of the kind."""
+    scene = write(tmp_path / "IMG.tif", scene_array(np.random.default_rng(0), 64, 64))
+    theirs = tmp_path / "model.safetensors"
+    theirs.write_bytes(model.read_bytes())
+    about = json.loads(model.with_suffix(".json").read_text()) | {"published": {"file": "x.pth"}}
+    theirs.with_suffix(".json").write_text(json.dumps(about))
+    notes = []
+    for i, file in enumerate((model, theirs)):
+        with rasterio.open(sartutorial.predict(scene, file, tmp_path / f"{i}.tif")) as found:
+            notes.append(found.tags().get("NOTE", ""))
+    assert notes[0] == ""
+    assert "copyrighted by JAXA" in notes[1]
+
+
 def test_a_map_is_made_anew_when_its_scene_or_model_is_another(tmp_path, model):
     dn = scene_array(np.random.default_rng(0), 70, 70)
     scene, mine = write(tmp_path / "IMG.tif", dn), tmp_path / "model.safetensors"

@@ -36,6 +36,7 @@ BESIDE = ".confidence.tif"
 BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
 )
+KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
 
@@ -162,8 +163,8 @@ def _map(
         strips = laid.strips(sar)
         shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
         _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
-        said = ("SIMULATED", "QUANTITY", "POLARISATION")
-        tags = {k: v for k, v in sar.tags().items() if k in said} | {"SCENE": files.name_of(scene)}
+        tags = {k: v for k, v in sar.tags().items() if k in KEPT} | {"SCENE": files.name_of(scene)}
+        tags |= {"NOTE": published.ALOS_2} if "published" in known else {}
         legend, grid = lulc.Legend.from_dict(known["legend"]).for_maps, rasters.grid_of(sar)
         for file, whole in missing.items():
             with cog(whole, file, grid, tags, legend) as raw:

@@ -75,7 +75,7 @@ def mosaic(
         views = [stack.enter_context(WarpedVRT(m, **form)) for m in [*maps, *sure]]
         scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
         ranks: Sequence[Any] = views[len(maps) :] or _by_age(scenes)
-        tags = {k: v for m in maps for k, v in m.tags().items() if k in ("SIMULATED", "QUANTITY")}
+        tags = {k: v for m in maps for k, v in m.tags().items() if k in inference.KEPT}
         tags["SCENES"] = ", ".join(scenes)
         if whole := stack.enter_context(files.made(out, inputs, {"overlap": overlap})):
             raw = stack.enter_context(inference.cog(whole, out, grid, tags, legend))
