@@ -29,7 +29,7 @@ NAMES = {"1.1", "1.5", "2.1", "2.2", "2.5", "3.1", "23.12", "25.04", "3.11"}
 QUOTED = ("**Paper", "**paper", "**Code", "**code", "**JAXA")  # the words of others
 DECIMAL = re.compile(r"(?<![\d.§])(?<!arXiv )\d+\.\d+(?![\d.])")
 UNREAD = re.compile(  # what is code, a formula, an address or a raw page, not prose
-    r"```\{raw\}.*?```|```(?!\{).*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)\n]*\)|<[^>\n]*>",
+    r"```\{(?:raw|code-block)\}.*?```|```(?!\{).*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)\n]*\)|<[^>\n]*>",
     re.DOTALL,
 )
 TERM = re.compile(r"\{term\}`(?:[^`<]*<([^>`]+)>|([^`]+))`")
