@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 HTML := build/book/_build/html
 OLDEST := build/oldest
-HOUSE := dependencies gates house notebooks pages reference vendor # tests of the book's house, not of the package
+HOUSE := check_weights dependencies gates house lint notebooks pages reference table1 vendor weight # tests of the book's house, not of the package
 # Two processes with a thread each: two cores are used better so than by torch's own threads.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
 
