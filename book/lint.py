@@ -221,6 +221,9 @@ def links(book: list[Page], root: Path = ROOT) -> Faults:
     labels = {"".join(m) for page in book for m in LABEL.findall(page.prose)}
     labels |= {cell.figure[2] for page in book for cell in page.cells} - {""}
     names = {page.name for page in book}
+    figures = [cell.figure[2] for page in book for cell in page.cells if cell.figure[2]]
+    for name in sorted({name for name in figures if figures.count(name) > 1}):
+        yield f"{figures.count(name)} figures of the book are called {name}"
     for page in book:
         prose = re.sub(r"`[^`\n]*`", lambda m: m[0] if m[0].startswith("`eq-") else "", page.prose)
         for target in LINK.findall(prose):

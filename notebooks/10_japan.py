@@ -264,7 +264,7 @@ print(
     f"land as the network would see it: mean {shift.mean():.2f}, spread {shift.std():.2f}"
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same pixels as a network would see them: normalised by the statistics of valid pixels, and by those where a declared nodata value was taken for a number.", "name": "fig-nodata"}, "image": {"alt": "Two histograms on one axis of normalised backscatter. One is wide and centred on zero; the other is a narrow peak to the right of it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same pixels as a network would see them: normalised by the statistics of valid pixels, and by those where a declared nodata value was taken for a number.", "name": "fig-nodata-mosaic"}, "image": {"alt": "Two histograms on one axis of normalised backscatter. One is wide and centred on zero; the other is a narrow peak to the right of it."}}
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 kept = island.db[valid]
 for label, seen, color in (
