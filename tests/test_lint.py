@@ -108,6 +108,11 @@ def test_folded_cells_may_be_long():
 GLOSSARY = lint.Page("book/glossary", [text("# G\n\n```{glossary}\nlook\n  A look.\n```")])
 
 
+def test_figures_of_one_name_are_named():
+    twice = [chapter(lint.Cell("code", "plt.show()", (), FIGURE)), GLOSSARY]
+    assert "2 figures of the book are called fig-a" in list(lint.links(twice))
+
+
 def test_glossary_and_links_agree():
     page = chapter(text("A {term}`look`, or {term}`two looks <look>`."))
     assert list(lint.glossary([page, GLOSSARY])) == []
