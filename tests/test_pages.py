@@ -220,7 +220,7 @@ def test_the_live_page_answers_keys_and_pointer(live):
 # For every reader: on a phone and on a screen, in light and dark, by keyboard and by ear.
 AXE = Path(__file__).resolve().parents[1] / "build" / "npm" / "node_modules" / "axe-core"
 LOOKED_AT = [
-    *("index.html", "notebooks/01_sar_images.html", "notebooks/05_sampling.html"),
+    *("book/index.html", "notebooks/01_sar_images.html", "notebooks/05_sampling.html"),
     *("notebooks/09_maps.html", "book/live.html", "book/glossary.html", "book/mistakes.html"),
 ]
 # What the theme makes is not ours: its bars and its search.
