@@ -163,9 +163,8 @@ with rasters.create(
 def whole(scene, laid):
     """The map of a scene as an array."""
     with rasters.opened(scene) as sar:
-        return np.concatenate(
-            [strip for _, strip in inference.classify(sar, model, norm, laid)]
-        )
+        strips = inference.blended(sar, model, norm, laid)
+        return np.concatenate([inference.drawn(strip, 1)[0] for strip in strips])
 
 
 side = description["encoder"]["image_size"]

@@ -45,9 +45,9 @@ class Threshold(torch.nn.Module):
 def mapped_by(model, path, laid, norm=NORM):
     """The map of a scene, strip by strip, which must follow each other."""
     with rasters.opened(path) as scene:
-        strips = list(inference.classify(scene, model, norm, laid))
-    assert [top for top, _ in strips] == np.cumsum([0, *(len(b) for _, b in strips[:-1])]).tolist()
-    return np.concatenate([strip for _, strip in strips])
+        strips = [inference.drawn(s, 1)[0] for s in inference.blended(scene, model, norm, laid)]
+        assert [len(strip) for strip in strips] == [rows for _, rows in laid.strips(scene)]
+    return np.concatenate(strips)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (100, 77), (20, 90), (129, 31), (64, 64)])

@@ -256,7 +256,10 @@ def opened(browser):
     """Opens a page in a width and a theme."""
     pages = []
 
-    def open_(path, width=1440, theme="light"):
+    def open_(name, width=1440, theme="light"):
+        path = BOOK / name
+        if not path.exists():
+            pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
         pages.append(page)
         page.goto(path.as_uri(), wait_until="load")
@@ -273,9 +276,7 @@ def opened(browser):
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", LOOKED_AT)
 def test_a_page_withholds_nothing(opened, name, width, theme):
-    if not (BOOK / name).exists():
-        pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
-    page = opened(BOOK / name, width, theme)
+    page = opened(name, width, theme)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     assert not page.evaluate(WITHHELD)
 
@@ -285,11 +286,9 @@ def test_a_page_withholds_nothing(opened, name, width, theme):
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", LOOKED_AT)
 def test_axe_finds_nothing_serious(opened, name, width, theme):
-    if not (BOOK / name).exists():
-        pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
     if not AXE.is_dir():
         pytest.skip("PAGES NOT TESTED by axe-core: run `make book` where npm is")
-    page = opened(BOOK / name, width, theme)
+    page = opened(name, width, theme)
     page.add_script_tag(path=AXE / "axe.min.js")
     found = page.evaluate(AXE_RUN)
     assert not found, "\n".join(found)

@@ -219,9 +219,42 @@ def test_maps_are_joined_by_confidence_or_by_age(tmp_path):
             assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         out.unlink()
     (tmp_path / "maps" / f"{name}.confidence.tif").unlink()
-    with pytest.raises(InputError, match=r"230303.*confidence.tif: no such file; predict with"):
+    with pytest.raises(
+        InputError, match=r"230303.*confidence.tif: not there, or torn .* with --confidence"
+    ):
         st.mosaic(tmp_path / "maps", tmp_path / "region.tif")
     write(tmp_path / "maps" / "other.tif", classes[0][:60, :60])
     with pytest.raises(InputError, match=r"other.tif: no map with the legend of"):
         st.mosaic(tmp_path / "maps", tmp_path / "region.tif", overlap="newest")
     assert not (tmp_path / "region.tif").exists()
+
+
+def mapped_at(path, at=GRID, crs="EPSG:32653"):
+    """A map of one class, and its confidence beside it."""
+    tag = json.dumps(lulc.HR_LULC.for_maps.to_dict())
+    write(path, np.ones((200, 200), np.uint8), transform=at, crs=crs, LEGEND=tag)
+    doubts = np.full((200, 200), 50, np.uint8)
+    write(path.with_suffix(".confidence.tif"), doubts, transform=at, crs=crs, nodata=255)
+    return path
+
+
+def test_maps_that_cannot_be_joined_are_refused_in_a_line(tmp_path):
+    """A map of another continent, torn files, confidence of another place: nothing is written."""
+    one, out = mapped_at(tmp_path / "a.tif"), tmp_path / "region.tif"
+    far = mapped_at(tmp_path / "b.tif", Affine(5, 0, 400_000, 0, -5, 6_000_000), "EPSG:32719")
+    near = mapped_at(tmp_path / "c.tif", GRID * Affine.translation(150, 0))
+    with pytest.raises(InputError, match=r"a.tif and 1 more lie so far apart"):
+        st.mosaic([one, far], out)
+    for torn in (near, beside := near.with_suffix(".confidence.tif")):
+        whole = torn.read_bytes()
+        torn.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match=rf"{torn.name}: not there, or torn"):
+            st.mosaic([one, near], out)
+        torn.write_bytes(whole)
+    beside.write_bytes(one.with_suffix(".confidence.tif").read_bytes())
+    with pytest.raises(InputError, match=r"c.confidence.tif: not on the grid of"):
+        st.mosaic([one, near], out)
+    assert not out.exists()
+    beside.write_bytes(whole)
+    with rasterio.open(st.mosaic([one, near], out)) as found:
+        assert (found.shape, found.read(1).min()) == ((200, 350), 1)

@@ -263,15 +263,6 @@ class Strip(NamedTuple):
     validity: NDArray[np.uint8]  # (rows, width), see BANDS; 255 = no data
 
 
-def classify(
-    sar: DatasetReader, model: Segmenter, norm: Normalization, laid: Windows | None = None
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Strips of the map of a scene, from north to south: (first row, uint8 of shape (rows, width))."""
-    laid = laid or windows(model.encoder.config.image_size)
-    for (first, _), strip in zip(laid.strips(sar), blended(sar, model, norm, laid), strict=True):
-        yield first, drawn(strip, 1)[0]
-
-
 def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
     """The bands of a map (1, rows, width), or with those beside it (4, rows, width), uint8."""
     p, void = strip.probabilities, strip.validity == NO_DATA

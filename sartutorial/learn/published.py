@@ -98,17 +98,17 @@ def load_pretraining(file: str | Path) -> Loaded[SimMIM | MixMAE]:
     return loaded
 
 
-def import_weights(file: str | Path, out: str | Path, *, progress: bool = False) -> Path:
+def import_weights(file: str | Path, out: str | Path) -> Path:
     """Bring an authors' checkpoint into the form of our own weights.
 
     A pretrained checkpoint (SimMIM, MixMAE or an encoder alone) gives what ``pretrain`` writes, one
     with a decoder for segmentation what ``finetune`` writes. The source data of the authors' weights
     are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement; say so where you use them.
+    A printed line reminds of it.
 
     Args:
         file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
         out: Folder for the weights; those that are there already, from this very file, are left.
-        progress: Say what to state where the weights are used.
 
     Raises:
         InputError: The file is damaged or not to be read safely, or its keys or shapes do not fit.
@@ -121,8 +121,7 @@ def import_weights(file: str | Path, out: str | Path, *, progress: bool = False)
         there = target.exists() and target.with_suffix(".json").exists()
         if not there or checkpoints.load(target)[1].get("published") != description["published"]:
             checkpoints.save(model, target, description)
-    if progress:
-        print(f"If these are gsvrg/ALOS-2_FM's (licence MIT), state where you use them: {ALOS_2}")
+    print(f"If these are gsvrg/ALOS-2_FM's (licence MIT), state where you use them: {ALOS_2}")
     return target
 
 

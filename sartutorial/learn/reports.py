@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pystac import Item
 
 
+SPARSE = 1000  # a region has at most so many times the pixels of its maps
+
+
 def mosaic(
     mapped: files.Paths,
     out: str | Path,
@@ -52,7 +55,8 @@ def mosaic(
         ``out``.
 
     Raises:
-        InputError: Legends differ, confidence is not there, or a scene's name holds no date.
+        InputError: A map or its confidence is not there, torn or of another place; legends differ; maps
+            lie too far apart; or a scene's name holds no date.
     """
     out = Path(out)
     paths = [
@@ -60,27 +64,31 @@ def mosaic(
         for p in files.find_scenes(mapped, "map")
         if not p.endswith(inference.BESIDE) and Path(p).resolve() != out.resolve()
     ]
-    beside = [Path(p).with_suffix(inference.BESIDE) for p in paths]
-    for path in () if overlap == "newest" else beside:
-        if not path.exists():
-            raise InputError(f"{path}: no such file; predict with --confidence, or join by newest")
-    inputs: list[str | Path] = [*paths, *([] if overlap == "newest" else beside)]
+    by_age = overlap == "newest"
+    beside = [] if by_age else [str(Path(p).with_suffix(inference.BESIDE)) for p in paths]
+    inputs = [*paths, *beside]
+    for path in inputs:
+        try:
+            rasters.check_whole(path)
+        except OSError as error:
+            mend = "predict it again, and with --confidence to join by that"
+            raise InputError(f"{path}: not there, or torn ({error}); {mend}") from error
     with ExitStack() as stack:
         maps = [stack.enter_context(rasters.opened(p, dtype="uint8")) for p in paths]
         legend, grid = _one_legend(maps), _around(maps)
-        sure = (
-            [] if overlap == "newest" else [stack.enter_context(rasterio.open(p)) for p in beside]
-        )
-        form = grid._asdict() | {"nodata": 0}
+        sure = [stack.enter_context(rasterio.open(p)) for p in beside]
+        for one, other in zip(maps, sure, strict=not by_age):
+            if not rasters.same_grid(rasters.grid_of(one), rasters.grid_of(other)):
+                raise InputError(f"{other.name}: not on the grid of {one.name}; predict that again")
+        form = {"nodata": 0, **grid._asdict()}
         views = [stack.enter_context(WarpedVRT(m, **form)) for m in [*maps, *sure]]
         scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
-        ranks: Sequence[Any] = views[len(maps) :] or _by_age(scenes)
+        ranks: Sequence[Any] = _by_age(scenes) if by_age else views[len(maps) :]
         tags = {k: v for m in maps for k, v in m.tags().items() if k in inference.KEPT}
         tags["SCENES"] = ", ".join(scenes)
         if whole := stack.enter_context(files.made(out, inputs, {"overlap": overlap})):
             raw = stack.enter_context(inference.cog(whole, out, grid, tags, legend))
-            windows = list(rasters.row_windows(raw))
-            for window in tqdm(windows, "mosaic", disable=not progress):
+            for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
                 raw.write(_chosen(views, ranks, window), 1, window=window)
     return out
 
@@ -104,6 +112,9 @@ def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
         box = array_bounds(one.height, one.width, one.transform)
         west, south, east, north = transform_bounds(one.crs, crs, *box)
         ends += [~transform * at for at in itertools.product((west, east), (south, north))]
+    if np.ptp(ends, axis=0).prod() > SPARSE * sum(one.width * one.height for one in maps):
+        said = "hardly a pixel of their region shows a map; check their CRS, or join fewer"
+        raise InputError(f"{maps[0].name} and {len(maps) - 1} more lie so far apart that {said}")
     # A thousandth of a pixel is no pixel.
     left, top = np.floor(np.min(ends, axis=0) + 1e-3).astype(int).tolist()
     right, bottom = np.ceil(np.max(ends, axis=0) - 1e-3).astype(int).tolist()
@@ -112,8 +123,7 @@ def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
 
 def _by_age(scenes: Sequence[str]) -> list[int]:
     """The place of each scene in the order of their dates."""
-    when = [_when(scene, None) for scene in scenes]
-    days = [str(day or span["start_datetime"]) for day, span in when]
+    days = [str(day or span["start_datetime"]) for day, span in (_when(s, None) for s in scenes)]
     return [sorted(days).index(day) for day in days]
 
 
