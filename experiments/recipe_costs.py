@@ -78,13 +78,11 @@ def main() -> None:
     """Measure the recipes that are named, and write their rows."""
     rows = [r for recipe in sys.argv[1:] for r in measured(Path(recipe))]
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
-    content = {
-        "what": "CPU seconds of commands, measured and expected by the dry run (simulated scenes)",
+    content = found | {
         "command": "python -m experiments.recipe_costs RECIPE.yaml ...",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "date": str(date.today()),
         "rows": found["rows"] + [r | {"fitted": False} for r in rows],
-        "beyond": found.get("beyond", []),
     }
     with files.atomic_write(RESULT) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
