@@ -73,7 +73,9 @@ class Fold:
         """Decibels of all cells of the other folds, labelled or not."""
         return torch.from_numpy(cells(scene()[0])[~self.test])
 
-    def score(self, model: evaluation.Predict, split: str = "test") -> evaluation.Scores:
+    def score(
+        self, model: evaluation.Predict, split: str = "test", device: str = "cpu"
+    ) -> evaluation.Scores:
         """Scores on the fold's cells, each a block."""
         norm, names = search.norm(), st.HR_LULC.names
         x = (torch.from_numpy(cells(scene()[0])[self.test]) - norm.mean) / norm.std
@@ -81,7 +83,9 @@ class Fold:
         n = len(x)
         key = torch.arange(n)[:, None].expand(n, 3)
         batches: Any = [{"image": x[:, None], "label": truth, "key": key}]
-        matrices, error = evaluation.tally(model, batches, torch.arange(n), len(names))
+        matrices, error = evaluation.tally(
+            model, batches, torch.arange(n), len(names), device=device
+        )
         found = evaluation.scores(matrices.sum(0), names)
         where = [f"cell {i:02}" for i in np.flatnonzero(self.test)]
         found.update(ece=error, blocks=dict(zip(where, matrices.tolist(), strict=True)))

@@ -20,7 +20,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rasterio
@@ -35,7 +35,7 @@ from sartutorial import files, splits, tutorial
 from sartutorial.learn import checkpoints, datasets, evaluation, finetuning, training
 from sartutorial.learn.encoders import Encoder, EncoderConfig
 from sartutorial.learn.pretraining import CELL, SimMIM
-from sartutorial.learn.segmentation import Decoder, Segmenter
+from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights
 from sartutorial.profiles import LAPTOP, data_dir
 from sartutorial.radiometry import lookup_table
 
@@ -45,7 +45,8 @@ SIZE, KEEP = 128, 500  # px; steps between two saved states
 CONFIG = EncoderConfig(SIZE, LAPTOP.embed_dim, LAPTOP.depths, LAPTOP.num_heads, 8)
 DECODER = Decoder(32, 9, dropout=0.0, merged_taps=False, head="detail")
 PRETRAIN = dict(steps=5940, batch=256, rate=1.5e-3, warmup=0.05, cells=32, ratio=0.6)
-FINETUNE = dict(steps=4000, batch=8, rate=3e-3, warmup=0.25, layer_decay=0.9, drop_path=0.1)
+FINETUNE = dict(steps=4000, batch=8, rate=3e-3, warmup=0.25, layer_decay=0.9, drop_path=0.1,
+                loss="cross-entropy-dice", class_weight=0.0)  # fmt: skip
 
 
 def world(seed: int, out: Path) -> Path:
@@ -156,19 +157,22 @@ def hidden(batch: int, cells: int, ratio: float, device: str) -> Tensor:
 
 
 def run(
-    stepper: Stepper, draw: Callable[[], list[Tensor]], how: dict[str, Any], state: Path
+    stepper: Stepper, draw: Callable[[], list[Tensor]], how: dict[str, Any], state: Path | None
 ) -> list[float]:
-    """Take ``how["steps"]`` steps on what ``draw`` gives; the loss at each saved state."""
+    """Take ``how["steps"]`` steps on what ``draw`` gives; the loss at each state (kept in a file)."""
     start, losses = 0, []
-    if state.exists():
+    if state and state.exists():
         saved = torch.load(state, weights_only=True)
         stepper.model.load_state_dict(saved["model"])
         stepper.adamw.load_state_dict(saved["adamw"])
         start, losses = saved["step"], saved["losses"]
-    for i in tqdm(range(start, how["steps"]), state.stem, initial=start, total=how["steps"]):
+    steps, name = range(start, how["steps"]), state.stem if state else None
+    for i in tqdm(steps, name, initial=start, total=how["steps"], disable=not state):
         value = stepper(rate_at(i / how["steps"], how["rate"], how["warmup"]), *draw())
         if (i + 1) % KEEP == 0 or i + 1 == how["steps"]:
             losses.append(float(value))
+            if not state:
+                continue
             now = {"model": stepper.model.state_dict(), "adamw": stepper.adamw.state_dict()}
             with files.atomic_write(state) as partial:
                 torch.save(now | {"step": i + 1, "losses": losses}, partial)
@@ -194,36 +198,52 @@ def encoder(pool: Tensor, norm: datasets.Normalization, out: Path, device: str) 
     return model.eval()
 
 
-def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus Dice, as the package has it, without the indexing that no graph can hold."""
+def dense_loss(logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool) -> Tensor:
+    """The package's cross-entropy, with Dice or without, but without indexing, which no graph holds."""
+    entropy = nn.functional.cross_entropy(logits, target, weights, ignore_index=-1)
+    if not dice:
+        return entropy
     known = (target >= 0)[:, None]
     p = logits.softmax(1) * known
     g = nn.functional.one_hot(target.clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2) * known
     common, union = (f(p, g.to(p.dtype)).sum((0, 2, 3)) for f in (torch.minimum, torch.maximum))
-    dice = 1 - (2 * common + 1e-6) / (common + union + 1e-6)
+    lost = 1 - (2 * common + 1e-6) / (common + union + 1e-6)
     there = (g.sum((0, 2, 3)) > 0).to(p.dtype)
-    entropy = nn.functional.cross_entropy(logits, target, ignore_index=-1)
-    return entropy + (dice * there).sum() / there.sum().clamp(min=1)
+    return entropy + (lost * there).sum() / there.sum().clamp(min=1)
 
 
-def segmenter(start: SimMIM, norm: datasets.Normalization, out: Path, device: str) -> Segmenter:
-    """The encoder with a decoder, fine-tuned on the laptop world's training patches."""
-    torch.manual_seed(0)
-    how, (db, classes) = FINETUNE, laptop("train")
-    model = Segmenter(Encoder(CONFIG, drop_path_rate=how["drop_path"]), DECODER)
-    model.encoder.load_state_dict(start.encoder.state_dict())
+def fine_tuned(
+    model: nn.Module,
+    how: dict[str, Any],
+    norm: datasets.Normalization,
+    device: str,
+    state: Path | None = None,
+) -> nn.Module:
+    """The model trained on the laptop world's labelled training patches."""
+    db, classes = (x.to(device) for x in laptop("train"))
     model.to(device).train()
+    counts = torch.bincount(classes[classes >= 0].long(), minlength=9).cpu()
+    exponent = how["class_weight"]
+    weights = torch.tensor(rarity_weights(counts, exponent), device=device) if exponent else None
 
     def draw() -> list[Tensor]:
-        chosen = torch.randint(len(db), (how["batch"],))
-        image = ((db[chosen] - norm.mean) / norm.std)[:, None].to(device)
-        return flipped(image, classes[chosen].long().to(device))
+        chosen = torch.randint(len(db), (how["batch"],), device=device)
+        return flipped(((db[chosen] - norm.mean) / norm.std)[:, None], classes[chosen].long())
+
+    def loss(image: Tensor, label: Tensor) -> Tensor:
+        return dense_loss(model(image), label, weights, dice=how["loss"] == "cross-entropy-dice")
 
     settings = training.Settings(1, 0, how["batch"], how["rate"], "cosine",
                                  layer_decay=how["layer_decay"])  # fmt: skip
-    stepper = Stepper(model, lambda x, y: dense_loss(model(x), y), draw(), settings)
-    run(stepper, draw, how, out / "model.ckpt")
+    run(Stepper(model, loss, draw(), settings), draw, how, state)
     return model.eval()
+
+
+def segmenter(start: Encoder, how: dict[str, Any], decoder: Decoder) -> Segmenter:
+    """The encoder with an untrained decoder."""
+    encoder = Encoder(CONFIG, drop_path_rate=how["drop_path"])
+    encoder.load_state_dict(start.state_dict())
+    return Segmenter(encoder, decoder)
 
 
 @torch.inference_mode()
@@ -231,9 +251,9 @@ def confusions(
     model: nn.Module, norm: datasets.Normalization, db: Tensor, classes: Tensor
 ) -> Tensor:
     """The confusion matrix (rows truth) of every patch: (N, 9, 9)."""
-    found = []
+    found, device = [], next(model.parameters()).device
     for x, y in zip(db.float().split(16), classes.long().split(16), strict=True):
-        guess = model(((x - norm.mean) / norm.std)[:, None]).argmax(1)
+        guess = model(((x - norm.mean) / norm.std)[:, None].to(device)).argmax(1).cpu()
         pairs = torch.where(y >= 0, 9 * y + guess, 81)
         found += [torch.bincount(p.ravel(), minlength=82)[:81].view(9, 9) for p in pairs]
     return torch.stack(found)
@@ -346,7 +366,9 @@ def main() -> None:
     about = {"patches": len(patches), "epochs": epochs, "provenance": made}
     publish(pretrained, "encoder", norm, about)
     began = time.monotonic()
-    tuned = segmenter(pretrained, norm, out, device)
+    torch.manual_seed(0)
+    untrained = segmenter(pretrained.encoder, FINETUNE, DECODER)
+    tuned = cast(Segmenter, fine_tuned(untrained, FINETUNE, norm, device, out / "model.ckpt"))
     made = provenance(device, {"model": began})
     scores = scores_of(tuned.cpu(), norm)
     about = {

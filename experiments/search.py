@@ -159,16 +159,17 @@ def fitted(
     told: training.Settings,
     seconds: float,
     steps: int | None = None,
+    most: int | None = None,
 ) -> tuple[nn.Module, int, float]:
     """The model trained on what ``draw`` gives, the steps it took and their seconds of one thread.
 
     Steps that are not given are those that fit, at the pace of the fastest of the first twenty: what
-    else the machine does then changes little.
+    else the machine does then changes little. ``most`` ends it early; the steps are still those that fit.
     """
     adamw = torch.optim.AdamW(training.parameter_groups(model, told), told.learning_rate,
                               told.betas, fused=True)  # fmt: skip
     pace, done, begin = [], 0, time.process_time()
-    while steps is None or done < steps:
+    while steps is None or done < min(steps, most or steps):
         now = time.process_time()
         for group in adamw.param_groups:
             at = done / (steps or 1000)
@@ -182,7 +183,7 @@ def fitted(
         done += 1
         if steps is None and done == 20:
             steps = max(int(seconds / min(pace[1:])), 20)
-    return model.eval(), done, time.process_time() - begin
+    return model.eval(), cast(int, steps), time.process_time() - begin
 
 
 def norm() -> datasets.Normalization:

@@ -1,23 +1,24 @@
 """Table 1 done properly: every row searched alike, seeded, paired, with intervals. Chapter 08 reads it.
 
-    python -m experiments.table1 [--plan] [--until 09:35]      -> book/results/table1/, one JSON a unit
+    python -m experiments.table1 [--plan] [--until 09:35] [--pace]
+                                        -> book/results/table1/, one JSON a unit; several processes at once
 
 The protocol, written before the results:
 
 * A *unit* is one run: a trial of a search, a final run, or a pretraining. It is kept as a file when it
-  ends, and a unit that is there is never run again. Cut off, the study loses the unit at work.
-* Budget of a trial and of a final run: 40 s of one thread. What fits is measured at the pace of the first
-  steps of the *trials*; final runs take their steps. All Swin encoders take the steps that the reference
-  encoder's trial took, so that they see the same number of images; a step of the U-Net is its own.
-* Search: 3 trials a row, U-Net and scratch included, one seed (0), on validation blocks of the simulated
-  laptop world, all labels. Every encoder gets the same three settings, the first whole-patch draws of
-  ``experiments.search``, whose trials of the same budget count here (recorded in live.json).
-* The best trial's settings are frozen and trained with seeds 1, 2 and 3, on which nothing was chosen, and
-  scored on test blocks: at 100 % of the labels, at 1, 10 and 50 % (nested, stratified by class), and on a
-  fresh world (seed 778) that no choice has seen.
+  ends, and a unit that is there is never run again. Cut off, the study loses the units at work.
+* Budget of a trial and of a final run: what 40 s of one thread of a CPU can do. How many steps that is
+  was measured for every setting (``--pace``, book/results/pace.json) before any trial ran; the steps
+  themselves may run anywhere. All Swin encoders take the steps of the reference encoder's, so that they
+  see the same number of images; a step of the U-Net is its own.
+* Search: 16 trials a row, U-Net and scratch included, one seed (0), on validation blocks of the simulated
+  laptop world, all labels. Every encoder gets the same settings: whole-patch draws of
+  ``experiments.search``, of which the first was found by hand with the reference encoder in view.
+* The best trial's settings are frozen and trained with seeds 1 to 5, on which nothing was chosen, and
+  scored on test blocks: at 100 % of the labels, at 1, 10 and 50 % (nested, stratified by class), for
+  "long" runs of 175 s, and on a fresh world (seed 778) that no choice has seen.
 * Short pretraining: 100 s of one thread, seed 0, each method with the authors' mask, on all training
   patches that hold radar. One pretraining a method: its own chance is in no interval.
-* "long" runs are those of ``experiments.search``: 6 trials, then 175 s, seeds 0, 1, 2, three rows.
 * Flevoland (real, AIRSAR L-band HH): cells of 128 px dealt to five folds; training labels within 16 px of
   a test cell are void; the settings of the laptop world, 20 s a run; nothing is chosen on it.
 * Intervals: bootstrap over seeds and spatial blocks; differences are paired by both.
@@ -43,20 +44,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import sartutorial as st
-from experiments import flevoland, search
+from experiments import flevoland, search, shared
 from sartutorial import profiles, tutorial
 from sartutorial.learn import baselines, checkpoints, datasets, evaluation, pretraining, training
 from sartutorial.learn.encoders import Encoder, config_of
 from sartutorial.learn.segmentation import rarity_weights, segmentation_loss
 
 RESULTS = Path(__file__).parents[1] / "book" / "results" / "table1"
-LIVE = RESULTS.with_name("live.json")
-TRIALS, SEEDS, BUDGET, PRETRAINING = (
-    (0, 2, 3),
-    (1, 2, 3),
-    40.0,
-    100.0,
-)  # trials: live.json's numbers
+PACE = RESULTS.with_name("pace.json")  # steps of a trial and of a pretraining
+TRIALS, SEEDS = (0, *range(2, 17)), (1, 2, 3, 4, 5)  # trials: draws; the second is of crops
+BUDGET, PRETRAINING = 40.0, 100.0  # seconds of one thread
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHARES, FRESH, FIELD = (0.1, 0.01, 0.5), 778, 20.0  # FIELD: seconds of a run on Flevoland
 LONG = 175  # seconds of a long run
 NAMES = list(st.HR_LULC.names)
@@ -102,15 +100,19 @@ SIMPLE = ("random forest", "pixel statistics", "majority class")
 
 def settings(row: Row, trial: int) -> dict[str, Any]:
     """Of a trial, the same for every encoder."""
-    return search.drawn(row.start, 0, 6)[trial]
+    return search.drawn(row.start, 0, max(TRIALS) + 1)[trial]
 
 
-def recorded(row: Row, trial: int) -> dict[str, Any]:
-    """The trial of live.json whose steps a row takes."""
-    start = search.UNET if row.start == search.UNET else search.PRETRAINED
-    runs = json.loads(LIVE.read_text(encoding="utf-8"))["runs"]
-    found = (r for r in runs if (r["stage"], r["trial"], r["start"]) == ("search", trial, start))
-    return cast(dict[str, Any], next(found))
+@cache
+def pace() -> dict[str, dict[str, int]]:
+    """Steps by trial of an encoder and of the U-Net, and by row of a pretraining."""
+    return cast(dict[str, dict[str, int]], json.loads(PACE.read_text(encoding="utf-8"))["steps"])
+
+
+def steps_of(row: Row, trial: int) -> int:
+    """The steps that a trial's settings take in its budget."""
+    kind = search.UNET if row.start == search.UNET else "encoders"
+    return pace()[kind][str(trial)]
 
 
 class World(NamedTuple):
@@ -122,17 +124,29 @@ class World(NamedTuple):
     def train(self, labels: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Decibels (N, 128, 128), classes, and pixels by class of a share of the labelled patches."""
         rows = datasets.selected(self.folder, "finetune", "train")
-        rows = datasets.share(rows, st.HR_LULC, labels, seed)
+        part = datasets.share(rows, st.HR_LULC, labels, seed)
+        at = rows.index.get_indexer(part.index)
+        counts = torch.from_numpy(datasets.class_counts(part, st.HR_LULC).sum(0))
+        db, classes = self.labelled("train")
+        return db[at], classes[at], counts
+
+    @cache  # noqa: B019 (a world lives as long as the study)
+    def labelled(self, split: str) -> tuple[Tensor, Tensor]:
+        """Decibels (N, 128, 128) and class indices of the labelled patches of a split."""
+        rows = datasets.selected(self.folder, "finetune", split)
         store = st.Store(self.folder, rows)
         db = torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
         ids = np.stack([store.label(i) for i in range(len(rows))])
-        classes = torch.from_numpy(st.HR_LULC.to_index(ids).astype(np.int8))
-        return db, classes, torch.from_numpy(datasets.class_counts(rows, st.HR_LULC).sum(0))
+        return db, torch.from_numpy(st.HR_LULC.to_index(ids).astype(np.int8))
 
-    def score(self, model: evaluation.Predict, split: str = "test") -> evaluation.Scores:
+    def score(
+        self, model: evaluation.Predict, split: str = "test", device: str = DEVICE
+    ) -> evaluation.Scores:
         """Scores on a split, with the confusion matrix of every block."""
         rows = datasets.selected(self.folder, "finetune", split)
-        return evaluation.scored(model, self.folder, rows, search.norm(), st.HR_LULC.names)
+        return evaluation.scored(
+            model, self.folder, rows, search.norm(), st.HR_LULC.names, device=device
+        )
 
     def radar(self) -> Tensor:
         """Decibels of all training patches, labelled or not."""
@@ -162,9 +176,10 @@ def pretrained(row: Row, place: str) -> Encoder:
     about = of_pretraining(row, place)
     file = profiles.data_dir() / "table1" / f"{name_of(about)}.safetensors"
     config = config_of(profiles.LAPTOP, 128, row.kind)
-    told = unit(about, lambda: made(row, place, file, config, about["budget_s"]))
+    steps = round(pace()["pretraining"][row.name] * about["budget_s"] / PRETRAINING)
+    unit(about, lambda: made(row, place, file, config, steps))
     if not file.exists():  # on another machine: the same steps again, which change no number
-        made(row, place, file, config, 0, told["steps"])
+        made(row, place, file, config, steps)
     encoder = Encoder(config)
     encoder.load_state_dict(load_file(file))
     return encoder
@@ -176,37 +191,55 @@ def of_pretraining(row: Row, place: str = "laptop") -> dict[str, Any]:
     return about_of("pretrain", place, row.name, 0, labels=None, budget_s=budget)
 
 
-def made(
-    row: Row, place: str, file: Path, config: Any, seconds: float, steps: int | None = None
-) -> dict[str, Any]:
-    """Pretrain for some seconds of one thread."""
+def made(row: Row, place: str, file: Path, config: Any, steps: int) -> dict[str, Any]:
+    """Pretrain, and keep the encoder."""
+    model, losses = build(row, config), []
+    draw, loss, told = task(row, place, losses)
+    model, steps, took = search.fitted(model, draw, loss, told, 0, steps)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".partial")
+    state = cast(Any, model).encoder.cpu().state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, part)
+    part.replace(file)
+    tenths = [float(x.mean()) for x in np.array_split(torch.stack(losses).cpu().numpy(), 10)]
+    how = {
+        "batch": told.batch,
+        "lr": told.learning_rate,
+        "warm": told.warmup,
+        "loss": tenths,
+    }
+    return {"settings": how, "steps": steps, "seconds": round(took, 1)}
+
+
+def build(row: Row, config: Any) -> nn.Module:
+    """A row's untrained pretraining network."""
     torch.manual_seed(0)
-    model = pretraining.build(cast(Any, row.method), config, profiles.LAPTOP).train()
+    return pretraining.build(cast(Any, row.method), config, profiles.LAPTOP).to(DEVICE).train()
+
+
+def task(row: Row, place: str, losses: list[Tensor]) -> tuple[Any, Any, training.Settings]:
+    """What a row's short pretraining draws, its loss, which is noted in ``losses``, and its schedule."""
     data, norm, rng = world(place).radar(), search.norm(), np.random.default_rng(0)
     batch = min(profiles.LAPTOP.pretrain_batch, len(data))
     rate = profiles.LAPTOP.pretrain_base_lr * batch / 512
-    told = training.Settings(1, 0.2, batch, rate, "cosine")
-    losses: list[float] = []
 
     def draw() -> dict[str, Tensor]:
         chosen = rng.choice(len(data), batch, replace=False)
         image = ((data[chosen] - norm.mean) / norm.std)[:, None]
         key = torch.from_numpy(rng.integers(2**31, size=(batch, 3)))
-        return {"image": search.flipped(image)[0], "key": key}
+        return on(DEVICE, {"image": search.flipped(image)[0], "key": key})
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         value = pretraining.reconstruction_loss(model, batch, domain=row.domain, norm=norm)
-        losses.append(float(value.detach()))
+        losses.append(value.detach())
         return value
 
-    _, steps, took = search.fitted(model, draw, loss, told, seconds, steps)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in model.encoder.state_dict().items()}, part)
-    part.replace(file)
-    tenths = [float(np.mean(x)) for x in np.array_split(losses, 10)]
-    how = {"batch": batch, "lr": rate, "warm": 0.2, "patches": len(data), "loss": tenths}
-    return {"settings": how, "steps": steps, "seconds": round(took, 1)}
+    return draw, loss, training.Settings(1, 0.2, batch, rate, "cosine")
+
+
+def on(device: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch on a device."""
+    return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
 
 def model_of(row: Row, s: dict[str, Any], place: str) -> nn.Module:
@@ -223,24 +256,52 @@ def network(about: dict[str, Any], trial: int) -> dict[str, Any]:
     """Train a row's network as its unit says, and score it."""
     row, place = ROWS[about["row"]], world(about["world"])
     s, seed = settings(row, trial), about["seed"]
-    steps = recorded(row, trial)["steps"]
-    if about["budget_s"] != BUDGET:  # at the same pace
-        steps = round(steps * about["budget_s"] / BUDGET)
+    steps = round(steps_of(row, trial) * about["budget_s"] / BUDGET)  # at the same pace
     torch.manual_seed(seed)
-    model = model_of(row, s, about["world"]).train()
+    model = model_of(row, s, about["world"]).to(DEVICE).train()
     if row.frozen:
         model.encoder.requires_grad_(False)
-    db, classes, counts = place.train(about["labels"], seed)
+    draw, loss, told, patches = lesson(row, s, place.train(about["labels"], seed), seed)
+    model, steps, took = search.fitted(model, draw, loss, told, 0, steps)
+    with torch.inference_mode():
+        found = place.score(model, "val" if about["stage"] == "search" else "test")
+    said = {"settings": s, "steps": steps, "seconds": round(took, 1), "patches": patches}
+    return said | kept(found, about["stage"])
+
+
+def lesson(
+    row: Row, s: dict[str, Any], data: tuple[Tensor, Tensor, Tensor], seed: int
+) -> tuple[Any, Any, training.Settings, int]:
+    """What a row's fine-tuning draws, its loss, its schedule, and its number of patches."""
+    db, classes, counts = data
     source = search.Source(search.norm(), seed, (db, classes))
     weights = rarity_weights(counts, s["cw"]) if s["cw"] else None
     loss = partial(segmentation_loss, loss=s["loss"], weights=weights)
     told = search.schedule(s, decays=row.start == search.PRETRAINED)
     batch = min(s["batch"], len(db))
-    model, steps, took = search.fitted(model, lambda: source.draw(batch, 128), loss, told, 0, steps)
-    with torch.inference_mode():
-        found = place.score(model, "val" if about["stage"] == "search" else "test")
-    told = {"settings": s, "steps": steps, "seconds": round(took, 1), "patches": len(db)}
-    return told | kept(found, about["stage"])
+    return lambda: on(DEVICE, source.draw(batch, 128)), loss, told, len(db)
+
+
+def measured() -> None:
+    """How many steps fit into the budgets, on one thread of this CPU."""
+    steps: dict[str, dict[Any, int]] = {"encoders": {}, search.UNET: {}, "pretraining": {}}
+    data = world("laptop").train(1.0, 0)
+    for row, kind in ((REFERENCE, "encoders"), (UNET, search.UNET)):
+        for trial in TRIALS:
+            s = settings(row, trial)
+            model = search.network(row.start, s).train()
+            draw, loss, told, _ = lesson(row, s, data, 0)
+            steps[kind][trial] = search.fitted(model, draw, loss, told, BUDGET, most=20)[1]
+    for row in ROWS.values():
+        if row.method:
+            model = build(row, config_of(profiles.LAPTOP, 128, row.kind))
+            draw, loss, told = task(row, "laptop", [])
+            found = search.fitted(model, draw, loss, told, PRETRAINING, most=20)[1]
+            steps["pretraining"][row.name] = found
+    what = {"what": "steps in the budgets of experiments.table1, by the fastest of twenty",
+            "budget_s": {"trial": BUDGET, "pretraining": PRETRAINING}, "steps": steps}  # fmt: skip
+    how = checkpoints.provenance() | {"threads": 1, "processor": processor()}
+    checkpoints.write_json(what | {"provenance": how}, PACE)
 
 
 def kept(found: evaluation.Scores, stage: str) -> dict[str, Any]:
@@ -280,7 +341,7 @@ def simple(about: dict[str, Any]) -> dict[str, Any]:
         predict = pixel_statistics(items, len(counts))
     took = time.process_time() - begin
     told = {"settings": {}, "steps": None, "seconds": round(took, 1), "patches": len(db)}
-    return told | kept(place.score(predict, "test"), "final")
+    return told | kept(place.score(predict, "test", "cpu"), "final")
 
 
 def pixel_statistics(items: list[dict[str, Tensor]], classes: int) -> evaluation.Predict:
@@ -318,11 +379,16 @@ def read(about: dict[str, Any]) -> dict[str, Any]:
 
 def unit(about: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A unit from its file; else made, and kept at once with where it was made."""
-    cpu = platform.processor() or platform.machine()
-    made = checkpoints.provenance() | {"threads": torch.get_num_threads(), "processor": cpu}
+    made = checkpoints.provenance() | {"threads": torch.get_num_threads(), "processor": processor()}
     return baselines.unit(
         file_of(about), about, lambda: {"origin": "rerun", "provenance": made} | make()
     )
+
+
+def processor() -> str:
+    """What computes."""
+    cpu = platform.processor() or platform.machine()
+    return cpu if DEVICE == "cpu" else torch.cuda.get_device_name()
 
 
 def about_of(stage: str, place: str, row: str, seed: int, **more: Any) -> dict[str, Any]:
@@ -342,36 +408,24 @@ def finals(row: Row, place: str = "laptop", **more: Any) -> list[dict[str, Any]]
 
 
 def everything() -> Iterator[dict[str, Any]]:
-    """All units, the most telling first; some more than once."""
-    fresh = f"fresh {FRESH}"
-    for row in MAIN:
+    """All units, searches first; some more than once."""
+    fresh, rows = f"fresh {FRESH}", (*MAIN, *SIMMIM, *MIXMAE, *MORE)
+    for row in rows:
+        yield from [of_pretraining(row)] if row.method else []
+    for row in rows:
         yield from trials(row)
-    for row in MAIN:
+    for row in rows:
         yield from finals(row)
     yield from simple_ones("laptop")
-    for row in SIMMIM:
-        yield from whole(row)
-    for row in MAIN:
-        yield from finals(row, labels=SHARES[0])
-    yield from real(seeds=1)
-    for row in MAIN:
+    for row in (*MAIN, *SIMMIM, *MIXMAE):
         yield from finals(row, fresh)
     yield from simple_ones(fresh)
     for row in MAIN:
-        yield from finals(row, labels=SHARES[1])
-    for row in MIXMAE:
-        yield from whole(row)
-    for row in MAIN:
-        yield from finals(row, labels=SHARES[2])
-    for row in MORE:
-        yield from whole(row)
-    yield from real(seeds=len(SEEDS))
-
-
-def whole(row: Row) -> Iterator[dict[str, Any]]:
-    """All that a row needs on the laptop world."""
-    yield from [of_pretraining(row)] if row.method else []
-    yield from (*trials(row), *finals(row))
+        yield from finals(row, budget_s=LONG)
+    for share in SHARES:
+        for row in MAIN:
+            yield from finals(row, labels=share)
+    yield from real()
 
 
 def simple_ones(place: str) -> Iterator[dict[str, Any]]:
@@ -380,14 +434,13 @@ def simple_ones(place: str) -> Iterator[dict[str, Any]]:
         yield about_of("final", place, name, 0, budget_s=None)
 
 
-def real(seeds: int) -> Iterator[dict[str, Any]]:
+def real() -> Iterator[dict[str, Any]]:
     """The units on real radar."""
     for fold in range(flevoland.FOLDS):
         place = f"flevoland fold {fold}"
         yield of_pretraining(OWN, place)
-        for seed in SEEDS[:seeds]:
-            for row in (*MAIN, OWN):
-                yield about_of("final", place, row.name, seed, budget_s=FIELD)
+        for row in (*MAIN, OWN):
+            yield from finals(row, place, budget_s=FIELD)
         yield from simple_ones(place)
 
 
@@ -412,37 +465,30 @@ def run(about: dict[str, Any]) -> dict[str, Any]:
     return unit(about, lambda: network(about, best(row)) | {"chosen": best(row)})
 
 
-def imported() -> None:
-    """Trials of the same budget, and the long runs, that ``experiments.search`` made."""
-    live, rows = json.loads(LIVE.read_text(encoding="utf-8")), {r.start: r for r in MAIN}
-    long = sorted((profiles.data_dir() / "search").glob("final-*.json"))
-    runs = [r for r in live["runs"] if r["stage"] == "search"]
-    runs += [r for f in long if (r := json.loads(f.read_text()))["start"] in rows]
-    for r in runs:
-        where = "laptop", rows[r["start"]].name
-        told = {k: r[k] for k in ("settings", "steps", "seconds")} | {"wall_s": r["seconds"]}
-        told |= {"origin": "rerun, by experiments.search", "provenance": live["provenance"]}
-        if r["stage"] == "search":
-            about = about_of("search", *where, 0, trial=r["trial"])
-            told |= {"split": "val", "miou": r["miou"]["validation"], "iou": r["validation_iou"]}
-        else:
-            about = about_of("final", *where, r["seed"], budget_s=LONG)
-            told |= {"split": "test", "miou": r["miou"]["test"], "iou": r["test_iou"]}
-            told |= {"chosen": r["trial"], "ece": r["test_scores"]["ece"]}
-            told["blocks"] = {k: sparse(m) for k, m in r["test_scores"]["blocks"].items()}
-        if not read(about):
-            checkpoints.write_json(about | told, file_of(about))
+def ready(about: dict[str, Any]) -> bool:
+    """Whether what a unit needs is there: its pretraining, and for a final run the whole search."""
+    if about["row"] in SIMPLE or about["stage"] == "pretrain":
+        return True
+    row = ROWS[about["row"]]
+    there = not row.method or read(of_pretraining(row, about["world"] if row is OWN else "laptop"))
+    searched = trials(REFERENCE if row is OWN else row) if about["stage"] == "final" else []
+    return bool(there) and all(file_of(t).exists() for t in searched)
 
 
 def main() -> None:
     """Run what is left, or say what that is."""
     options = argparse.ArgumentParser(description="Table 1 done properly")
     options.add_argument("--plan", action="store_true", help="say what is left; run nothing")
+    options.add_argument(
+        "--pace", action="store_true", help="measure the steps of the budgets, anew"
+    )
     options.add_argument("--until", help="begin no unit after this time of today, HH:MM")
     o = options.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    imported()
+    if o.pace:
+        measured()
+        return
     units = list({name_of(a): a for a in everything()}.values())
     if not flevoland.SCENE.exists():
         print(f"NO REAL RADAR at {flevoland.SCENE}: set SARTUTORIAL_REAL_DATA", file=sys.stderr)
@@ -450,13 +496,16 @@ def main() -> None:
     if o.plan:
         print(*baselines.left([file_of(a) for a in units]), sep="\n")
         return
-    for about in units:
-        if o.until and datetime.now().strftime("%H:%M") >= o.until:
-            break
-        there, found = bool(read(about)), run(about)
-        if not there:
-            told = found.get("miou", found["settings"].get("loss"))
-            print(f"{datetime.now():%H:%M:%S} {name_of(about)}: {told}", flush=True)
+
+    def noted(about: dict[str, Any]) -> None:
+        found = run(about)
+        told = found.get("miou", found["settings"].get("loss"))
+        print(f"{datetime.now():%H:%M:%S} {name_of(about)}: {told}", flush=True)
+
+    def late() -> bool:
+        return bool(o.until) and f"{datetime.now():%H:%M}" >= o.until
+
+    shared.work(units, file_of, ready, noted, profiles.data_dir() / "locks", late)
 
 
 if __name__ == "__main__":

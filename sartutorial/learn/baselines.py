@@ -119,18 +119,9 @@ class UNet(nn.Module):
     def __init__(self, classes: int, width: int = 16) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(4)]
-        self.down = nn.ModuleList(map(self.block, [4, *widths[:-1]], widths))
-        self.up = nn.ModuleList(self.block(3 * w, w) for w in widths[:-1])
+        self.down = nn.ModuleList(map(segmentation.convolved, [4, *widths[:-1]], widths))
+        self.up = nn.ModuleList(segmentation.convolved(3 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(width, 4 * classes, 1)
-
-    @staticmethod
-    def block(inputs: int, outputs: int) -> nn.Sequential:
-        """Twice a 3 x 3 convolution."""
-        parts = (
-            (nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
-            for i in (inputs, outputs)
-        )
-        return nn.Sequential(*(layer for part in parts for layer in part))
 
     def forward(self, x: Tensor) -> Tensor:
         """Down, and up again beside what was there."""

@@ -16,7 +16,7 @@ DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is l
 GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
 
 LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
-HeadName = Literal["grown", "detail", "quarter"]
+HeadName = Literal["grown", "detail", "skips", "quarter"]
 
 
 class Decoder(NamedTuple):
@@ -75,6 +75,34 @@ class DetailHead(nn.Module):
         return logits
 
 
+def convolved(inputs: int, outputs: int) -> nn.Sequential:
+    """Twice a 3 x 3 convolution, as in a U-Net."""
+    parts = (
+        (nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+        for i in (inputs, outputs)
+    )
+    return nn.Sequential(*(layer for part in parts for layer in part))
+
+
+class SkipHead(nn.Module):
+    """From 1/4 of the image to its classes beside the two finest scales of a U-Net (ours)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.at_half, self.at_quarter = convolved(4, half), convolved(half, width)
+        self.coarse, self.fine = convolved(2 * width, width), convolved(width + half, half)
+        self.classify = nn.Sequential(nn.Conv2d(half, 4 * classes, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """``x`` (B, width, H/4, W/4) and the image (B, 1, H, W) to logits (B, K, H, W)."""
+        half: Tensor = self.at_half(F.pixel_unshuffle(image, 2))
+        x = self.coarse(torch.cat([x, self.at_quarter(F.max_pool2d(half, 2))], 1))
+        x = self.fine(torch.cat([resized(x, half.shape[-1]), half], 1))
+        logits: Tensor = self.classify(x)
+        return logits
+
+
 class UPerNet(nn.Module):
     """UPerNet (Xiao et al. 2018) as the authors wire it to Swin, from their code.
 
@@ -97,8 +125,9 @@ class UPerNet(nn.Module):
         self.fuse = block(4 * width, width, 1, dropout)
         twice = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.head: nn.Module = nn.Conv2d(width, classes, 1)
-        if config.head == "detail":
-            self.head = DetailHead(width, classes)
+        if config.head in ("detail", "skips"):
+            head = DetailHead if config.head == "detail" else SkipHead
+            self.head = head(width, classes)
         elif config.head == "grown":
             self.head = nn.Sequential(
                 nn.Sequential(twice, *block(width, width, 3)),
@@ -117,7 +146,9 @@ class UPerNet(nn.Module):
         x3 = self.smooth[1](resized(x2, 2 * side) + resized(self.laterals[1](f2), 2 * side))
         x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
-        logits: Tensor = self.head(x, image) if isinstance(self.head, DetailHead) else self.head(x)
+        logits: Tensor = (
+            self.head(x, image) if isinstance(self.head, DetailHead | SkipHead) else self.head(x)
+        )
         return resized(logits, image.shape[-1])
 
 
