@@ -4,7 +4,7 @@
 
 Sixteen trials a start, judged on validation blocks of the simulated laptop world: the pretrained encoder
 and the random one get the same settings, the U-Net draws from its own. The first settings of each are
-the best that earlier looks had found. The best trial of a start is frozen and trained four times as long
+the best that earlier looks had found. The best trial of a start is frozen and trained six times as long
 with seeds that chose nothing, then scored on test blocks and on a world that no choice has seen. Units
 are kept when they end, in data/work; a process takes those that no other is at.
 """
@@ -34,7 +34,7 @@ from sartutorial.learn.segmentation import Decoder
 
 RESULT = Path(__file__).parents[1] / "book" / "results" / "search.json"
 PRETRAINED, SCRATCH, UNET = STARTS = ("pretrained (reference)", "scratch", "U-Net, scratch")
-TRIALS, STEPS, LONG, SEEDS = 16, 1000, 4000, (1, 2, 3)
+TRIALS, STEPS, LONG, SEEDS = 16, 600, 3600, (1, 2, 3)
 LOSSES = ("cross-entropy", "cross-entropy-dice")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "lr": (1e-3, 2e-3, 3e-3, 5e-3),

@@ -264,7 +264,7 @@ def network(about: dict[str, Any], trial: int) -> dict[str, Any]:
     draw, loss, told, patches = lesson(row, s, place.train(about["labels"], seed), seed)
     model, steps, took = search.fitted(model, draw, loss, told, 0, steps)
     with torch.inference_mode():
-        found = place.score(model, "val" if about["stage"] == "search" else "test")
+        found = place.score(model, "val" if about["stage"] == "search" else "test", DEVICE)
     said = {"settings": s, "steps": steps, "seconds": round(took, 1), "patches": patches}
     return said | kept(found, about["stage"])
 
