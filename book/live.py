@@ -33,11 +33,26 @@ def about(kind: str) -> dict[str, Any]:
     return found
 
 
+def folded(weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """The weights in float32, each batch normalisation taken into the convolution before it."""
+    found = {k: v.astype(np.float32) for k, v in weights.items() if "num_batches" not in k}
+    for name in [k for k in found if k.endswith("running_mean")]:
+        norm = name.removesuffix(".running_mean")
+        path, _, place = norm.rpartition(".")
+        conv = f"{path}.{int(place) - 1}"
+        mean, var, gain, shift = (
+            found.pop(f"{norm}.{k}") for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        gain = gain / np.sqrt(var + 1e-5)
+        found[f"{conv}.weight"] *= gain[:, None, None, None]
+        found[f"{conv}.bias"] = shift - mean * gain
+    return found
+
+
 def packed(kind: str, *, quantised: bool = True) -> dict[str, Any]:
     """Weights of the reference ``encoder`` or ``model`` as ``unpack`` in networks.js reads them."""
     blob, index = bytearray(), {}
-    for name, tensor in load_file(WEIGHTS / f"{kind}.safetensors").items():
-        values = tensor.astype(np.float32)
+    for name, values in folded(load_file(WEIGHTS / f"{kind}.safetensors")).items():
         if name.startswith("decoder.head.classify"):  # the last layer: it divides the logits
             values /= about(kind)["temperature"]
         matrix = (

@@ -34,9 +34,9 @@ LIMITS = (
 )
 SEEDS = {
     "encoder": "One run, one seed: how far another run would differ was not measured.",
-    "model": "One run, one seed; the interval resamples blocks of land, not trainings. A plain U-Net "
-    "trained for as many steps scores higher on this world "
-    "([chapter 8](../../notebooks/08_evaluation)).",
+    "model": "One of three runs, the best on validation patches; the interval resamples blocks of land, "
+    "not trainings. From a random encoder, or as a plain U-Net, as many steps lead to almost the same "
+    "score on this world ([chapter 8](../../notebooks/08_evaluation)).",
 }
 
 
@@ -55,7 +55,11 @@ def card(kind: str) -> str:
         "input": f"{said['polarisation']} {said['quantity']} in dB at {said['spacing']:.1f} m, "
         f"minus {said['normalization']['mean']:.2f}, over {said['normalization']['std']:.2f}",
         "data": _data(kind, said),
-        "recipe": ", ".join(f"{k} {v:g}" for k, v in how.items() if k != "seed"),
+        "recipe": ", ".join(
+            f"{k} {v if isinstance(v, str) else format(v, 'g')}"
+            for k, v in how.items()
+            if k != "seed"
+        ),
         "seed": how["seed"],
         "made by": f"`{made['command']}`, {made['device']}, {made['minutes'][kind]} minutes, "
         f"{made['date']}",

@@ -27,7 +27,8 @@ class Decoder(NamedTuple):
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
     # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
-    # of its features, resized, as Xiao et al.; detail: it sees the image too (ours), ``DetailHead``.
+    # of its features, resized, as Xiao et al.; detail and skips: it sees the image too (ours),
+    # ``DetailHead`` and ``SkipHead``.
     head: HeadName = "grown"
 
 

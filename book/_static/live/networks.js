@@ -269,9 +269,12 @@ const networks = (() => {
     const { config, weights } = await unpack(pack);
     const encoder = under(weights, "encoder."), decoder = under(weights, "decoder.");
     const pointwise = (x, path) => gelu(groupNorm(decoder.dense(x, `${path}.0`), decoder.pair(`${path}.1`)));
-    const smooth = (x, side, path) => {
-      const { weight, bias } = decoder.pair(`${path}.0`);
-      return gelu(groupNorm(convolved(x, side, weight, bias), decoder.pair(`${path}.1`)));
+    const twice = (x, side, path) => {
+      for (const i of [0, 3]) {
+        const { weight, bias } = decoder.pair(`${path}.${i}`);
+        x = convolved(x, side, weight, bias).map((v) => Math.max(v, 0));
+      }
+      return x;
     };
     return (image) => {
       const side = config.image_size, fine = side / 4, coarse = side / 32;
@@ -286,11 +289,12 @@ const networks = (() => {
       const x3 = pointwise(sum(resized(x2, fine / 4, fine / 2), pointwise(f2, "laterals.1")), "smooth.1");
       const x4 = pointwise(sum(resized(x3, fine / 2, fine), pointwise(f1, "laterals.0")), "smooth.0");
       const all = [resized(x1, coarse, fine), resized(x2, fine / 4, fine), resized(x3, fine / 2, fine), x4];
-      const x = smooth(pointwise(joined(all, fine * fine), "fuse"), fine, "head.coarse");
-      // The image itself joins at half its resolution (ours), and classes come for 2 x 2 pixels at a time.
-      const last = decoder.pair("head.detail.2"), half = side / 2;
-      const detail = convolved(smooth(squares(image, side), half, "head.detail.1"), half, last.weight, last.bias);
-      const seen = smooth(sum(resized(x, fine, half), detail), half, "head.fine");
+      const x = pointwise(joined(all, fine * fine), "fuse"), half = side / 2;
+      // The image itself joins, at the two finest scales of a U-Net.
+      const atHalf = twice(squares(image, side), half, "head.at_half");
+      const atQuarter = twice(largest(atHalf, half, fine), fine, "head.at_quarter");
+      const mixed = twice(joined([x, atQuarter], fine * fine), fine, "head.coarse");
+      const seen = twice(joined([resized(mixed, fine, half), atHalf], half * half), half, "head.fine");
       return spread(decoder.dense(seen, "head.classify.0"), half);
     };
   }
