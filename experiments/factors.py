@@ -195,7 +195,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ground = Ground(patches())
     about = {"patches": datasets.fingerprint(ground.rows)}
-    about["models"] = [checkpoints.fingerprint(f) for f in list(files_of().values())[1:]]
+    known = [checkpoints.named(f, "model") for f in files_of().values()]
+    about["models"] = [checkpoints.fingerprint(f) for f in known]
 
     def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         found = unit(f"factor-{name}", lambda: {"scores": make()}, about)["scores"]
