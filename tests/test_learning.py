@@ -862,8 +862,11 @@ def test_the_state_of_another_run_is_refused(world, tmp_path):
         pretrain(world / "patches", tmp_path, method="sar-w-simmim", profile="tiny")
 
 
-def test_table1_runs_what_is_left(world, tmp_path):
+def test_table1_runs_what_is_left(world, tmp_path, monkeypatch):
     """Killed at any moment it loses the run at work; what is done is neither run nor written again."""
+    alike = "MixMAE", "SAR-W-MixMAE", "SimMIM scratch", "SimMIM"  # other words for the same runs
+    rows = {name: row for name, row in baselines.ROWS.items() if name not in alike}
+    monkeypatch.setattr(baselines, "ROWS", rows)
     options = dict(patches=world / "patches", seeds=1, profile="tiny")
     assert len(baselines.table1(tmp_path, plan=True, **options)) == len(baselines.ROWS) + 1
     with stopped_in(1):
