@@ -367,7 +367,9 @@ def sample(
         index = read_index(folder)
         points = POINTS_PER_PATCH * len(index) if points is None else points
         draw: dict[str, Any] = dict(points=points, seed=seed, inverse=inverse, forest=forest)
-        made_from = draw | dict(split=split, block=block, buffer=buffer, patches=_state(index))
+        state = index[["patch", "checksum", "transform"]].to_csv().encode()
+        made_from = draw | dict(split=split, block=block, buffer=buffer)
+        made_from["patches"] = hashlib.sha256(state).hexdigest()
         if "pretrain" not in index or not (folder / POINTS).exists():  # it was cut anew
             (folder / REPORT).unlink(missing_ok=True)
         with files.made(folder / REPORT, tiles, made_from) as partial:
@@ -376,11 +378,6 @@ def sample(
                 cloud = sample_points(tiles, legend=legend, progress=progress, **draw)
                 _choose(folder, index, cloud, legend).to_csv(partial)
     return pd.read_csv(folder / REPORT, index_col=0)
-
-
-def _state(index: pd.DataFrame) -> str:
-    rows = index[["patch", "checksum", "transform"]].to_csv().encode()
-    return hashlib.sha256(rows).hexdigest()
 
 
 def _choose(

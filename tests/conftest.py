@@ -81,7 +81,8 @@ def tiny():
 def world(tmp_path_factory):
     """A simulated scene with tiles, and every raster step done."""
     out = tmp_path_factory.mktemp("world")
-    st.simulate(out, profile="tiny", seed=3)
+    with mock.patch("sartutorial.world.simulate.TILE_PIXELS", 3000):  # a sixteenth of the real ones
+        st.simulate(out, profile="tiny", seed=3)
     st.downsample(out / "scenes", out / "half")
     st.label(out / "half", out / "lulc", out / "labels")
     st.cut(out / "half", out / "labels", out / "patches", size=64)

@@ -79,22 +79,42 @@ def test_oldest_versions_are_the_lower_ends_of_the_ranges():
     assert ends >= 0.8 * len(PROJECT["dependencies"]), "tests/oldest.lock is not old: `make lock`"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("python", ["3.11", "3.13"])
-@pytest.mark.parametrize(
-    "platform", ["x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc"]
-)
-def test_lock_installs_everywhere(tmp_path, platform, python):
-    """Every pin has a wheel for the platform, and nothing but torch's CUDA parts comes on top."""
-    command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--target", tmp_path]
-    command += ["--python-platform", platform, "--python-version", python]
-    command += ["--only-binary", ":all:", "-r", ROOT / "requirements.lock"]
+PLATFORMS = [
+    (platform, python)
+    for platform in ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
+    for python in ("3.11", "3.13")
+]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """What uv would install, on every platform: all are asked at once, since they wait for the network."""
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "15.0"}  # rasterio asks for it
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if "error sending request" in done.stderr.lower() or "dns error" in done.stderr.lower():
+    command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--only-binary", ":all:"]
+    command += ["--target", tmp_path_factory.mktemp("target"), "-r", ROOT / "requirements.lock"]
+    kept = dict(stderr=subprocess.PIPE, text=True, env=environment)
+    started = {
+        (platform, python): subprocess.Popen(
+            [*command, "--python-platform", platform, "--python-version", python], **kept
+        )
+        for platform, python in PLATFORMS
+    }
+    yield started
+    for child in started.values():
+        child.kill()  # that no test asked for
+        child.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "python"), PLATFORMS)
+def test_lock_installs_everywhere(asked, platform, python):
+    """Every pin has a wheel for the platform, and nothing but torch's CUDA parts comes on top."""
+    child = asked[platform, python]
+    _, said = child.communicate()
+    if "error sending request" in said.lower() or "dns error" in said.lower():
         pytest.skip("LOCK NOT TESTED on other platforms: no network")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split("+ ")[1] for line in done.stderr.splitlines() if line.startswith(" + ")]
+    assert child.returncode == 0, said
+    lines = [line.split("+ ")[1] for line in said.splitlines() if line.startswith(" + ")]
     assert len(lines) > 150
     extra = {line.split("==")[0] for line in lines} - locked().keys()
     assert not [name for name in extra if not name.startswith(("nvidia", "cuda", "triton"))]

@@ -27,7 +27,7 @@ FORKS.set_forkserver_preload(
         *("hypothesis", "lightning.fabric", "pandas", "pyarrow.parquet", "pytest", "shapely"),
     ]
 )
-KILLS = 10
+KILLS = 6
 STEPS = {
     "simulate": "simulate --out out --seed 3 --profile tiny",
     "downsample": "downsample scenes --out out",

@@ -557,28 +557,26 @@ FOREIGN = dict(
 
 
 def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tmp_path):
-    """Steps in float32: alone, in two parts, and on two processes over gloo, from Python and a shell
-    within a SLURM job."""
-    exact = training.Hardware(precision="32-true")
+    """Steps in float32: alone, in two parts, and on two processes over gloo, from a script without a
+    guard within a SLURM job."""
     found = {}
-    for name, more in (("alone", {}), ("parts", {"accumulate": 2}), ("two", {"devices": 2})):
-        hardware = dataclasses.replace(exact, **more)
-        out = tmp_path / name
+    for name, parts in (("alone", 1), ("parts", 2)):
+        hardware = training.Hardware(precision="32-true", accumulate=parts)
         found[name] = pretrain(
-            world / "patches", out, method="simmim", profile="tiny", hardware=hardware
+            world / "patches", tmp_path / name, method="simmim", profile="tiny", hardware=hardware
         )
     file = tmp_path / "run.py"
     file.write_text(CHILD)
-    command = f"pretrain {world / 'patches'} --out {tmp_path / 'shell'} --method simmim"
+    command = f"pretrain {world / 'patches'} --out {tmp_path / 'two'} --method simmim"
     child = subprocess.run(
         [sys.executable, file, Path(__file__).parent, *command.split(), "--devices", "2",
          "--precision", "32-true"],
         capture_output=True, text=True, env=os.environ | FOREIGN,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    found["shell"] = tmp_path / "shell" / "encoder.safetensors"
-    assert child.stdout.splitlines() == ["read once", str(found["shell"])]
-    assert told(found["shell"])["hardware"]["devices"] == 2
+    found["two"] = tmp_path / "two" / "encoder.safetensors"
+    assert child.stdout.splitlines() == ["read once", str(found["two"])]
+    assert told(found["two"])["hardware"]["devices"] == 2
     (state, description), *others = (checkpoints.load(file) for file in found.values())
     for other, said in others:
         assert said["history"] == pytest.approx(description["history"], rel=1e-5)
@@ -865,8 +863,11 @@ def test_the_state_of_another_run_is_refused(world, tmp_path):
         pretrain(world / "patches", tmp_path, method="sar-w-simmim", profile="tiny")
 
 
-def test_table1_runs_what_is_left(world, tmp_path):
+def test_table1_runs_what_is_left(world, tmp_path, monkeypatch):
     """Killed at any moment it loses the run at work; what is done is neither run nor written again."""
+    alike = "MixMAE", "SAR-W-MixMAE", "SimMIM scratch", "SimMIM"  # other words for the same runs
+    rows = {name: row for name, row in baselines.ROWS.items() if name not in alike}
+    monkeypatch.setattr(baselines, "ROWS", rows)
     options = dict(patches=world / "patches", seeds=1, profile="tiny")
     assert len(baselines.table1(tmp_path, plan=True, **options)) == len(baselines.ROWS) + 1
     with stopped_in(1):

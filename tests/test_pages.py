@@ -251,46 +251,28 @@ WITHHELD = r"""() => {
 }"""
 
 
-@pytest.fixture
-def opened(browser):
-    """Opens a page in a width and a theme."""
-    pages = []
-
-    def open_(name, width=1440, theme="light"):
-        path = BOOK / name
-        if not path.exists():
-            pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-        pages.append(page)
-        page.goto(path.as_uri(), wait_until="load")
-        page.evaluate(SETTLE, SECONDS)
-        return page
-
-    yield open_
-    for page in pages:
-        page.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", LOOKED_AT)
-def test_a_page_withholds_nothing(opened, name, width, theme):
-    page = opened(name, width, theme)
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
-    assert not page.evaluate(WITHHELD)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("name", LOOKED_AT)
-def test_axe_finds_nothing_serious(opened, name, width, theme):
+def test_a_page_withholds_nothing_and_axe_finds_nothing_serious(browser, name, theme):
+    """Loaded once, and looked at in the width of a phone and of a screen."""
+    if not (BOOK / name).exists():
+        pytest.skip(f"PAGES NOT TESTED: no {name} in {BOOK}; run `make book`")
     if not AXE.is_dir():
         pytest.skip("PAGES NOT TESTED by axe-core: run `make book` where npm is")
-    page = opened(name, width, theme)
-    page.add_script_tag(path=AXE / "axe.min.js")
-    found = page.evaluate(AXE_RUN)
+    page, found = browser.new_page(color_scheme=theme), []
+    try:
+        for width in (390, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            if width == 390:
+                page.goto((BOOK / name).as_uri(), wait_until="load")
+                page.add_script_tag(path=AXE / "axe.min.js")
+            page.evaluate(SETTLE, SECONDS)
+            assert page.evaluate("document.documentElement.dataset.theme") == theme
+            found += [f"{width} px: {fault}" for fault in page.evaluate(WITHHELD)]
+            found += [f"{width} px: {fault}" for fault in page.evaluate(AXE_RUN)]
+    finally:
+        page.close()
     assert not found, "\n".join(found)
 
 
