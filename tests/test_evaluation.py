@@ -119,6 +119,24 @@ def test_a_sure_and_right_model_is_calibrated_and_a_sure_and_wrong_one_is_not():
         assert error == pytest.approx(wanted)
 
 
+def one_of_two(rank, folder):
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    items, owner = made(np.random.default_rng(1))
+    matrices, error = tallied(items[rank::2], owner)
+    if rank == 0:
+        np.savez(f"{folder}/found.npz", matrices=matrices, error=error)
+    torch.distributed.barrier()  # or torch 2.6 may wait for ever to take it down
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_count_what_one_does(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    found = np.load(tmp_path / "found.npz")
+    matrices, error = tallied(*made(np.random.default_rng(1)))
+    assert found["matrices"].tolist() == matrices.tolist()
+    assert found["error"] == pytest.approx(error, abs=1e-12)
+
+
 def result_of(matrices, **more):
     """What ``evaluate`` gives for confusion matrices by block."""
     names = [str(k) for k in range(matrices.shape[-1])]

@@ -186,8 +186,9 @@ def tally(
 ) -> tuple[NDArray[np.int64], float]:
     """Confusion matrices (N, K, K) of N blocks, rows truth, and the expected calibration error.
 
-    Over all labelled pixels; ``owner`` (patches,), int64, is the block of each. The error is the mean
-    distance of confidence and accuracy, in 15 equal bins of the softmax's confidence (Guo et al. 2017).
+    Over all labelled pixels; where torch.distributed runs, over those of all its processes. ``owner``
+    (patches,), int64, is the block of each. The error is the mean distance
+    of confidence and accuracy, in 15 equal bins of the softmax's confidence (Guo et al. 2017).
     """
     owner, k = owner.to(device), classes
     pairs = torch.zeros((int(owner.max()) + 1) * k * k, dtype=torch.int64, device=device)
@@ -201,6 +202,9 @@ def tally(
         sure = logits.float().softmax(1).amax(1)[known].double()
         over = sure - (guess == truth)[known].double()
         bins += torch.bincount((sure * BINS).long().clamp(max=BINS - 1), over, BINS)
+    if torch.distributed.is_initialized():
+        for part in (pairs, bins):
+            torch.distributed.all_reduce(part)
     return pairs.view(-1, k, k).cpu().numpy(), float(bins.abs().sum() / pairs.sum().clamp(min=1))
 
 
