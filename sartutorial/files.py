@@ -35,6 +35,7 @@ R = TypeVar("R")
 SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
+DIED = "the processes that took it died, one after the other; is there memory enough?"
 SETTLED = 2e9  # nanoseconds: two changes within a tick of a file system's clock look alike
 
 _TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
@@ -431,7 +432,7 @@ def _each(
     if workers < 2 and not scheduler:
         yield from ((scene, _tried(work, scene)) for scene in scenes)
         return
-    from distributed import Client, as_completed
+    from distributed import Client, KilledWorker, as_completed
 
     with ExitStack() as stack:
         try:
@@ -443,7 +444,9 @@ def _each(
             raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
-            fault = task.exception()  # of dask, such as a worker that died; ours is a result
+            fault: Exception | None = task.exception()  # of dask; ours is a result
+            if isinstance(fault, KilledWorker):  # one that died once is replaced, and nothing lost
+                fault = InputError(f"{tasks[task]}: {DIED}")
             yield tasks[task], fault or task.result()
 
 

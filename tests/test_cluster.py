@@ -1,9 +1,14 @@
 """The jobs for a cluster: one that its time limit cut off is submitted again, one that failed is not."""
 
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 JOBS = Path(__file__).parents[1] / "configs" / "cluster"
 COMMAND = """#!/bin/bash
@@ -45,3 +50,67 @@ def test_a_job_goes_on(tmp_path, runs, code, left, ends, said):
 @pytest.mark.parametrize("job", sorted(JOBS.iterdir()), ids=lambda p: p.name)
 def test_its_shell_is_sound(job):
     subprocess.run(["bash", "-n", job], check=True)
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import conftest
+from sartutorial import _main
+_main()
+"""
+RECIPE = """
+data: {data}
+downsample: {{scene: scenes, out: {out}/half}}
+label: {{scene: "{out}/half", tiles: lulc, out: {out}/labels}}
+patches: {{scene: "{out}/half", labels: "{out}/labels", out: {out}/patches, size: 64}}
+sample: {{patches: "{out}/patches", tiles: lulc, points: 20000, block: 2, buffer: 0}}
+pretrain: {{patches: "{out}/patches", out: {out}/encoder, epochs: 40, profile: tiny}}
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cut_off_ends_as_one_that_is_not(world, tmp_path):
+    """Of a recipe: by the job's own limit, by the cluster's SIGTERM, and by its SIGKILL."""
+    (tmp_path / "run.py").write_text(CHILD)
+    command = f"{sys.executable} {tmp_path / 'run.py'} {Path(__file__).parent}"
+    environment = os.environ | {"SARTUTORIAL": command}
+
+    def job(out, seconds):
+        """Submit the job; it is a group of processes, as a cluster sees it."""
+        recipe = tmp_path / f"{out.name}.yaml"
+        recipe.write_text(RECIPE.format(data=world, out=out))
+        script = f". {JOBS}/job.sh; again() {{ echo again; }}; run_recipe {recipe} {seconds}"
+        return subprocess.Popen(
+            ["bash", "-uc", script], env=environment, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def at_work(out, submitted):
+        """Wait until the training has saved one epoch more than it had."""
+        state = out / "encoder" / "last.ckpt"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while not (state.exists() and state.stat().st_mtime_ns > before):
+            assert submitted.poll() is None, submitted.communicate()[0]
+            time.sleep(0.02)
+
+    start, whole = time.monotonic(), tmp_path / "whole"
+    said = job(whole, 900).communicate()[0]
+    assert (whole / "encoder" / "encoder.safetensors").exists(), said
+    takes, out = time.monotonic() - start, tmp_path / "cut"
+    said = job(out, round(takes * 0.6, 1)).communicate()[0]
+    assert said.splitlines()[-1] == "again", said
+    assert "interrupted; run it again" in said
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        submitted = job(out, 900)
+        at_work(out, submitted)
+        os.killpg(submitted.pid, number)
+        assert "again" not in submitted.communicate()[0].splitlines()
+        assert not (out / "encoder" / "encoder.safetensors").exists()
+    said = job(out, 900).communicate()[0]
+    states = [load_file(at / "encoder" / "encoder.safetensors") for at in (whole, out)]
+    assert states[0].keys() == states[1].keys()
+    assert all((states[0][key] == value).all() for key, value in states[1].items()), said
+    for file in whole.rglob("*.tif"):
+        if ".made" not in file.parts:
+            assert file.read_bytes() == (out / file.relative_to(whole)).read_bytes()
