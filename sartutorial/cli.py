@@ -227,10 +227,8 @@ def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
             stored, full = (sum(sizes) for sizes in zip(*found, strict=True))
         start, seconds, written, memory = COSTS.get(name, (5, 0, 0, 1))
         if name in ("pretrain", "finetune", "evaluate", "predict"):
-            epochs = getattr(scale, f"{name}_epochs", 1)
-            seconds *= (given.get("epochs", epochs) or epochs) * SCALES.get(scale.name, (1, 1))[
-                name != "pretrain"
-            ]
+            seconds *= given.get("epochs") or getattr(scale, f"{name}_epochs", 1)
+            seconds *= SCALES.get(scale.name, (1, 1))[name != "pretrain"]
         share = written * (2 / given.get("factor", 2)) ** 2
         made |= {str(given["out"]): (stored * share, full * share)} if given.get("out") else {}
         read = full if name in BY_PIXEL else stored
@@ -247,19 +245,17 @@ def _size(what: str, path: str, made: Mapping[str, Size], out: Path | None) -> S
         if folder in made:
             return made[folder]
     if not (path in WORDS or files.is_virtual(path) or os.path.exists(path)):
-        raise InputError(
-            f"{what} {path}: neither there nor made by an earlier section of the recipe"
-        )
+        raise InputError(f"{what} {path}: neither there nor made by an earlier section")
     inside = [Path(path), *Path(path).rglob("*")]
     stored = full = sum(file.stat().st_size for file in inside if file.is_file()) / 1e9
     if what.endswith(": scene"):
         from sartutorial import rasters  # the list of commands needs none
 
-        pixels = [rasters.pixels(scene) for scene in files.find_scenes(path, without=out)]
-        full = SIMULATED * sum(pixels)
-        stored = min(
-            stored or full, full
-        )  # neither what lies elsewhere, nor an archive's other layers
+        full = 0.0
+        for scene in files.find_scenes(path, without=out):
+            with rasters.opened(scene) as sar:
+                full += SIMULATED * sar.width * sar.height
+        stored = min(stored or full, full)  # neither far ones, nor an archive's other layers
     return stored, full
 
 

@@ -407,9 +407,7 @@ def products(
     file = str(out).lower().endswith((".tif", ".tiff")) and not os.path.isdir(out)
     if file and len(scenes) > 1:
         raise InputError(f"{out}: one file for several scenes; name a folder")
-    place = Path(
-        os.path.abspath(out) if how.get("scheduler") else out
-    )  # other machines must find it
+    place = Path(out).absolute() if how.get("scheduler") else Path(out)  # others must find it
 
     def make(one: str) -> Path:
         return work(one, out=place if file else place / product_name(one), progress=progress)
@@ -444,10 +442,11 @@ def _each(
             raise InputError(f"{scheduler}: {fault}") from error
         tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
+            scene = tasks.pop(task)  # or a worker that dies takes results along, to be made again
             fault: Exception | None = task.exception()  # of dask; ours is a result
-            if isinstance(fault, KilledWorker):  # one that died once is replaced, and nothing lost
-                fault = InputError(f"{tasks[task]}: {DIED}")
-            yield tasks[task], fault or task.result()
+            if isinstance(fault, KilledWorker):
+                fault = InputError(f"{scene}: {DIED}")
+            yield scene, fault or task.result()
 
 
 @contextmanager
@@ -465,11 +464,15 @@ def _own_workers(number: int) -> Iterator[Any]:
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         quiet = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
-        cluster = LocalCluster(n_workers=number, threads_per_worker=1, **quiet)
+        once = dict(allowed_failures=1)  # a scene may kill one worker, not a second
+        cluster = LocalCluster(
+            n_workers=number, threads_per_worker=1, scheduler_kwargs=once, **quiet
+        )
     finally:
         sys.modules["__main__"] = main
         mask(signal.SIG_SETMASK, before)
     with cluster:
+        cluster.scheduler.WORKER_SATURATION = 1.0  # none waits at a worker, to be suspected with it
         yield cluster
 
 

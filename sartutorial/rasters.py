@@ -173,15 +173,6 @@ def opened(
         yield dataset
 
 
-def pixels(path: str | Path) -> int:
-    """How many pixels a raster has; InputError if it is none, or cannot be reached."""
-    try:
-        with rasterio.open(path) as dataset:
-            return int(dataset.width * dataset.height)
-    except RasterioIOError as error:
-        raise InputError(f"{path}: not a readable raster ({error}){_mend(path)}") from error
-
-
 def mask_of(scene: str | Path) -> str | None:
     """The mask that a product of JAXA's comes with, if it is there; ``read_dn`` honours it."""
     mask = radiometry.product(scene, {}, "sigma0").mask or ""

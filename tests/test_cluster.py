@@ -1,5 +1,6 @@
 """The jobs for a cluster: one that its time limit cut off is submitted again, one that failed is not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -50,6 +51,42 @@ def test_a_job_goes_on(tmp_path, runs, code, left, ends, said):
 @pytest.mark.parametrize("job", sorted(JOBS.iterdir()), ids=lambda p: p.name)
 def test_its_shell_is_sound(job):
     subprocess.run(["bash", "-n", job], check=True)
+
+
+# Stand-ins for SLURM's commands: of two nodes, both of this machine.
+SLURM = {
+    "scontrol": "echo 127.0.0.1; echo elsewhere",
+    "srun": 'for i in 0 1; do SLURM_NNODES=2 SLURM_NODEID=$i "$@" & all="${all:-} $!"; done\n'
+    "for i in $all; do wait $i || exit; done",
+}
+
+
+def slurm(at):
+    """The environment of a job on two nodes."""
+    for name, text in SLURM.items():
+        (at / name).write_text(f"#!/bin/bash\n{text}\n")
+        (at / name).chmod(0o755)
+    said = dict(SLURM_SUBMIT_DIR=str(JOBS.parents[1]), SLURM_JOB_NODELIST="n[1-2]")
+    said["SLURM_JOB_ID"] = str(os.getpid())  # of which the job makes a port
+    return os.environ | said | {"PATH": f"{at}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_a_job_on_two_nodes_trains_one_encoder(world, tmp_path):
+    (tmp_path / "run.py").write_text(CHILD)
+    recipe = tmp_path / "r.yaml"
+    out = "out: encoder, epochs: 2, profile: tiny"
+    recipe.write_text(f"data: {tmp_path}\npretrain: {{patches: {world}/patches, {out}}}\n")
+    command = f"{sys.executable} {tmp_path / 'run.py'} {Path(__file__).parent}"
+    told = dict(SARTUTORIAL=command, RECIPE=str(recipe), STEP="pretrain")
+    job = ["bash", JOBS / "nodes.slurm"]
+    done = subprocess.run(job, env=slurm(tmp_path) | told, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "encoder" / "encoder.safetensors"
+    assert done.stdout.splitlines() == [str(file)] * 2
+    said = json.loads(file.with_suffix(".json").read_text())
+    assert said["hardware"]["nodes"] == 2
+    assert len(said["history"]) == 2
 
 
 CHILD = """

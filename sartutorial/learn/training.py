@@ -93,17 +93,6 @@ class Hardware:
                 f"nodes={self.nodes}: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
             )
 
-    @property
-    def processes(self) -> int:
-        """How many share a batch."""
-        return self.devices * self.nodes
-
-    @property
-    def node(self) -> int:
-        """Which of the nodes this is; the first writes."""
-        said = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
-        return int(said) if self.nodes > 1 else 0
-
 
 ALONE = Hardware()
 
@@ -143,12 +132,15 @@ def trained(
     """
     s, hardware, state = run.settings, run.hardware, file.with_name("last.ckpt")
     said = json.loads(json.dumps(run.said | {"training": asdict(s)}))
-    if s.batch % (hardware.processes * hardware.accumulate):
+    processes = hardware.devices * hardware.nodes
+    rank = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    first = hardware.nodes == 1 or rank == "0"  # of the nodes, the one that writes
+    if s.batch % (processes * hardware.accumulate):
         raise InputError(
-            f"a batch of {s.batch} patches does not divide into {hardware.processes} processes times "
+            f"a batch of {s.batch} patches does not divide into {processes} processes times "
             f"{hardware.accumulate} parts; take other --devices, --nodes and --accumulate"
         )
-    with nullcontext() if hardware.node else files.locked(file):
+    with files.locked(file) if first else nullcontext():
         with suppress(OSError, ValueError, AttributeError):  # no description, or not of ours
             made = json.loads(file.with_suffix(".json").read_text())
             if file.exists() and said.items() <= made.items():
@@ -165,10 +157,10 @@ def trained(
         except (ProcessRaisedException, ProcessExitedException) as error:
             what = str(error).strip().splitlines()[-1]
             raise InputError(f"{file}: one of the processes failed: {what}") from error
-        if hardware.node:
-            with files.locked(file):  # until the first node has written
+        if not first:
+            with files.locked(file):  # until the first has written
                 return False
-        if hardware.processes > 1:
+        if processes > 1:
             model.load_state_dict(read_state(state, said)["model"])
         about = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
         checkpoints.save(model, file, said | about | {"history": history})
@@ -246,7 +238,7 @@ def fabric(hardware: Hardware) -> Any:
         accelerator="cuda" if cuda else "cpu",
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy="ddp_spawn" if hardware.processes > 1 else "auto",
+        strategy="ddp_spawn" if hardware.devices * hardware.nodes > 1 else "auto",
         precision=hardware.precision or precision(),
         plugins=[LightningEnvironment()],  # whoever started this process, ours are its own
     )
