@@ -57,12 +57,10 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
     raise ValueError(f"{text} is not a whole number")
 
 
-def _path(_: Any, tokens: Sequence[Token]) -> str:
-    return os.path.expanduser(tokens[0].value)  # no shell does so in a file, or after `--out=`
-
-
-def _paths(_: Any, tokens: Sequence[Token]) -> list[str]:
-    paths = [os.path.expanduser(token.value) for token in tokens]
+def _paths(hint: Any, tokens: Sequence[Token]) -> str | list[str]:
+    paths = [os.path.expanduser(t.value) for t in tokens]  # no shell does so after `--out=`
+    if hint is Path:
+        return paths[0]
     for path in paths:
         if set("*?[") & set(path) and "://" not in path and not os.path.exists(path):
             raise InputError(f"{path}: no file fits this pattern, or it was quoted; name the files")
@@ -77,7 +75,7 @@ def _option(hint: Any) -> Any:
     if any(get_origin(kind) is Sequence for kind in kinds):
         return Annotated[list[Path], Parameter(converter=_paths)]
     if Path in kinds:
-        return Annotated[Path, Parameter(converter=_path)]
+        return Annotated[Path, Parameter(converter=_paths)]
     return Annotated[hint, Parameter(converter=_whole)] if int in kinds else hint
 
 
@@ -227,15 +225,15 @@ def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
             stored, full = (sum(sizes) for sizes in zip(*found, strict=True))
         start, seconds, written, memory = COSTS.get(name, (5, 0, 0, 1))
         if name in ("pretrain", "finetune", "evaluate", "predict"):
-            seconds *= given.get("epochs") or getattr(scale, f"{name}_epochs", 1)
+            seconds *= given.get("epochs", 0) or getattr(scale, f"{name}_epochs", 1)
             seconds *= SCALES.get(scale.name, (1, 1))[name != "pretrain"]
         share = written * (2 / given.get("factor", 2)) ** 2
         made |= {str(given["out"]): (stored * share, full * share)} if given.get("out") else {}
         read = full if name in BY_PIXEL else stored
-        took = f"{(start + read * seconds) / 60:.2g} min of one core, {stored * share:.2g} GB"
-        lines.append(
-            f"{name:<11}reads {stored:.2g} GB, takes {took} of disk, {memory} GB of memory"
+        took = (
+            f"{(start + read * seconds) / 60:.2g} min of one core, {stored * share:.2g} GB of disk"
         )
+        lines.append(f"{name:<11}reads {stored:.2g} GB, takes {took}, {memory} GB of memory")
     return lines
 
 

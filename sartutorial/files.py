@@ -416,7 +416,9 @@ def products(
     return made[0] if isinstance(scene, str | Path) and not os.path.isdir(scene) else made
 
 
-def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
+def _tried(work: Callable[[str], T], scene: str, threads: str = "") -> T | Exception:
+    if threads:  # to decode and encode in: on a worker, one
+        os.environ["GDAL_NUM_THREADS"] = threads
     try:
         return work(scene)
     except Exception as error:  # whatever it is, the other scenes can do without this one
@@ -440,13 +442,12 @@ def _each(
         except (OSError, ValueError) as error:
             fault = "no dask scheduler answers, or none with workers; start it and 'dask worker'"
             raise InputError(f"{scheduler}: {fault}") from error
-        tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
+        tasks = {client.submit(_tried, work, scene, "1", pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
             scene = tasks.pop(task)  # or a worker that dies takes results along, to be made again
-            fault: Exception | None = task.exception()  # of dask; ours is a result
-            if isinstance(fault, KilledWorker):
-                fault = InputError(f"{scene}: {DIED}")
-            yield scene, fault or task.result()
+            died = isinstance(task.exception(), KilledWorker)  # ours is a result
+            lost = InputError(f"{scene}: {DIED}") if died else task.exception()
+            yield scene, lost or task.result()
 
 
 @contextmanager
@@ -465,7 +466,7 @@ def _own_workers(number: int) -> Iterator[Any]:
     try:
         quiet = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
         once = dict(allowed_failures=1)  # a scene may kill one worker, not a second
-        cluster = LocalCluster(
+        cluster: Any = LocalCluster(
             n_workers=number, threads_per_worker=1, scheduler_kwargs=once, **quiet
         )
     finally:
@@ -474,12 +475,6 @@ def _own_workers(number: int) -> Iterator[Any]:
     with cluster:
         cluster.scheduler.WORKER_SATURATION = 1.0  # none waits at a worker, to be suspected with it
         yield cluster
-
-
-def _task(work: Callable[[str], T], scene: str) -> T | Exception:
-    """``work`` on a worker, which decodes and encodes a scene in one thread."""
-    os.environ["GDAL_NUM_THREADS"] = "1"
-    return _tried(work, scene)
 
 
 def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:

@@ -752,7 +752,8 @@ def test_a_killed_worker_costs_its_own_scene_at_most(land, tmp_path):
         make(workers=2, progress=False)
     assert str(caught.value) == f"{land / 'scenes' / '3.tif'}: {files.DIED}"
     made = contents(tmp_path / "out")
-    assert made.pop("tried").decode().split().count("4") == 2
+    tried = made.pop("tried").decode().split()  # what a worker had when it died is made again
+    assert tried.count("3") == 2 <= tried.count("4")
     assert made == {k: v for k, v in contents(land / "scenes").items() if k != "3.tif"}
 
 

@@ -634,7 +634,7 @@ def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
 
 def test_a_node_is_told_where_to_meet(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(InputError, match="nodes=2: set MASTER_ADDR, MASTER_PORT and NODE_RANK"):
+    with pytest.raises(InputError, match="nodes: set MASTER_ADDR, MASTER_PORT and NODE_RANK"):
         training.Hardware(nodes=2)
 
 

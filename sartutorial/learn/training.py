@@ -89,9 +89,7 @@ class Hardware:
         if min(self.devices, self.nodes, self.accumulate) < 1:
             raise InputError(f"{self}: devices, nodes and accumulate must be at least 1")
         if self.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-            raise InputError(
-                f"nodes={self.nodes}: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
-            )
+            raise InputError("--nodes: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node")
 
 
 ALONE = Hardware()
