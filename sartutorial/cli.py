@@ -57,8 +57,15 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
     raise ValueError(f"{text} is not a whole number")
 
 
+def _path(token: Token) -> str:
+    """The path that is meant: one of a recipe lies in the recipe's folder."""
+    path = os.path.expanduser(token.value)  # no shell does so in a file, or after `--out=`
+    named = token.source == "cli" or path in WORDS or files.is_virtual(path)
+    return path if named else os.path.join(_read(token.source)[0], path)
+
+
 def _paths(hint: Any, tokens: Sequence[Token]) -> str | list[str]:
-    paths = [os.path.expanduser(t.value) for t in tokens]  # no shell does so after `--out=`
+    paths = [_path(token) for token in tokens]
     if hint is Path:
         return paths[0]
     for path in paths:
@@ -149,21 +156,10 @@ def _configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     if not (named and named.tokens):
         return
     file = os.path.expanduser(named.tokens[0].value)
-    folder, recipe = _read(file)
-    Dict(recipe, source=file)(app, commands, arguments)
+    Dict(_read(file)[1], source=file)(app, commands, arguments)
     for argument in arguments:
         if len(argument.tokens) > 1 and get_origin(argument.hint) is not list:
             raise InputError(f"{file}: {argument.name} takes one value")
-        if argument.hint in (Path, list[Path]):
-            argument.tokens[:] = [_placed(t, folder) for t in argument.tokens]
-
-
-def _placed(token: Token, folder: str) -> Token:
-    """A path of a recipe, which lies in the recipe's folder; one given by hand is as it is."""
-    path = os.path.expanduser(token.value)
-    if token.source == "cli" or path in WORDS or files.is_virtual(path):
-        return token
-    return token.evolve(value=os.path.join(folder, path))
 
 
 # Of a command: CPU seconds at least, and for a GB that it reads (in an epoch); GB that it writes for one;
@@ -229,11 +225,11 @@ def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
             seconds *= SCALES.get(scale.name, (1, 1))[name != "pretrain"]
         share = written * (2 / given.get("factor", 2)) ** 2
         made |= {str(given["out"]): (stored * share, full * share)} if given.get("out") else {}
-        read = full if name in BY_PIXEL else stored
-        took = (
-            f"{(start + read * seconds) / 60:.2g} min of one core, {stored * share:.2g} GB of disk"
+        minutes = (start + seconds * (full if name in BY_PIXEL else stored)) / 60
+        disk = f"{stored * share:.2g} GB of disk, {memory} GB of memory"
+        lines.append(
+            f"{name:<11}reads {stored:.2g} GB, takes {minutes:.2g} min of one core, {disk}"
         )
-        lines.append(f"{name:<11}reads {stored:.2g} GB, takes {took}, {memory} GB of memory")
     return lines
 
 
