@@ -198,7 +198,7 @@ assert sartutorial("downsample chain/some --out chain/few --workers 2") != 0
 assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
 
 # %% [markdown]
-# How much quicker are two workers than one? The quotient holds for this page's machine, while it did whatever else it had to do. One process already reads, averages and writes at the same time, and uses all cores to decode; each worker is kept to one, and takes its time to start:
+# How much quicker are two workers than one? The quotient holds for this page's machine, while it did whatever else it had to do. One process already reads, averages and writes at the same time, and uses all cores to decode; each worker is kept to one, and takes its time to start. These scenes take a second or two; a real one has some thirty times their pixels, so that there the start counts for little:
 
 # %%
 took = {}

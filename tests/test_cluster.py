@@ -102,7 +102,7 @@ downsample: {{scene: scenes, out: {out}/half}}
 label: {{scene: "{out}/half", tiles: lulc, out: {out}/labels}}
 patches: {{scene: "{out}/half", labels: "{out}/labels", out: {out}/patches, size: 64}}
 sample: {{patches: "{out}/patches", tiles: lulc, points: 20000, block: 2, buffer: 0}}
-pretrain: {{patches: "{out}/patches", out: {out}/encoder, epochs: 40, profile: tiny}}
+pretrain: {{patches: "{out}/patches", out: {out}/encoder, epochs: 200, profile: tiny}}
 """
 
 
