@@ -211,7 +211,9 @@ for workers in (1, 2):
 for one in (work / "chain" / "by-1").glob("*.tif"):
     assert one.read_bytes() == (work / "chain" / "by-2" / one.name).read_bytes()
 print(f"{len(tutorial.scenes())} scenes, {os.cpu_count()} cores:", end=" ")
-print(f"{took[1]:.1f} s alone, {took[2]:.1f} s by two, {took[1] / took[2]:.2f} times as quick")
+print(
+    f"{took[1]:.1f} s alone, {took[2]:.1f} s by two, {took[1] / took[2]:.2f} times as quick"
+)
 
 # %% [markdown]
 # ## Real products
