@@ -50,7 +50,45 @@ def test_a_dry_run_says_all_and_touches_nothing(run, recipe, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_run_makes_what_its_commands_would_and_goes_on_where_it_stopped(run, recipe, tmp_path):
+def planned(out):
+    """Of a dry run: GB read and minutes, by command."""
+    found = re.findall(r"^(\w+) +reads (\S+) GB, takes (\S+) min", out, re.M)
+    return {name: (float(read), float(minutes)) for name, read, minutes in found}
+
+
+def test_void_pixels_count_where_they_take_time(run, recipe, tmp_path):
+    """Halving and labels go by pixels, the rest by bytes, of which void has few."""
+    scene, rng = tmp_path / "data" / "scenes" / "IMG.tif", np.random.default_rng(0)
+    form = dict(driver="GTiff", dtype="uint16", count=1, nodata=0, compress="deflate")
+    form |= dict(crs="EPSG:32653", transform=GRID)
+    found = []
+    for dn in (scene_array(rng, 3000, 3000), np.zeros((3000, 3000), np.uint16)):
+        with rasterio.open(scene, "w", **(form | dict(height=3000, width=3000))) as target:
+            target.write(dn, 1)
+            target.update_tags(QUANTITY="sigma0")
+        found.append(planned(run("run", recipe, "--dry-run")[1]))
+    full, void = found
+    for name, (read, minutes) in void.items():
+        assert read < 0.1 * full[name][0]
+        assert minutes == full[name][1] if name != "patches" else minutes < full[name][1]
+
+
+def test_a_dry_run_asks_the_cloud_for_its_scenes(run, recipe, cloud, tmp_path):  # noqa: F811
+    text = recipe.read_text()
+    write(cloud.folder / "IMG.tif", scene_array(np.random.default_rng(0), 4000, 4000))
+    recipe.write_text(text.replace("scene: scenes", f"scene: {cloud.url('IMG.tif')}"))
+    assert planned(run("run", recipe, "--dry-run")[1])["downsample"][0] == pytest.approx(0.024)
+    recipe.write_text(text.replace("scene: scenes", f"scene: {cloud.url('none.tif')}"))
+    code, _, err = run("run", recipe, "--dry-run")
+    assert code == 1
+    assert err.startswith(f"sartutorial: {cloud.url('none.tif')}: not a readable raster")
+
+
+def test_a_run_makes_what_its_commands_would_and_goes_on_where_it_stopped(
+    run, recipe, tmp_path, monkeypatch
+):
+    """Its paths are found without a change of the working folder, in a run and of one command."""
+    monkeypatch.delattr("os.chdir")
     data = tmp_path / "data"
     code, out, err = run("run", recipe)
     assert code == 0, err
@@ -58,6 +96,7 @@ def test_a_run_makes_what_its_commands_would_and_goes_on_where_it_stopped(run, r
     assert (data / "patches" / "patches.parquet").exists()
     times = {p: p.stat().st_mtime_ns for p in data.rglob("*.tif")}
     assert run("run", recipe)[0] == 0
+    assert run("label", "--config", recipe)[:2] == (0, f"{data / 'labels' / 'IMG.tif'}\n")
     assert {p: p.stat().st_mtime_ns for p in data.rglob("*.tif")} == times
     assert run("downsample", data / "scenes", "--out", tmp_path / "by-hand")[0] == 0
     by_hand = (tmp_path / "by-hand" / "IMG.tif").read_bytes()
