@@ -50,7 +50,7 @@ def measured(recipe: Path) -> list[dict[str, Any]]:
         read = gigabytes(data / source) if source else 0.0
         with tempfile.TemporaryFile() as said:
             arguments = [sys.executable, "-c", COMMAND, name, "--config", str(recipe.resolve())]
-            child = subprocess.Popen(arguments, cwd=data, stdout=said, stderr=said)
+            child = subprocess.Popen(arguments, stdout=said, stderr=said)
             _, status, used = os.wait4(child.pid, 0)
             said.seek(0)
             assert status == 0, said.read().decode()

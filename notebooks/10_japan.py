@@ -185,7 +185,7 @@ for c in halved.legend.classes:
 #     dask worker tcp://host:8786                     # on each of the others
 #     sartutorial downsample scenes --out half --scheduler tcp://host:8786
 #
-# What is written is the same. A scene that fails is named at the end and does not stop the others, and running again does only what is missing.
+# What is written is the same. A scene that fails is named at the end and does not stop the others, and running again does only what is missing. A worker that is killed is replaced and its scene taken again; a scene that kills its workers one after the other, by its size say, is named as lost.
 # Here two at a time, one of them spoilt:
 
 # %%
@@ -196,6 +196,24 @@ shutil.copy(good, some)
 (some / spoilt.name).write_bytes(spoilt.read_bytes()[:100_000])
 assert sartutorial("downsample chain/some --out chain/few --workers 2") != 0
 assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
+
+# %% [markdown]
+# How much quicker are two workers than one? The quotient holds for this page's machine, while it did whatever else it had to do. One process already reads, averages and writes at the same time, and uses all cores to decode; each worker is kept to one, and takes its time to start. These scenes take a second or two; a real one has some thirty times their pixels, so that there the start counts for little:
+
+# %%
+took = {}
+for workers in (1, 2):
+    out = work / "chain" / f"by-{workers}"
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.perf_counter()
+    st.downsample(tutorial.scenes(), out, workers=workers)
+    took[workers] = time.perf_counter() - start
+for one in (work / "chain" / "by-1").glob("*.tif"):
+    assert one.read_bytes() == (work / "chain" / "by-2" / one.name).read_bytes()
+print(f"{len(tutorial.scenes())} scenes, {os.cpu_count()} cores:", end=" ")
+print(
+    f"{took[1]:.1f} s alone, {took[2]:.1f} s by two, {took[1] / took[2]:.2f} times as quick"
+)
 
 # %% [markdown]
 # ## Real products
@@ -212,7 +230,7 @@ assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
 # | HR-LULC v25.04, smaller tiles | open; © JAXA | JAXA Earth, `JAXA.EORC_ALOS_HRLULC.v25.04_japan`, without registration | `hrlulc/`, or a URL | as above | one id more (15, unlabelled here: **ours**); scores do not compare with v23.12's |
 # | ESA WorldCover 2021 or 2020, 10 m | `CC BY 4.0`; © ESA WorldCover project, contains modified Copernicus Sentinel data | its [site](https://esa-worldcover.org) | `landcover/` | `label --legend worldcover` | 11 classes of its own, anywhere on Earth: another legend, another model |
 #
-# The folders are those that the recipes look in, below `data:`; every command takes any other path as well. All radar products but the first are **open**: whoever has no agreement can still do all steps, ten times coarser.
+# The folders are those that the recipes look in, below `data:`; every command takes any other path as well. All radar products but the first are **open**: whoever has no agreement can still do all steps, ten times coarser. A mosaic's pixels are degrees, so they are smaller on the ground the farther from the equator; one set of patches, and one model, takes spacings that differ by 5 %: from 30° to 37° N, say, but not all of Japan at once.
 #
 # The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns its no-data pixels into numbers.
 # `st.read_db` heeds what the file declares, and so does every step that reads a scene. A tiny tile, made up, under a mosaic's name:
@@ -319,7 +337,7 @@ print(f"at most {off:.2f} times off")
 assert off < 1.6
 
 # %% [markdown]
-# `configs/paper-japan.yaml` holds every setting that the paper and its authors' code tell, each with where it comes from, `configs/open-palsar2.yaml` a chain on open data alone, and `configs/cluster/` jobs for PBS and SLURM that submit themselves again when their time is up.
+# `configs/paper-japan.yaml` holds every setting that the paper and its authors' code tell, each with where it comes from, `configs/open-palsar2.yaml` a chain on open data alone, and `configs/cluster/` jobs for PBS and SLURM that submit themselves again when their time is up. A recipe's paths lie in the folder that it names as `data`, also for one of its commands alone: `sartutorial pretrain --config FILE.yaml`.
 
 # %% [markdown]
 # ## The authors' weights
@@ -332,7 +350,8 @@ assert off < 1.6
 # A profile holds every number that depends on the machine.
 # `SARTUTORIAL_PROFILE=japan` holds the authors' model and SimMIM schedule, where they are public.
 # A batch is global: `--devices 8` shares it among eight processes, one a GPU, and `--accumulate 4` lets each take its share in four parts, where memory is short.
-# Neither changes what SimMIM computes, except by rounding.
+# `--nodes 2` shares it among machines, too: each runs the same command, told where to meet by `MASTER_ADDR`, `MASTER_PORT` and `NODE_RANK` (`configs/cluster/nodes.slurm`).
+# None of them changes what SimMIM computes, except by rounding.
 # The folder of patches is plain arrays and an index: copied as it is, it trains on a machine without raster libraries.
 
 # %%

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import chdir, suppress
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ NAMES = (
 NAMED = {"patches": "cut", "import": "import_patches"}
 COMMANDS = {name: NAMED.get(name, name.replace("-", "_")) for name in NAMES.split()}
 UNSHOWN = {"progress", "on_epoch"}  # a command shows its progress; hooks are for callers in Python
+WORDS = ("reference", "hr-lulc", "worldcover")  # that stand where a path may
 RECIPE = "YAML with a section a command, such as `patches: {size: 64}`; options by hand win."
 
 
@@ -56,12 +57,17 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
     raise ValueError(f"{text} is not a whole number")
 
 
-def _path(_: Any, tokens: Sequence[Token]) -> str:
-    return os.path.expanduser(tokens[0].value)  # no shell does so in a file, or after `--out=`
+def _path(token: Token) -> str:
+    """The path that is meant: one of a recipe lies in the recipe's folder."""
+    path = os.path.expanduser(token.value)  # no shell does so in a file, or after `--out=`
+    named = token.source == "cli" or path in WORDS or files.is_virtual(path)
+    return path if named else os.path.join(_read(token.source)[0], path)
 
 
-def _paths(_: Any, tokens: Sequence[Token]) -> list[str]:
-    paths = [os.path.expanduser(token.value) for token in tokens]
+def _paths(hint: Any, tokens: Sequence[Token]) -> str | list[str]:
+    paths = [_path(token) for token in tokens]
+    if hint is Path:
+        return paths[0]
     for path in paths:
         if set("*?[") & set(path) and "://" not in path and not os.path.exists(path):
             raise InputError(f"{path}: no file fits this pattern, or it was quoted; name the files")
@@ -76,7 +82,7 @@ def _option(hint: Any) -> Any:
     if any(get_origin(kind) is Sequence for kind in kinds):
         return Annotated[list[Path], Parameter(converter=_paths)]
     if Path in kinds:
-        return Annotated[Path, Parameter(converter=_path)]
+        return Annotated[Path, Parameter(converter=_paths)]
     return Annotated[hint, Parameter(converter=_whole)] if int in kinds else hint
 
 
@@ -129,7 +135,7 @@ def _read(file: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """The folder that a recipe's paths lie in, and its sections by command."""
     try:
         sections = yaml.safe_load(Path(file).read_bytes()) or {}  # bytes: YAML knows their encoding
-        data = os.path.expanduser(sections.pop("data", None) or ".")
+        data = os.path.expanduser(sections.pop("data", None) or "")
         recipe = {
             name.replace("_", "-"): {str(k): v for k, v in (options or {}).items() if v is not None}
             for name, options in sections.items()
@@ -171,7 +177,9 @@ COSTS = {
     "predict": (10, 2200, 0.02, 1.1),
 }
 SCALES = {"laptop": (1, 1), "gpu": (12, 32), "japan": (40, 119)}
-SIMULATED = 1.5e-9  # GB a pixel
+SIMULATED = 1.5e-9  # GB a pixel of a scene that is full
+BY_PIXEL = ("downsample", "label")  # void pixels take their time; elsewhere they are left out
+Size = tuple[float, float]
 INPUTS = ("tiles", "labels", "sar", "table", "file", "encoder", "model", "scene", "patches")
 
 
@@ -187,55 +195,62 @@ def run(recipe: Path, *, dry_run: bool = False) -> list[str]:
     Raises:
         InputError: An option does not fit, or an input is neither there nor made by an earlier section.
     """
-    file, steps = str(Path(recipe).resolve()), {}
-    folder, sections = _read(file)
-    with chdir(folder):
-        for name in sorted(sections, key=list(COMMANDS).index):
-            command, bound, _ = app.parse_args([name, "--config", file])
-            bound.apply_defaults()
-            steps[name] = partial(command, *bound.args, **bound.kwargs), bound.arguments
-        plan = _plan({name: given for name, (_, given) in steps.items()})
-        for name, (work, _) in {} if dry_run else steps.items():
-            print(f"$ sartutorial {name} --config {file}", flush=True)
-            _print(work())
+    file, steps = str(recipe), {}
+    for name in sorted(_read(file)[1], key=list(COMMANDS).index):
+        command, bound, _ = app.parse_args([name, "--config", file])
+        bound.apply_defaults()
+        steps[name] = partial(command, *bound.args, **bound.kwargs), bound.arguments
+    plan = _plan({name: given for name, (_, given) in steps.items()})
+    for name, (work, _) in {} if dry_run else steps.items():
+        print(f"$ sartutorial {name} --config {file}", flush=True)
+        _print(work())
     return plan if dry_run else []
 
 
 def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What each step reads, takes and writes, a line each; InputError if it lacks its input."""
-    lines, made = [], dict[str, float]()  # GB in a folder, once the steps before have run
+    lines, made = [], dict[str, Size]()  # of a folder, once the steps before have run
     scale = profiles.get()
     for name, given in steps.items():
         scale = profiles.get(given.get("profile") or scale.name)
         lulc.legend(given.get("legend") or "hr-lulc")
-        read = SIMULATED * ((given.get("side") or scale.world) * scale.scene_size) ** 2
+        stored = full = SIMULATED * ((given.get("side") or scale.world) * scale.scene_size) ** 2
         for key in (key for key in INPUTS if isinstance(given.get(key), list | str | Path)):
             several = given[key] if isinstance(given[key], list) else [given[key]]
-            read = sum(_gigabytes(f"{name}: {key}", str(path), made) for path in several)
+            found = [_size(f"{name}: {key}", str(path), made, given.get("out")) for path in several]
+            stored, full = (sum(sizes) for sizes in zip(*found, strict=True))
         start, seconds, written, memory = COSTS.get(name, (5, 0, 0, 1))
         if name in ("pretrain", "finetune", "evaluate", "predict"):
-            epochs = getattr(scale, f"{name}_epochs", 1)
-            seconds *= (given.get("epochs", epochs) or epochs) * SCALES.get(scale.name, (1, 1))[
-                name != "pretrain"
-            ]
-        wrote = read * written * (2 / given.get("factor", 2)) ** 2
-        made |= {str(given["out"]): wrote} if given.get("out") else {}
-        took = f"{(start + read * seconds) / 60:.2g} min of one core, {wrote:.2g} GB"
-        lines.append(f"{name:<11}reads {read:.2g} GB, takes {took} of disk, {memory} GB of memory")
+            seconds *= given.get("epochs", 0) or getattr(scale, f"{name}_epochs", 1)
+            seconds *= SCALES.get(scale.name, (1, 1))[name != "pretrain"]
+        share = written * (2 / given.get("factor", 2)) ** 2
+        made |= {str(given["out"]): (stored * share, full * share)} if given.get("out") else {}
+        minutes = (start + seconds * (full if name in BY_PIXEL else stored)) / 60
+        disk = f"{stored * share:.2g} GB of disk, {memory} GB of memory"
+        lines.append(
+            f"{name:<11}reads {stored:.2g} GB, takes {minutes:.2g} min of one core, {disk}"
+        )
     return lines
 
 
-def _gigabytes(what: str, path: str, made: Mapping[str, float]) -> float:
-    """GB of an input that is there or that an earlier step makes; InputError if there is none."""
+def _size(what: str, path: str, made: Mapping[str, Size], out: Path | None) -> Size:
+    """GB of an input that is there or that an earlier step makes, and were no pixel of it void."""
     for folder in (path, *map(str, Path(path).parents)):
         if folder in made:
             return made[folder]
-    if not (path == "reference" or files.is_virtual(path) or os.path.exists(path)):
-        raise InputError(
-            f"{what} {path}: neither there nor made by an earlier section of the recipe"
-        )
+    if not (path in WORDS or files.is_virtual(path) or os.path.exists(path)):
+        raise InputError(f"{what} {path}: neither there nor made by an earlier section")
     inside = [Path(path), *Path(path).rglob("*")]
-    return sum(file.stat().st_size for file in inside if file.is_file()) / 1e9
+    stored = full = sum(file.stat().st_size for file in inside if file.is_file()) / 1e9
+    if what.endswith(": scene"):
+        from sartutorial import rasters  # the list of commands needs none
+
+        full = 0.0
+        for scene in files.find_scenes(path, without=out):
+            with rasters.opened(scene) as sar:
+                full += SIMULATED * sar.width * sar.height
+        stored = min(stored or full, full)  # neither far ones, nor an archive's other layers
+    return stored, full
 
 
 app = App(

@@ -35,6 +35,7 @@ R = TypeVar("R")
 SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 NOTES = ".made"  # the folder beside products with what is known of them, locks and partial files
+DIED = "the processes that took it died, one after the other; is there memory enough?"
 SETTLED = 2e9  # nanoseconds: two changes within a tick of a file system's clock look alike
 
 _TILE = r"[NS]\d{2}[EW]\d{3}_\d{2}"  # JAXA's 25 m mosaics, of PALSAR-2 and of PALSAR-1
@@ -406,9 +407,7 @@ def products(
     file = str(out).lower().endswith((".tif", ".tiff")) and not os.path.isdir(out)
     if file and len(scenes) > 1:
         raise InputError(f"{out}: one file for several scenes; name a folder")
-    place = Path(
-        os.path.abspath(out) if how.get("scheduler") else out
-    )  # other machines must find it
+    place = Path(out).absolute() if how.get("scheduler") else Path(out)  # others must find it
 
     def make(one: str) -> Path:
         return work(one, out=place if file else place / product_name(one), progress=progress)
@@ -417,7 +416,9 @@ def products(
     return made[0] if isinstance(scene, str | Path) and not os.path.isdir(scene) else made
 
 
-def _tried(work: Callable[[str], T], scene: str) -> T | Exception:
+def _tried(work: Callable[[str], T], scene: str, threads: str = "") -> T | Exception:
+    if threads:  # to decode and encode in: on a worker, one
+        os.environ["GDAL_NUM_THREADS"] = threads
     try:
         return work(scene)
     except Exception as error:  # whatever it is, the other scenes can do without this one
@@ -431,7 +432,7 @@ def _each(
     if workers < 2 and not scheduler:
         yield from ((scene, _tried(work, scene)) for scene in scenes)
         return
-    from distributed import Client, as_completed
+    from distributed import Client, KilledWorker, as_completed
 
     with ExitStack() as stack:
         try:
@@ -441,10 +442,12 @@ def _each(
         except (OSError, ValueError) as error:
             fault = "no dask scheduler answers, or none with workers; start it and 'dask worker'"
             raise InputError(f"{scheduler}: {fault}") from error
-        tasks = {client.submit(_task, work, scene, pure=False): scene for scene in scenes}
+        tasks = {client.submit(_tried, work, scene, "1", pure=False): scene for scene in scenes}
         for task in as_completed(tasks):
-            fault = task.exception()  # of dask, such as a worker that died; ours is a result
-            yield tasks[task], fault or task.result()
+            scene = tasks.pop(task)  # or a worker that dies takes results along, to be made again
+            died = isinstance(task.exception(), KilledWorker)  # ours is a result
+            lost = InputError(f"{scene}: {DIED}") if died else task.exception()
+            yield scene, lost or task.result()
 
 
 @contextmanager
@@ -462,18 +465,16 @@ def _own_workers(number: int) -> Iterator[Any]:
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         quiet = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
-        cluster = LocalCluster(n_workers=number, threads_per_worker=1, **quiet)
+        once = dict(allowed_failures=1)  # a scene may kill one worker, not a second
+        cluster: Any = LocalCluster(
+            n_workers=number, threads_per_worker=1, scheduler_kwargs=once, **quiet
+        )
     finally:
         sys.modules["__main__"] = main
         mask(signal.SIG_SETMASK, before)
     with cluster:
+        cluster.scheduler.WORKER_SATURATION = 1.0  # none waits at a worker, to be suspected with it
         yield cluster
-
-
-def _task(work: Callable[[str], T], scene: str) -> T | Exception:
-    """``work`` on a worker, which decodes and encodes a scene in one thread."""
-    os.environ["GDAL_NUM_THREADS"] = "1"
-    return _tried(work, scene)
 
 
 def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,7 +15,7 @@ from affine import Affine
 from conftest import GRID, UTM, land_array, scene_array, write
 
 import sartutorial as st
-from sartutorial import InputError
+from sartutorial import InputError, files
 
 SERVER = Path(__file__).with_name("cloud_server.py")
 HALF = "IMG-HH-ALOS2458503230-221119-UBSR2.1GUD.tif"
@@ -136,21 +137,98 @@ def test_a_connection_lost_on_the_way_leaves_no_product(cloud, dn, tmp_path, mon
     assert (tmp_path / name).exists()
 
 
-def test_every_step_on_rasters_reads_urls_and_makes_the_same(cloud, dn, tmp_path):
-    """Scenes and land cover from the cloud, or copied from there."""
-    rng = np.random.default_rng(1)
-    write(cloud.folder / "tile.tif", land_array(rng, 768, 768), transform=GRID * Affine.scale(2))
-    write(cloud.folder / HALF, dn[:512, :512], transform=GRID * Affine.scale(2))
-    found = []
-    for place in (cloud.url, lambda name: cloud.folder / name):
-        at = tmp_path / str(len(found))
-        half = st.downsample(place(NAME), at / "half")
-        tile, scenes = place("tile.tif"), [half, place(HALF)]
-        st.label(scenes, tile, at / "labels")
-        st.cut(scenes, at / "labels", at / "patches", size=64, max_void=0.2)
-        report = st.sample(at / "patches", tile, points=2000, block=2, buffer=0)
-        index = st.read_index(at / "patches")
-        pixels = [st.Store(at / "patches", index).sar(i) for i in range(len(index))]
-        found.append((report.to_dict(), index["points"].tolist(), np.stack(pixels)))
-    assert found[0][:2] == found[1][:2]
-    np.testing.assert_array_equal(found[0][2], found[1][2])
+PLACES = {  # how a file of the cloud is named
+    "https": "http://{0}/{1}",
+    "vsicurl": "/vsicurl/http://{0}/{1}",
+    "vsis3": "/vsis3/bucket/{1}",
+    "s3": "s3://bucket/{1}",
+}
+
+
+@pytest.fixture
+def bucket(cloud, monkeypatch):
+    """The server as an open bucket named so: what GDAL must be told of one that is not Amazon's."""
+    said = dict(
+        S3_ENDPOINT=cloud.at[7:], HTTPS="NO", VIRTUAL_HOSTING="FALSE", NO_SIGN_REQUEST="YES"
+    )
+    for name, value in said.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    if not (cloud.folder / "bucket").exists():
+        (cloud.folder / "bucket").symlink_to(".")
+
+
+def taken(run, at, place, model):
+    """All that every command that reads rasters makes of them; ``place`` says where they are."""
+
+    def made(*words):
+        code, out, err = run(*words)
+        assert code == 0, err
+        return out
+
+    tiles = ("--tiles", place("tile.tif"))
+    made("downsample", place(NAME), "--out", at / "half")
+    made("label", place(NAME), place(HALF), *tiles, "--out", at / "labels")
+    cut = ("--labels", at / "labels", "--out", at / "patches", "--size", 64, "--max-void", 0.2)
+    made("patches", place(NAME), *cut)
+    said = made("sample", at / "patches", *tiles, "--points", 2000, "--block", 2, "--buffer", 0)
+    made("predict", place(HALF), "--model", model, "--out", at / "maps", "--confidence")
+    made("mosaic", place("map.tif"), "--out", at / "region.tif")
+    rasters = sorted(p for p in at.rglob("*.tif") if files.NOTES not in p.parts)
+    index = st.read_index(at / "patches")
+    pixels = [st.Store(at / "patches", index).sar(i) for i in range(len(index))]
+    return said, np.stack(pixels), {p.relative_to(at): rasterio.open(p).read() for p in rasters}
+
+
+@pytest.fixture(scope="module")
+def ground(cloud, dn):
+    """Beside the scene, in the cloud: land cover, and a second scene."""
+    rng, folder = np.random.default_rng(1), cloud.folder
+    write(folder / "tile.tif", land_array(rng, 768, 768), transform=GRID * Affine.scale(2))
+    write(folder / HALF, dn[:512, :512])
+
+
+@pytest.fixture(scope="module")
+def model(cloud, ground, world):
+    """A model, of whose making there is a map in the cloud."""
+    made = st.finetune(world / "patches", world / "cloudy", profile="tiny", epochs=1)
+    st.predict(cloud.folder / HALF, made, cloud.folder / "map.tif", confidence=True)
+    return made
+
+
+@pytest.mark.slow
+def test_every_command_on_rasters_reads_the_cloud_and_makes_the_same(
+    run, cloud, bucket, model, tmp_path
+):
+    said, pixels, rasters = taken(run, tmp_path / "copied", lambda n: cloud.folder / n, model)
+    assert len(rasters) == 6
+    for kind, form in PLACES.items():
+        place = partial(form.format, cloud.at[7:])
+        found = taken(run, tmp_path / kind, place, model)
+        assert found[0] == said, kind
+        np.testing.assert_array_equal(found[1], pixels)
+        assert found[2].keys() == rasters.keys()
+        for name, values in rasters.items():
+            np.testing.assert_array_equal(found[2][name], values)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "downsample {far} --out {out}",
+        "label {far} --tiles {at}/tile.tif --out {out}",
+        "label {at}/{scene} --tiles {far} --out {out}",
+        "patches {far} --labels {at} --out {out}",
+        "predict {far} --model reference --out {out}",
+        "mosaic {far} --out {out}",
+    ],
+)
+def test_what_is_not_in_the_cloud_is_named(run, cloud, bucket, ground, tmp_path, kind, command):
+    far = PLACES[kind].format(cloud.at[7:], "IMG-HH-ALOS2458503299-221119-UBSR2.1GUD.tif")
+    here = dict(at=cloud.folder, scene=HALF, out=tmp_path / "made.tif")
+    code, _, err = run(*command.format(far=far, **here).split())
+    assert code == 1
+    (line,) = [t for t in err.splitlines() if t.startswith("sartutorial: ")]
+    assert f": {far}: " in line
+    assert line.endswith("; check address and network, and run it again")
+    assert not (tmp_path / "made.tif").exists()

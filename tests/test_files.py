@@ -733,6 +733,30 @@ def test_processes_make_the_same_files(land, tmp_path):
     )
 
 
+def dies(scene, *, out, progress):
+    """Work that is killed, as by a lack of memory, each time or the first time that it has a scene."""
+    with (out.parent / "tried").open("a") as tried:
+        tried.write(f"{out.stem}\n")
+    often = (out.parent / "tried").read_text().split().count(out.stem)
+    if out.stem == "3" or (out.stem == "4" and often == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return copied(scene, out=out, progress=progress)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_own_scene_at_most(land, tmp_path):
+    """One scene whose worker dies once, one whose workers always die."""
+    (tmp_path / "out").mkdir()
+    make = partial(files.products, dies, land / "scenes", tmp_path / "out", name="copy")
+    with pytest.raises(InputError) as caught:
+        make(workers=2, progress=False)
+    assert str(caught.value) == f"{land / 'scenes' / '3.tif'}: {files.DIED}"
+    made = contents(tmp_path / "out")
+    tried = made.pop("tried").decode().split()  # what a worker had when it died is made again
+    assert tried.count("3") == 2 <= tried.count("4")
+    assert made == {k: v for k, v in contents(land / "scenes").items() if k != "3.tif"}
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A scheduler and two workers in processes and a folder of their own, on the loopback address."""

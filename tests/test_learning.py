@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -584,6 +585,58 @@ def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tmp_pa
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5)
 
 
+def nodes(world, out):
+    """Two nodes that train one encoder, each started as a cluster's job starts them."""
+    file = out.with_suffix(".py")
+    file.write_text(CHILD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+    command = f"pretrain {world / 'patches'} --out {out} --epochs 12 --nodes 2 --precision 32-true"
+    return [
+        subprocess.Popen(
+            [sys.executable, file, Path(__file__).parent, *command.split()],
+            env=os.environ | FOREIGN | meeting | {"NODE_RANK": str(node)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
+    """Over gloo, in float32; the one left ends in a line, and the job goes on when submitted again."""
+    exact = training.Hardware(precision="32-true")
+    alone = pretrain(
+        world / "patches", tmp_path / "alone", profile="tiny", hardware=exact, epochs=12
+    )
+    out = tmp_path / "nodes"
+    first, second = nodes(world, out)
+    while not (out / "last.ckpt").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    os.killpg(second.pid, signal.SIGKILL)
+    said = first.communicate()[1]
+    assert first.returncode == 1
+    assert said.splitlines()[-1].startswith(f"sartutorial: {out / 'encoder.safetensors'}: one of")
+    assert 0 < len(torch.load(out / "last.ckpt", weights_only=True)["history"]) < 12
+    for node in nodes(world, out):
+        answer = node.communicate()
+        assert (node.returncode, answer[0].split("\n")[1]) == (0, f"{out / 'encoder.safetensors'}")
+    (state, description), (other, said) = map(
+        checkpoints.load, (alone, out / "encoder.safetensors")
+    )
+    assert said["history"] == pytest.approx(description["history"], rel=1e-4)
+    for key, value in state.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-2, atol=2e-4)
+
+
+def test_a_node_is_told_where_to_meet(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="nodes: set MASTER_ADDR, MASTER_PORT and NODE_RANK"):
+        training.Hardware(nodes=2)
+
+
 @pytest.mark.parametrize("hardware", [{"accumulate": 7}, {"devices": 3}])
 def test_a_batch_that_does_not_divide_among_processes_is_refused(world, tmp_path, hardware):
     with pytest.raises(InputError, match="does not divide"):
@@ -750,7 +803,7 @@ def test_options_out_of_range_are_refused(world, tmp_path, option):
         finetune(world / "patches", tmp_path, profile="tiny", **{name: number})
 
 
-@pytest.mark.parametrize("name", ["devices", "accumulate"])
+@pytest.mark.parametrize("name", ["devices", "nodes", "accumulate"])
 def test_hardware_is_at_least_one(name):
     with pytest.raises(InputError, match="at least 1"):
         training.Hardware(**{name: 0})

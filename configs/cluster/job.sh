@@ -1,8 +1,12 @@
-# What the two jobs share. The command is interrupted before its time is up, as Ctrl-C would, ends its epoch's
-# step and exits with 130; the job then submits itself again, ten times at most. Another failure stops there.
+# What the jobs share. The command is interrupted before its time is up, as Ctrl-C would, ends its epoch's step
+# and exits with 130; the job then submits itself again, ten times at most. Another failure stops there.
 # SARTUTORIAL names the command where it is not on the path.
 run_recipe() { # RECIPE SECONDS
-    timeout --signal=INT --kill-after=300 "$2" ${SARTUTORIAL:-sartutorial} run "$1"
+    in_time "$2" INT ${SARTUTORIAL:-sartutorial} run "$1"
+}
+
+in_time() { # SECONDS SIGNAL COMMAND...
+    timeout --signal="$2" --kill-after=300 "$1" "${@:3}"
     code=$?
     if [ "$code" -eq 124 ] || [ "$code" -eq 130 ]; then
         left=${AGAIN:-10}

@@ -65,7 +65,7 @@ def mosaic(
         if not p.endswith(inference.BESIDE) and Path(p).resolve() != out.resolve()
     ]
     by_age = overlap == "newest"
-    beside = [] if by_age else [str(Path(p).with_suffix(inference.BESIDE)) for p in paths]
+    beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
     inputs = [*paths, *beside]
     for path in inputs:
         try:

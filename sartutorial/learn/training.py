@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,10 @@ NO_DECAY = ("*mask_token", "*pos_embed", "*position_bias_table")  # nor biases a
 WARMUP_FROM = 5e-3  # of the peak learning rate; the authors' 5e-7 to 1e-4
 STEP_AT, STEP_TO = 700 / 800, 0.1  # their multistep schedule: a tenth after epoch 700 of 800
 COSINE_TO = 2e-3  # of the peak; the authors' 1.25e-4 to 2.5e-7
-# What SLURM's scripts, torchrun and Lightning leave in the environment.
-LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",
-             "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
+# What SLURM's scripts, torchrun and Lightning leave in the environment: where nodes meet, and which is
+# this one; then what they say of processes, which are ours.
+MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_USE_AGENT_STORE")
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 for _name in ("fabric.utilities.distributed", "pytorch.utilities.rank_zero"):  # no announcements
     logging.getLogger(f"lightning.{_name}").setLevel(logging.WARNING)
@@ -71,20 +72,24 @@ class Hardware:
     """How a run is carried out: it matters by rounding, and where a loss looks across a batch's parts.
 
     Args:
-        devices: Processes of this machine that share a batch, one a GPU where it has any.
+        devices: Processes of a machine that share a batch, one a GPU where it has any.
+        nodes: Machines that share it; on each the same command, with MASTER_ADDR, MASTER_PORT, NODE_RANK.
         accumulate: Parts of a process's share of a batch, one after the other, to save memory.
         precision: bf16-mixed or 32-true; default bf16-mixed where the device multiplies it natively.
         compile: Whether to compile the model with torch.compile.
     """
 
     devices: int = 1
+    nodes: int = 1
     accumulate: int = 1
     precision: Precision | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.devices < 1 or self.accumulate < 1:
-            raise InputError(f"{self}: devices and accumulate must be at least 1")
+        if min(self.devices, self.nodes, self.accumulate) < 1:
+            raise InputError(f"{self}: devices, nodes and accumulate must be at least 1")
+        if self.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise InputError("--nodes: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node")
 
 
 ALONE = Hardware()
@@ -125,12 +130,15 @@ def trained(
     """
     s, hardware, state = run.settings, run.hardware, file.with_name("last.ckpt")
     said = json.loads(json.dumps(run.said | {"training": asdict(s)}))
-    if s.batch % (hardware.devices * hardware.accumulate):
+    processes = hardware.devices * hardware.nodes
+    rank = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    first = hardware.nodes == 1 or rank == "0"  # of the nodes, the one that writes
+    if s.batch % (processes * hardware.accumulate):
         raise InputError(
-            f"a batch of {s.batch} patches does not divide into {hardware.devices} processes times "
-            f"{hardware.accumulate} parts; take other --devices and --accumulate"
+            f"a batch of {s.batch} patches does not divide into {processes} processes times "
+            f"{hardware.accumulate} parts; take other --devices, --nodes and --accumulate"
         )
-    with files.locked(file):
+    with files.locked(file) if first else nullcontext():
         with suppress(OSError, ValueError, AttributeError):  # no description, or not of ours
             made = json.loads(file.with_suffix(".json").read_text())
             if file.exists() and said.items() <= made.items():
@@ -142,12 +150,15 @@ def trained(
         # Bound here, all but the model: Fabric gives each process its own copy of that.
         loop = partial(fit, loss=loss, data=data, state=state, run=replace(run, said=said))
         try:
-            with own_processes():
+            with own_processes(hardware.nodes):
                 history = fabric(hardware).launch(loop, model)
         except (ProcessRaisedException, ProcessExitedException) as error:
             what = str(error).strip().splitlines()[-1]
             raise InputError(f"{file}: one of the processes failed: {what}") from error
-        if hardware.devices > 1:
+        if not first:
+            with files.locked(file):  # until the first has written
+                return False
+        if processes > 1:
             model.load_state_dict(read_state(state, said)["model"])
         about = {"normalization": data.norm._asdict(), "hardware": asdict(hardware)}
         checkpoints.save(model, file, said | about | {"history": history})
@@ -224,7 +235,8 @@ def fabric(hardware: Hardware) -> Any:
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=hardware.devices,
-        strategy="ddp_spawn" if hardware.devices > 1 else "auto",
+        num_nodes=hardware.nodes,
+        strategy="ddp_spawn" if hardware.devices * hardware.nodes > 1 else "auto",
         precision=hardware.precision or precision(),
         plugins=[LightningEnvironment()],  # whoever started this process, ours are its own
     )
@@ -275,12 +287,12 @@ def read_state(state: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def own_processes() -> Iterator[None]:
+def own_processes(nodes: int) -> Iterator[None]:
     """Let processes that start now ignore the caller's script, and other launchers' words of theirs."""
     main, said = sys.modules["__main__"], dict(os.environ)
     others = multiprocessing.active_children()
     sys.modules["__main__"] = ModuleType("__main__")
-    for name in LAUNCHERS:
+    for name in LAUNCHERS if nodes > 1 else (*LAUNCHERS, *MEETING):
         os.environ.pop(name, None)
     try:
         yield
