@@ -379,7 +379,9 @@ for start in steps:
     text = ", ".join(f"{k} {np.mean([m[k] for m in its]):.3f}" for k in its[0])
     print(f"{steps[start]:,} steps, {start}, {len(its)} run(s): {text}")
 means = [np.mean([r["miou"]["test"] for r in last if r["start"] == k]) for k in steps]
-print(f"best and worst of these starts are {np.ptp(means):.3f} mIoU apart on the test blocks")
+print(
+    f"best and worst of these starts are {np.ptp(means):.3f} mIoU apart on the test blocks"
+)
 assert np.ptp(means) < 0.02  # what the text below says
 assert steps.keys() == {r["start"] for r in last} and np.argmax(means) == 0
 
@@ -430,7 +432,9 @@ fig, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for i, row in enumerate(r for r in ORDER if r in trials):
     best = np.maximum.accumulate([trials[row][t] for t in sorted(trials[row])])
     colour, mark = COLOUR.get(row, "#000000"), "os^vDPX*<>"[i]
-    ax.plot(range(1, len(best) + 1), best, "-", marker=mark, ms=4, color=colour, label=row)
+    ax.plot(
+        range(1, len(best) + 1), best, "-", marker=mark, ms=4, color=colour, label=row
+    )
 ax.set_xlabel("trials")
 ax.set_ylabel("best validation mIoU")
 ax.set_xticks(range(1, 17, 3))
