@@ -59,10 +59,7 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
 
 
 def named(file: str | Path, kind: str) -> Path:
-    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``).
-
-    Raises InputError if the book's weights are asked for and not there.
-    """
+    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``)."""
     own = str(file) == "reference"
     return profiles.book_file(f"weights/{kind}.safetensors") if own else Path(file)
 
