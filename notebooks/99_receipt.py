@@ -99,10 +99,16 @@ from IPython.display import display
 
 receipt = json.loads(profiles.book_file("results/receipt.json").read_text())
 seen = pd.DataFrame({n: v["exact"] for n, v in receipt["variants"].items()})
-table = seen.assign(yours=pd.Series(exact))
-agree = [exact[name] in seen.loc[name].to_numpy() for name in seen.index]
-table["yours"] = table["yours"].astype(str) + np.where(agree, " agrees", " is new")
-display(table)
+agree = np.array([exact[name] in seen.loc[name].to_numpy() for name in seen.index])
+seen.insert(
+    0,
+    "yours",
+    [
+        f"{exact[n]} {'agrees' if ok else 'is new'}"
+        for n, ok in zip(seen.index, agree, strict=True)
+    ],
+)
+display(seen)
 
 # %%
 seen = pd.DataFrame({n: v["real"] for n, v in receipt["variants"].items()})
@@ -111,11 +117,11 @@ margin = (high - low) + 1e-5 * high.abs()
 table = pd.DataFrame({"lowest": low, "highest": high, "yours": pd.Series(real)})
 within = table["yours"].between(low - margin, high + margin)
 table["spread"] = (high - low) / high.abs()
-table["yours is"] = np.where(within, "within", "outside")
+table.insert(0, "yours is", np.where(within, "within", "outside"))
 numbers = ["lowest", "highest", "yours"]
 display(table.style.format("{:.8g}", subset=numbers).format("{:.1e}", subset="spread"))
 print(
-    f"{sum(agree)} of {len(agree)} whole numbers agree, {within.sum()} of {len(within)} others lie within"
+    f"{agree.sum()} of {len(agree)} whole numbers agree, {within.sum()} of {len(within)} others lie within"
 )
 
 # %%
