@@ -38,6 +38,9 @@ LABEL = re.compile(r"^\(([\w-]+)\)=$|^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$", re.
 # Pages that need not keep a rule, by rule.
 EXCEPT: dict[str, tuple[str, ...]] = {
     "numbers": ("book/authors",),  # asks the authors about numbers of their code
+    # An appendix that runs, and no chapter.
+    "contract": ("notebooks/99_receipt",),
+    "exercises": ("notebooks/99_receipt",),
 }
 
 

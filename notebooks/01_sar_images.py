@@ -19,7 +19,6 @@
 
 # %%
 import json
-from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -31,7 +30,7 @@ from rasterio.windows import Window
 from scipy import ndimage, stats
 
 import sartutorial as st
-from sartutorial import radiometry, rasters, tutorial
+from sartutorial import profiles, radiometry, rasters, tutorial
 from sartutorial.world import simulate
 
 scenes = tutorial.scenes()
@@ -454,7 +453,7 @@ for path in tutorial.halved():
 floor = st.to_power(simulate.NOISE_DB)
 table["measured"] = st.to_db(total / np.maximum(count, 1) - floor)[1:15]
 
-real = json.loads(Path("../book/results/lband_levels.json").read_text())
+real = json.loads(profiles.book_file("results/lband_levels.json").read_text())
 flevoland = {k: v["mean_db"] for k, v in real["flevoland"]["classes"].items()}
 woods = "deciduous broad-leaved forest"
 table["over forest"] = table["measured"] - table.loc[woods, "measured"]
@@ -556,7 +555,7 @@ print(f"γ⁰ - σ⁰ at 36 degrees: {-10 * np.log10(np.cos(np.radians(36))):.2f
 # %%
 with rasterio.open(world / simulate.CLASSES) as source:
     island = np.bincount(source.read(1).ravel(), minlength=16)
-counted = json.loads(Path("../book/results/japan_counts.json").read_text())["ids"]
+counted = json.loads(profiles.book_file("results/japan_counts.json").read_text())["ids"]
 japan = np.array([counted.get(str(i), {"pixels": 0})["pixels"] for i in range(16)])
 land = [c.id for c in st.HR_LULC.classes if c.id > 1 and japan[c.id]]
 shares = pd.DataFrame(

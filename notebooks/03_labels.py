@@ -96,7 +96,7 @@ with rasterio.open(work / "labels" / scene.name) as source, rasterio.open(scene)
 # Nothing is labelled where there is no SAR data.
 assert ids.any() and (ids[dn == 0] == st.HR_LULC.void).all()
 
-# %% mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey. Middle, the land-cover classes on the same grid: forest inland, fields and towns at the coast, sea around. Right, the legend."}}
+# %% mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours; hatched is what some eyes cannot tell apart by colour).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey. Middle, the land-cover classes on the same grid: forest inland, fields and towns at the coast, sea around. Right, the legend."}}
 fig, axes = plt.subplots(
     1, 3, figsize=(12, 4.6), width_ratios=[5, 5, 2.4], layout="constrained"
 )

@@ -16,7 +16,6 @@
 
 # %%
 import json
-from pathlib import Path
 
 import folium
 import geopandas as gpd
@@ -32,10 +31,10 @@ from scipy.spatial import KDTree
 from sklearn.ensemble import ExtraTreesClassifier
 
 import sartutorial as st
-from sartutorial import sampling, splits, tutorial
+from sartutorial import profiles, sampling, splits, tutorial
 
 # %%
-japan = json.loads(Path("../book/results/japan_counts.json").read_text())
+japan = json.loads(profiles.book_file("results/japan_counts.json").read_text())
 squares = np.array(list(japan["tiles"].values()))  # of 1°; ids 0 to 15
 japan_counts = np.zeros((len(squares), 256), int)  # as the package counts: by id
 japan_counts[:, : squares.shape[1]] = squares
@@ -444,18 +443,21 @@ runs = pd.DataFrame(runs, columns=["split", "seed", "classifier", "accuracy"])
 scores = runs.pivot(index=["classifier", "seed"], columns="split", values="accuracy")
 leak = (scores["random"] - scores["blocks and buffer"]).groupby("classifier")
 
+
 # %%
-print("accuracy, mean ± standard deviation over ten seeds")
-for name, part in scores.groupby("classifier"):
-    words = [f"{s} {part[s].mean():.3f} ± {part[s].std():.3f}" for s in part]
-    print(f"{name:<22}", "; ".join(words))
-print("\nleak (random − blocks and buffer), mean ± standard deviation")
-for name, part in leak:
-    print(f"{name:<22} {part.mean():+.3f} ± {part.std():.3f}")
+def said(values, form=".3f"):
+    """Mean ± standard deviation over the seeds."""
+    return f"{values.mean():{form}} ± {values.std():.3f}"
+
+
+order = ["random", "blocks", "blocks and buffer"]
+table = scores.groupby("classifier").agg(said)[order].rename_axis(columns="accuracy")
+table["leak: first − last"] = leak.agg(said, "+.3f")
+print("mean ± standard deviation over ten seeds")
+display(table)
 assert leak.mean()["nearest on the map"] > leak.std()["nearest on the map"]
 
 # %% mystnb={"figure": {"caption": "The same classifiers scored on three splits, ten seeds each (simulated world); bars: means.", "name": "fig-leak"}, "image": {"alt": "Dots of accuracy for three splits and five classifiers. The classifier that only knows the place falls far from the random split to blocks with a buffer; the one that only knows backscatter statistics stays where it is; the one that knows both falls a little."}}
-order = ["random", "blocks", "blocks and buffer"]
 fig, ax = plt.subplots(figsize=(9, 3.8), layout="constrained")
 names = [*features, "trees on both", "most frequent class"]
 for i, split in enumerate(order):

@@ -18,7 +18,6 @@
 
 # %%
 import json
-from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -626,7 +625,7 @@ plt.show()
 # `python -m experiments.reference` trains the same network on the same patches for longer, and holds it against the same guesses on the same hidden pixels. It gives the Gaussian a lead: its width is chosen on the test patches themselves. What it found is part of the book:
 
 # %%
-reference = json.loads(Path("../book/results/reference.json").read_text())
+reference = json.loads(profiles.book_file("results/reference.json").read_text())
 long = pd.Series(reference["error_db"])
 both = pd.DataFrame(
     {

@@ -30,7 +30,6 @@ import resource
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -435,7 +434,7 @@ print("loss of the japan profile:", profiles.get("japan").loss, "(paper)")
 # Settings were drawn at random, the same for the pretrained start and for scratch, and compared on the *validation* patches alone. Every trial that was run is in `book/results/search.json`; these are the best of each kind:
 
 # %% tags=["hide-input"]
-search = json.loads(Path("../book/results/search.json").read_text())
+search = json.loads(profiles.book_file("results/search.json").read_text())
 trials = pd.json_normalize([r for r in search["runs"] if r["stage"] == "search"])
 best = trials.sort_values("miou.validation").groupby(["start", "steps"]).tail(1)
 number = trials.groupby(["start", "steps"]).size()
@@ -475,7 +474,7 @@ print(", ".join(f"{v:.3f} ({n} steps)" for n, v in spread.items()))
 # Those trials had equal *steps*, on a GPU. A reader has minutes, and a step of one network costs more than a step of another. So a second search gave every trial the same *seconds* of one thread, again as many to each start; the best of each by validation was then trained with several seeds and scored once on test patches (`book/results/live.json`):
 
 # %%
-live = json.loads(Path("../book/results/live.json").read_text())
+live = json.loads(profiles.book_file("results/live.json").read_text())
 print(live["budget"])
 table = {
     name: {"mIoU": r["miou"], "from": r["miou_95"][0], "to": r["miou_95"][1]}
@@ -937,7 +936,7 @@ plt.show()
 # Honesty needs a rival. A small U-Net, which sees every pixel and was never pretrained, was trained on the same patches, and so was a random forest on the mean and variance around a pixel (`python -m experiments.hardness`; [chapter 8](08_evaluation) scores everything on the test blocks):
 
 # %%
-hardness = json.loads(Path("../book/results/hardness.json").read_text())
+hardness = json.loads(profiles.book_file("results/hardness.json").read_text())
 rivals = {"U-Net": hardness["network"], "random forest": hardness["forest"]}
 for name, r in rivals.items():
     print(

@@ -34,7 +34,6 @@ import resource
 import sys
 import time
 from itertools import combinations
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +41,7 @@ import pandas as pd
 import torch
 
 import sartutorial as st
-from sartutorial import tutorial
+from sartutorial import profiles, tutorial
 from sartutorial.learn import baselines, datasets, evaluation
 
 started = time.perf_counter()
@@ -225,7 +224,7 @@ plt.show()
 # On patches of your own, `sartutorial table1 --out DIR [--seeds 5] [--plan]` runs the paper's rows with baselines in the same way, each run kept as it ends; there a row has the budget and the settings of your profile.
 
 # %%
-RESULTS = Path("../book/results/table1")
+RESULTS = profiles.book_file("results/table1")
 units = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))]
 for u in units:  # no number without its seed, budget and origin
     assert {"seed", "budget_s", "seconds", "origin", "provenance"} <= set(u)
@@ -371,7 +370,7 @@ for budget in (40.0, 175):
     for first in (REFERENCE, SCRATCH):
         if (first, UNET) in said:
             print(f"{budget:g} s, {first} against the U-Net: {said[first, UNET]}")
-search = json.loads(Path("../book/results/search.json").read_text())
+search = json.loads(profiles.book_file("results/search.json").read_text())
 last = [r for r in search["runs"] if r["stage"] == "final"]
 steps = {r["start"]: r["steps"] for r in last}
 for start in steps:

@@ -19,7 +19,6 @@
 
 # %%
 import json
-from pathlib import Path
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -32,7 +31,7 @@ from IPython.display import display
 from rasterio.windows import Window
 
 import sartutorial as st
-from sartutorial import radiometry, tutorial
+from sartutorial import profiles, radiometry, tutorial
 from sartutorial.learn import datasets, pretraining
 from sartutorial.learn.published import load_pretraining
 from sartutorial.world import simulate
@@ -42,7 +41,7 @@ folder = tutorial.sampled()
 rows = datasets.selected(folder, "finetune", "test")
 pretrained, description = load_pretraining("reference")
 norm = datasets.Normalization(**description["normalization"])
-results = Path("../book/results")
+results = profiles.book_file("results")
 weight = json.loads((results / "weight.json").read_text())
 factors = json.loads((results / "factors.json").read_text())
 

@@ -17,7 +17,6 @@
 # %%
 import itertools
 import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +26,7 @@ from IPython.display import Markdown, display
 from scipy import ndimage
 
 import sartutorial as st
-from sartutorial import rasters, tutorial
+from sartutorial import profiles, rasters, tutorial
 from sartutorial.learn import datasets, evaluation, inference, reports
 
 work = tutorial.data_dir()
@@ -310,7 +309,7 @@ table.iloc[:, :8].style.format("{:.0f}").set_caption("Hectares")
 # How far may one trust the intervals? The simulator knows the truth, so we can count: `python -m experiments.area_coverage` draws a thousand such samples and looks how often each interval holds the true area. It should be 95 %.
 
 # %%
-coverage = json.loads(Path("../book/results/area_coverage.json").read_text())
+coverage = json.loads(profiles.book_file("results/area_coverage.json").read_text())
 held = pd.DataFrame(
     {
         (f"{size} pixels a class", kind): {

@@ -324,7 +324,7 @@ assert sartutorial("run chain/recipe.yaml") != 0
 # How good are the estimates? Below is what commands took, beside what a dry run said; lines through the first sizes gave its numbers, the others were measured afterwards. They are CPU seconds on one machine: a quicker one, or a GPU, takes less, and a busy one has you wait longer.
 
 # %%
-costs = json.loads(Path("../book/results/recipe_costs.json").read_text())
+costs = json.loads(profiles.book_file("results/recipe_costs.json").read_text())
 later = [row for row in costs["rows"] if not row["fitted"]]
 print(f"{'command':<12}{'read':>9}{'measured':>12}{'expected':>12}{'ratio':>8}")
 for row in later:

@@ -27,7 +27,9 @@ DB_RANGE = (-25.0, 0.0)  # the stretch of every backscatter figure in the book
 EARTH = 6378137.0  # metres, the radius of web maps
 WRONG = (255, 255, 255)  # no legend has a class in white
 # To some eyes towns have the colour of forest or bare ground, greenhouses that of wetland.
-HATCH = {"built-up": "////", "greenhouse": "xxxx"}
+HATCH = {"built-up": "////", "greenhouse": "xxxx", "bamboo forest": "++"}
+HATCH |= dict.fromkeys(("deciduous broad-leaved forest", "rock reef / tidal flat"), "..")
+HATCH |= dict.fromkeys(("deciduous needle-leaved forest", "evergreen needle-leaved forest"), "||")
 SIDE = 900  # pixels of a web map's layer: a page of five opens at once
 # A web map's own controls: what is shown and how opaque, a swipe, and the legend.
 PANEL = """(() => {

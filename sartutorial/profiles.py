@@ -36,7 +36,7 @@ class Profile:
     finetune_warmup: float = 0.3  # epochs; paper: 20
     finetune_batch: int = 4  # authors: 8 GPUs x 64
     finetune_base_lr: float = 0.384  # authors: 1.25e-4
-    # From here on recorded searches (book/results/live.json, search.json) depart from their recipe.
+    # From here on recorded searches (book/results) depart from it; of losses the paper's is the first.
     dropout: float = 0.0  # in the decoder; authors: 0.5
     drop_path: float = 0.0  # in the encoder, in fine-tuning; authors: 0.1
     merged_taps: bool = False  # the decoder sees stages after patch merging (authors), or before
@@ -114,3 +114,15 @@ def data_dir() -> Path:
     here = Path.cwd().resolve()
     root = next((p for p in (here, *here.parents) if (p / "notebooks").is_dir()), here)
     return root / "data" / "work" / get().name
+
+
+def book_file(place: str) -> Path:
+    """What comes with the book, as ``results/search.json``: of a checkout around, or of the package.
+
+    Raises InputError if it is in neither.
+    """
+    here, package = Path.cwd().resolve(), Path(__file__).parent
+    for root in (*(p / "book" for p in (here, *here.parents, package.parent)), package):
+        if (root / place).exists():
+            return root / place
+    raise InputError(f"book/{place} is not here; run in the book's folder, or install its wheel")

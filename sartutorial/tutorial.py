@@ -155,23 +155,22 @@ def slider(
     frames = [[label, picture(fig)] for label, fig in figures]
     start = (len(frames) // 2 if start is None else start) % len(frames)
     return HTML(f"""<div class="frames">
-<img src="{frames[start][1]}" alt="{alt}" style="max-width:100%">
+<img src="{frames[start][1]}" alt="{alt}" style="display:block; max-width:100%">
 <label>{name} = <output>{frames[start][0]}</output>
 <input type="range" min="0" max="{len(frames) - 1}" value="{start}" style="width:60%"></label>
 <button type="button" aria-label="play">▶</button>
 <script>{{
 const box = document.currentScript.parentElement, frames = {json.dumps(frames)};
-const input = box.querySelector("input");
-let timer;
-const show = () => {{
-  [box.querySelector("output").value, box.querySelector("img").src] = frames[input.value];
-  if (input.value === input.max) clearInterval(timer);
+let timer, input = box.querySelector("input");
+const show = n => {{
+  input.value = n;
+  [box.querySelector("output").value, box.querySelector("img").src] = frames[n];
+  if (n == input.max) clearInterval(timer);
 }};
-input.oninput = () => {{ clearInterval(timer); show(); }};
+input.oninput = () => {{ clearInterval(timer); show(input.value); }};
 box.querySelector("button").onclick = () => {{
   clearInterval(timer);
-  timer = setInterval(() => {{ input.stepUp(); show(); }}, 800);
-  input.value = 0;
-  show();
+  timer = setInterval(() => show(+input.value + 1), 800);
+  show(0);
 }};
 }}</script></div>""")  # type: ignore[no-untyped-call]

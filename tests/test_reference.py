@@ -9,6 +9,7 @@ from rasterio.windows import Window
 
 import sartutorial as st
 from experiments import model_cards
+from sartutorial import profiles
 from sartutorial.learn import checkpoints, published
 from sartutorial.learn.datasets import Normalization
 from sartutorial.world import simulate
@@ -71,6 +72,6 @@ def test_the_encoder_sees_a_coast_past_the_mask():
 
 def test_where_the_book_is_not_its_weights_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    with pytest.raises(st.InputError, match=r"reference: .*encoder\.safetensors is not here"):
+    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "a" / "b.py"))
+    with pytest.raises(st.InputError, match=r"book/weights/encoder\.safetensors is not here"):
         st.load_encoder("reference")

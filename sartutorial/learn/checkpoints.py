@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sartutorial import InputError, __version__, files
+from sartutorial import InputError, __version__, files, profiles
 
 LIBRARIES = ("torch", "timm", "lightning", "rasterio", "numpy")
 
@@ -59,17 +59,9 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
 
 
 def named(file: str | Path, kind: str) -> Path:
-    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``).
-
-    Raises InputError if the book's weights are asked for and not there.
-    """
-    if str(file) != "reference":
-        return Path(file)
-    place, here = Path("book", "weights", f"{kind}.safetensors"), Path.cwd().resolve()
-    for root in (here, *here.parents, Path(__file__).parents[2]):
-        if (root / place).exists():
-            return root / place
-    raise InputError(f"reference: {place} is not here; run in the book's folder, or name a file")
+    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``)."""
+    own = str(file) == "reference"
+    return profiles.book_file(f"weights/{kind}.safetensors") if own else Path(file)
 
 
 def fingerprint(path: str | Path) -> str:
