@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
+from affine import Affine
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -190,16 +191,15 @@ def _drawn(layer: Layer, side: int) -> tuple[Picture, rasters.Grid, lulc.Legend 
         wrong = (found >= 0) & (truth >= 0) & (found != truth)
         return _palette({1: (*WRONG, 255)})[wrong.astype(np.uint8)], grid, None
     with rasterio.open(layer) as source:
-        bands, scene = source.count, source.dtypes[0] == "uint16"
-        if bands == 3:
-            height, width = (round(n * min(1, side / max(source.shape))) for n in source.shape)
-            percent = source.read(1, out_shape=(max(height, 1), max(width, 1)))
-            shown = plt.get_cmap("cividis")(np.arange(256) / 100, bytes=True)
-            shown[int(source.nodata or 255), 3] = 0
-            at = source.transform * source.transform.scale(
-                source.width / width, source.height / height
+        scene = source.dtypes[0] == "uint16"
+        if source.count == 3:
+            height, width = (
+                max(1, round(n * min(1, side / max(source.shape)))) for n in source.shape
             )
-            return shown[percent], rasters.Grid(source.crs, at, width, height), None
+            sure = source.read(1, masked=True, out_shape=(height, width)) / 100
+            fine = Affine.scale(source.width / width, source.height / height)
+            grid = rasters.Grid(source.crs, source.transform * fine, width, height)
+            return plt.get_cmap("cividis")(sure, bytes=True), grid, None
     if scene:
         db, grid, _ = rasters.read_db(layer, max_size=side)
         low, high = DB_RANGE
