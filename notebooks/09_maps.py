@@ -359,7 +359,8 @@ held.style.format("{:.2f}")
 # %%
 region = st.mosaic(written, work / "region.tif")
 with rasterio.open(region) as joined:
-    print(*joined.shape, "pixels", *[joined.tags()[t] for t in ("SCENES", "MIN_AREA")])
+    print(joined.height, "x", joined.width, "pixels of", joined.tags()["SCENES"])
+    print("smallest patch:", joined.tags()["MIN_AREA"])
 
 # %% [markdown]
 # The tag says the smallest patch as well, which here is none. Users often ask for one, the minimum mapping unit: with `min_area`, in hectares, a patch that is smaller joins its largest neighbour. What does that do to a map of one scene, whose truth we know?

@@ -220,15 +220,11 @@ def _indices(path: str | Path, side: int) -> tuple[NDArray[np.int64], rasters.Gr
 def _of_colours(source: DatasetReader) -> lulc.Legend | None:
     """A legend without words, of a raster that says nothing but the colours of its ids."""
     try:
-        colours = source.colormap(1)
+        colours = {i: c[:3] for i, c in source.colormap(1).items() if i != (source.nodata or 0)}
     except ValueError:
         return None
-    colours.pop(source.nodata or 0, None)
-    classes = tuple(
-        lulc.LandCover(id_, str(id_), rgba[:3], i) for i, (id_, rgba) in enumerate(colours.items())
-    )
-    names, rgb = (c.name for c in classes), (c.rgb for c in classes)
-    return lulc.Legend("colours", classes, tuple(names), tuple(rgb))
+    classes = (lulc.LandCover(id_, str(id_), c, i) for i, (id_, c) in enumerate(colours.items()))
+    return lulc.Legend("colours", tuple(classes), tuple(map(str, colours)), tuple(colours.values()))
 
 
 def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Box]:

@@ -94,7 +94,7 @@ def test_a_model_whose_reach_fits_the_rim_sees_the_whole_scene(tmp_path, shape):
     laid = inference.windows(32, rim=5)
     with rasters.opened(path) as scene:
         strips = list(inference.blended(scene, Smooth(laid.rim), NORM, laid))
-    found = np.concatenate([strip.probabilities for strip in strips], axis=1)
+    found = np.concatenate([p for p, _ in strips], axis=1)
     z = ((20 * np.log10(dn.astype(float)) - 83 - NORM.mean) / NORM.std).astype(np.float32)
     whole = np.pad(z, laid.rim, mode="reflect")
     truth = inference.probabilities(Smooth(laid.rim), whole[None, None])[0]
@@ -245,9 +245,9 @@ def test_what_a_model_doubts_lies_beside_its_map(tmp_path, model):
     with rasters.opened(scene) as sar:
         norm, laid = NORM, inference.windows(64)
         network = sartutorial.load_model(model).model
-        p = np.concatenate(
-            [s.probabilities for s in inference.blended(sar, network, norm, laid)], axis=1
-        )[:, ::-1]  # which is from the north
+        p = np.concatenate([p for p, _ in inference.blended(sar, network, norm, laid)], axis=1)[
+            :, ::-1
+        ]  # which is from the north
     valid = dn > 0
     for band in (confidence, margin, validity):
         np.testing.assert_array_equal(band == 255, ~valid)

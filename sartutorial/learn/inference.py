@@ -144,13 +144,7 @@ def device() -> str:
 
 
 def _map(
-    model: Path,
-    known: dict[str, Any],
-    confidence: bool,
-    scene: str,
-    *,
-    out: Path,
-    progress: bool,
+    model: Path, known: dict[str, Any], confidence: bool, scene: str, *, out: Path, progress: bool
 ) -> Path:
     inputs: list[str | Path] = [scene, *filter(None, [rasters.mask_of(scene)]), model]
     inputs += [model.with_suffix(".json")] if model.suffix == ".safetensors" else []
@@ -203,7 +197,7 @@ def _compute(
         for strip in blended(sar, model, norm, laid, begin=-(-done // laid.step)):
             file.write(drawn(strip, bands).swapaxes(0, 1).tobytes())
             file.flush()
-            bar.update(strip.validity.size / 1e6)
+            bar.update(strip[1].size / 1e6)
 
 
 def _stored(store: Path, sar: DatasetReader, bands: int, window: Window) -> NDArray[np.uint8]:
@@ -233,10 +227,8 @@ def cog(
             else:
                 raw.write_colormap(1, legend.colormap())
             yield raw
-        reduced = "nearest" if doubts else "mode"
-        rasterio.shutil.copy(
-            plain, whole, driver="COG", compress="deflate", overview_resampling=reduced
-        )
+        reduced = dict(compress="deflate", overview_resampling="nearest" if doubts else "mode")
+        rasterio.shutil.copy(plain, whole, driver="COG", **reduced)
         rasters.check_whole(whole)
     finally:
         plain.unlink(missing_ok=True)
@@ -282,23 +274,20 @@ def sieved(
     return classes[window.row_off - top :][: window.height]
 
 
-class Strip(NamedTuple):
-    """Part of a scene, as wide as it is."""
-
-    probabilities: NDArray[np.float32]  # (K, rows, width)
-    validity: NDArray[np.uint8]  # (rows, width), see BANDS; 255 = no data
+# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
+Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
     """The bands of a map (1, rows, width), or with those beside it (4, rows, width), uint8."""
-    p, void = strip.probabilities, strip.validity == NO_DATA
+    (p, validity), void = strip, strip[1] == NO_DATA
     classes = np.where(void, 0, p.argmax(0) + 1).astype(np.uint8)
     if bands == 1:
         return classes[None]
     second, first = np.partition(p, -2, axis=0)[-2:]
     percent = np.rint(100 * np.stack([first, first - second]))
     doubts = np.where(void, NO_DATA, percent).astype(np.uint8)
-    return np.stack([classes, *doubts, strip.validity])
+    return np.stack([classes, *doubts, validity])
 
 
 def blended(
@@ -330,7 +319,7 @@ def blended(
             sums[-1, :, left : left + inner] += weight
         if i >= begin:
             done = sums[:, : len(validity), : sar.width]
-            yield Strip(done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity)
+            yield done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity
         sums[:, :-step] = sums[:, step:]
         sums[:, -step:] = 0
 
