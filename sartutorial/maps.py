@@ -193,9 +193,8 @@ def _drawn(layer: Layer, side: int) -> tuple[Picture, rasters.Grid, lulc.Legend 
     with rasterio.open(layer) as source:
         scene = source.dtypes[0] == "uint16"
         if source.count == 3:
-            height, width = (
-                max(1, round(n * min(1, side / max(source.shape)))) for n in source.shape
-            )
+            part = min(1, side / max(source.shape))
+            height, width = (max(1, round(n * part)) for n in source.shape)
             sure = source.read(1, masked=True, out_shape=(height, width)) / 100
             fine = Affine.scale(source.width / width, source.height / height)
             grid = rasters.Grid(source.crs, source.transform * fine, width, height)

@@ -34,9 +34,7 @@ BANDS = (  # of the file beside a map
 )
 NO_DATA = 255  # in these bands
 BESIDE = ".confidence.tif"
-BAR = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
-)
+BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
 KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
@@ -112,8 +110,7 @@ def predict(
             class's probability and its lead over the second, in percent, and validity: 0, or 1 where
             backscatter is more than 3 standard deviations off the mean of training, 2 and 3 where the
             product's mask says layover and shadow.
-        workers: How many scenes at a time, each in a process of its own, which takes a GPU of its own
-            where there are several.
+        workers: How many scenes at a time, each in a process of its own, on a GPU of its own if it can.
         scheduler: The address of a dask scheduler whose workers take the scenes.
         progress: Show a bar.
 
@@ -214,8 +211,7 @@ def cog(
 ) -> Iterator[DatasetWriter]:
     """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
     doubts = file.name.endswith(BESIDE)
-    if not doubts:
-        tags = {**tags, "LEGEND": json.dumps(legend.to_dict())}
+    tags = tags if doubts else {**tags, "LEGEND": json.dumps(legend.to_dict())}
     # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
     run = whole.name.removesuffix(f".{file.name}")[:-8]
     plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
@@ -244,17 +240,14 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
         factor, mend = round(spacing / found), "take a scene of the model's resolution"
         if factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE:
             mend = f"run 'sartutorial downsample --factor {factor}' on it first"
-        raise InputError(
-            f"{scene}: pixels of {found:.2f} m, the model was trained on {spacing:.2f} m; {mend}"
-        )
+        fault = f"pixels of {found:.2f} m, the model was trained on {spacing:.2f} m"
+        raise InputError(f"{scene}: {fault}; {mend}")
     product = radiometry.product(scene, sar.tags())
     for what in ("quantity", "polarisation"):
         held, wanted = getattr(product, what), known.get(what, "unknown")
         if "unknown" not in (held, wanted) and held != wanted:
-            raise InputError(
-                f"{scene}: holds {held}, the model was trained on {wanted}; take a scene or a model "
-                f"of the same {what}"
-            )
+            fault = f"holds {held}, the model was trained on {wanted}"
+            raise InputError(f"{scene}: {fault}; take a scene or a model of the same {what}")
 
 
 def sieved(
@@ -295,15 +288,8 @@ def blended(
 ) -> Iterator[Strip]:
     """Class probabilities of a scene, strip by strip from the north: the weighted mean of all windows.
 
-    No data and what lies beyond the scene's end are mirrored, see ``mirrored``. Memory is that of a
-    window's height of the scene, whatever its length. The next strip is read meanwhile.
-
-    Args:
-        sar: A scene that was ``opened``.
-        model: Takes images of ``laid.size``.
-        norm: What it was trained with.
-        laid: How windows are laid.
-        begin: The number of the first strip that is wanted.
+    What lies beyond the scene's end or holds no data is ``mirrored``. Memory is that of a window's height,
+    whatever the length. Strip number ``begin`` comes first; the next one is read meanwhile.
     """
     size, step, rim = laid
     inner, weight = size - 2 * rim, laid.weights()

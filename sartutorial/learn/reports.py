@@ -50,14 +50,11 @@ def mosaic(
 
     Args:
         mapped: What ``predict`` wrote, with ``confidence`` for that rule: files, or their folder.
-        out: The .tif file to write, Cloud-Optimized as the maps are.
+        out: The .tif file to write, Cloud-Optimized as the maps are; it is returned.
         overlap: Which map counts where several show a class; of equals, the first by name.
         min_area: The smallest patch to show, in hectares (the minimum mapping unit): one that is smaller
             joins its largest neighbour, see ``inference.sieved``. Rare classes shrink by it.
         progress: Show a bar.
-
-    Returns:
-        ``out``.
 
     Raises:
         InputError: A map or its confidence is not there, torn or of another place; legends differ; maps
@@ -66,11 +63,8 @@ def mosaic(
     if not 0 <= min_area < math.inf:
         raise InputError(f"min-area {min_area}: must be 0 or more hectares")
     out = Path(out)
-    paths = [
-        p
-        for p in files.find_scenes(mapped, "map")
-        if not p.endswith(inference.BESIDE) and Path(p).resolve() != out.resolve()
-    ]
+    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
+    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
     by_age = overlap == "newest"
     beside = [] if by_age else [str(Path(p).with_suffix(inference.BESIDE)) for p in paths]
     inputs = [*paths, *beside]
