@@ -10,7 +10,8 @@ weights that fall towards the rim, and write a COG:
   would take the model's cores;
 - tiler cuts up the scene, read whole, and its Merger adds up.
 
-The latter two know no rim to leave out. They need ``PYTHONPATH=FOLDER`` with torchgeo and tiler, which
+The latter two know no rim to leave out, and so need a row and a column of windows less (225 for our 256
+in a scene of 1,024 pixels). They need ``PYTHONPATH=FOLDER`` with torchgeo and tiler, which
 are no dependencies of the book's; one that is missing is left out, and the result says so.
 
 Memory is measured beside it, with a stand-in of one convolution in place of the model, so that
