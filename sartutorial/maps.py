@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
+from affine import Affine
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -192,16 +193,14 @@ def _drawn(layer: Layer, side: int) -> tuple[Picture, rasters.Grid, lulc.Legend 
         wrong = (found >= 0) & (truth >= 0) & (found != truth)
         return _palette({1: (*WRONG, 255)})[wrong.astype(np.uint8)], grid, None
     with rasterio.open(layer) as source:
-        bands, scene = source.count, source.dtypes[0] == "uint16"
-        if bands == 3:
-            height, width = (round(n * min(1, side / max(source.shape))) for n in source.shape)
-            percent = source.read(1, out_shape=(max(height, 1), max(width, 1)))
-            shown = plt.get_cmap("cividis")(np.arange(256) / 100, bytes=True)
-            shown[int(source.nodata or 255), 3] = 0
-            at = source.transform * source.transform.scale(
-                source.width / width, source.height / height
-            )
-            return shown[percent], rasters.Grid(source.crs, at, width, height), None
+        scene = source.dtypes[0] == "uint16"
+        if source.count == 3:
+            part = min(1, side / max(source.shape))
+            height, width = (max(1, round(n * part)) for n in source.shape)
+            sure = source.read(1, masked=True, out_shape=(height, width)) / 100
+            fine = Affine.scale(source.width / width, source.height / height)
+            grid = rasters.Grid(source.crs, source.transform * fine, width, height)
+            return plt.get_cmap("cividis")(sure, bytes=True), grid, None
     if scene:
         db, grid, _ = rasters.read_db(layer, max_size=side)
         low, high = DB_RANGE
@@ -222,15 +221,11 @@ def _indices(path: str | Path, side: int) -> tuple[NDArray[np.int64], rasters.Gr
 def _of_colours(source: DatasetReader) -> lulc.Legend | None:
     """A legend without words, of a raster that says nothing but the colours of its ids."""
     try:
-        colours = source.colormap(1)
+        colours = {i: c[:3] for i, c in source.colormap(1).items() if i != (source.nodata or 0)}
     except ValueError:
         return None
-    colours.pop(source.nodata or 0, None)
-    classes = tuple(
-        lulc.LandCover(id_, str(id_), rgba[:3], i) for i, (id_, rgba) in enumerate(colours.items())
-    )
-    names, rgb = (c.name for c in classes), (c.rgb for c in classes)
-    return lulc.Legend("colours", classes, tuple(names), tuple(rgb))
+    classes = (lulc.LandCover(id_, str(id_), c, i) for i, (id_, c) in enumerate(colours.items()))
+    return lulc.Legend("colours", tuple(classes), tuple(map(str, colours)), tuple(colours.values()))
 
 
 def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Box]:

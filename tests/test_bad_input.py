@@ -1,5 +1,6 @@
 """Every command against every fault: one clear line, a bad exit code, nothing half-written."""
 
+import json
 import resource
 import shutil
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from test_published import state as published_state
 
 import sartutorial as st
-from sartutorial import patches
+from sartutorial import lulc, patches
 
 # A sound call of every command; faults below replace one of its words.
 SOUND = {
@@ -32,6 +33,7 @@ SOUND = {
     "finetune": "finetune set --out o --encoder encoder.safetensors --epochs 1",
     "evaluate": "evaluate set --model model.safetensors --split train --out o.json",
     "predict": "predict IMG.tif --model model.safetensors --out o.tif",
+    "mosaic": "mosaic maps --out o.tif --min-area 0.1",
     "table1": "table1 --patches set --out o --seeds 1",
 }
 # The first file that each of them writes.
@@ -48,6 +50,7 @@ WRITES = {
     "finetune": "o/last.ckpt",
     "evaluate": "o.json",
     "predict": "o.tif",
+    "mosaic": "o.tif",
 }
 SCENE_FAULTS = {
     "no.tif": "no.tif: no such scene; check the path",
@@ -176,6 +179,19 @@ def rows():
             yield command, "--epochs 1", wrong, wrong.split()[0][2:].split("-")[0]
     for wrong in ("--labels 0", "--labels 2", "--dropout 1.5", "--layer-decay 0"):
         yield "finetune", "--epochs 1", wrong, wrong.split()[0][2:].split("-")[0]
+    yield "predict", "--out o.tif", "--out o.tif --workers 0", "workers"
+    for fault, words in (
+        ("no", "no: no such map"),
+        ("nothing", "nothing: the folder holds no raster"),
+        ("text.tif", "text.tif: not there, or torn"),
+        ("tiles", "t.confidence.tif: not there, or torn"),
+        ("tiles --overlap newest", "t.tif: no map with the legend of"),
+        ("maps --overlap newest", "m.tif: its name holds no date"),
+        ("maps --overlap best", "best"),
+        ("maps --min-area -1", "min-area"),
+        ("maps --min-area nan", "min-area"),
+    ):
+        yield "mosaic", "maps", fault, words
     yield "table1", "--seeds 1", "--seeds 0", "seeds"
     for fault, words in WEIGHT_FAULTS.items():
         yield "finetune", "encoder.safetensors", fault, words
@@ -242,6 +258,10 @@ def kit(world, tmp_path_factory):
     short(write(at / "shortlabels" / "IMG.tif", ids))
     (at / "text").mkdir()
     (at / "text" / "IMG.tif").write_text("not a raster")
+
+    said = json.dumps(lulc.HR_LULC.for_maps.to_dict())
+    write(at / "maps" / "m.tif", rng.integers(0, 10, ids.shape).astype(np.uint8), LEGEND=said)
+    write(at / "maps" / "m.confidence.tif", np.full_like(ids, 50), nodata=255)
 
     sampled = world / "patches"
     st.export(sampled, at / "theirs")

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +14,9 @@ import rasterio
 import torch
 from affine import Affine
 from conftest import GRID, scene_array, write
+from rasterio import features
 from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 
 import sartutorial
 from sartutorial import InputError, lulc, rasters
@@ -46,7 +52,7 @@ def mapped_by(model, path, laid, norm=NORM):
     """The map of a scene, strip by strip, which must follow each other."""
     with rasters.opened(path) as scene:
         strips = [inference.drawn(s, 1)[0] for s in inference.blended(scene, model, norm, laid)]
-        assert [len(strip) for strip in strips] == [rows for _, rows in laid.strips(scene)]
+        assert {len(strip) for strip in strips[:-1]} <= {laid.step}
     return np.concatenate(strips)
 
 
@@ -88,7 +94,7 @@ def test_a_model_whose_reach_fits_the_rim_sees_the_whole_scene(tmp_path, shape):
     laid = inference.windows(32, rim=5)
     with rasters.opened(path) as scene:
         strips = list(inference.blended(scene, Smooth(laid.rim), NORM, laid))
-    found = np.concatenate([strip.probabilities for strip in strips], axis=1)
+    found = np.concatenate([p for p, _ in strips], axis=1)
     z = ((20 * np.log10(dn.astype(float)) - 83 - NORM.mean) / NORM.std).astype(np.float32)
     whole = np.pad(z, laid.rim, mode="reflect")
     truth = inference.probabilities(Smooth(laid.rim), whole[None, None])[0]
@@ -239,9 +245,9 @@ def test_what_a_model_doubts_lies_beside_its_map(tmp_path, model):
     with rasters.opened(scene) as sar:
         norm, laid = NORM, inference.windows(64)
         network = sartutorial.load_model(model).model
-        p = np.concatenate(
-            [s.probabilities for s in inference.blended(sar, network, norm, laid)][::-1], axis=1
-        )
+        p = np.concatenate([p for p, _ in inference.blended(sar, network, norm, laid)], axis=1)[
+            :, ::-1
+        ]  # which is from the north
     valid = dn > 0
     for band in (confidence, margin, validity):
         np.testing.assert_array_equal(band == 255, ~valid)
@@ -347,6 +353,95 @@ def test_one_scene_gives_a_map_and_several_a_folder(tmp_path, model):
     assert sartutorial.predict(scenes[:1], model, out) == [out / "a.tif"]
     with pytest.raises(InputError, match="name a folder"):
         sartutorial.predict(scenes, model, tmp_path / "map.tif")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "worker", "wanted"),
+    [
+        (0, 1, "cpu"), (1, 3, "cuda:0"), (4, None, "cuda:0"), (4, 3, "cuda:3"), (4, 6, "cuda:2"),
+        (4, "node-1-2", "cuda:2"), (2, "tcp://10.0.0.1:40001", "cuda:1"), (2, "gpu", "cuda:0"),
+    ],
+)  # fmt: skip
+def test_each_worker_has_a_gpu_of_its_own(monkeypatch, gpus, worker, wanted):
+    """By its name: local ones are called 0, 1, 2, ..., those of ``dask worker --nworkers`` NAME-0."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if worker is not None:
+        monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=worker))
+    assert inference.device() == wanted
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_share_its_gpus(monkeypatch):
+    def where(scene):
+        torch.cuda.device_count = lambda: 2  # in the worker, which has none
+        time.sleep(0.5)  # so that the other takes a scene as well
+        return os.getpid(), inference.device()
+
+    found = set(sartutorial.map_scenes(where, [*"abcdef"], name="where", workers=2))
+    assert len(found) == 2
+    assert {device for _, device in found} == {"cuda:0", "cuda:1"}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_own_scene_alone(tmp_path, model, monkeypatch):
+    """The others are mapped, byte for byte as in one process; it goes on from its last strip."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        write(tmp_path / "s" / f"scene-{name}.tif", scene_array(rng, 210, 130, hole=0.02))
+    whole = sartutorial.predict(tmp_path / "s", model, tmp_path / "alone", confidence=True)
+    map_one, out = inference._map, tmp_path / "out"
+
+    def fatal(*arguments, **how):
+        probabilities, calls = inference.probabilities, []
+
+        def dies(*images):
+            calls.append(1)
+            if len(calls) > 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return probabilities(*images)
+
+        inference.probabilities = dies if how["out"].stem == "scene-b" else probabilities
+        try:
+            return map_one(*arguments, **how)
+        finally:
+            inference.probabilities = probabilities
+
+    monkeypatch.setattr(inference, "_map", fatal)
+    again = partial(sartutorial.predict, tmp_path / "s", model, out, confidence=True, workers=2)
+    with pytest.raises(InputError) as caught:
+        again()
+    assert len(str(caught.value).splitlines()) == 1
+    assert "scene-b.tif: KilledWorker" in str(caught.value)
+    assert sorted(p.name for p in out.glob("*.tif")) == [
+        f"scene-{name}{end}" for name in "ac" for end in (".confidence.tif", ".tif")
+    ]
+    assert (out / ".made" / "scene-b.tif.strips").stat().st_size > 0
+    monkeypatch.undo()
+    for path, other in zip(again(workers=1), whole, strict=True):
+        for suffix in (".tif", ".confidence.tif"):
+            assert path.with_suffix(suffix).read_bytes() == other.with_suffix(suffix).read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("least", "rows"), [(12, 40), (30, 17), (1, 40), (0, 40), (500, 40)])
+def test_small_patches_join_a_neighbour_whatever_strip_they_lie_in(seed, least, rows):
+    """The pixels that change are those that the sieve of the whole map changes."""
+    rng = np.random.default_rng(seed)
+    coarse = np.kron(rng.integers(1, 4, (10, 6)), np.ones((12, 12), int))
+    classes = np.where(rng.random(coarse.shape) < 0.1, rng.integers(0, 5, coarse.shape), coarse)
+    classes = classes.astype(np.uint8)
+    grid = rasters.Grid("EPSG:32653", GRID, classes.shape[1], classes.shape[0])
+
+    def read(window):
+        return classes[slice(*window.toranges()[0])]
+
+    windows = [Window(0, t, grid.width, min(rows, grid.height - t))
+               for t in range(0, grid.height, rows)]  # fmt: skip
+    found = np.concatenate([inference.sieved(read, grid, w, least) for w in windows])
+    whole = features.sieve(classes, least, mask=classes > 0) if least > 1 else classes
+    np.testing.assert_array_equal(found != classes, whole != classes)
+    assert least < 2 or (found != classes).any()
+    np.testing.assert_array_equal(found == 0, classes == 0)
 
 
 def test_a_scene_of_another_kind_is_refused(tmp_path, model):

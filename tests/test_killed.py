@@ -37,6 +37,7 @@ STEPS = {
     "import": "import pairs/locations.csv --sar pairs/sar --labels pairs/label --out out",
     "sample": "sample out --tiles tiles --points 20000 --block 1 --buffer 0",
     "predict": "predict half --model model/model.safetensors --out out --confidence",
+    "mosaic": "mosaic maps --out out/region.tif --min-area 0.1",
 }
 TRAINING = "pretrain sampled --out out --epochs 12 --profile tiny"
 
@@ -97,7 +98,8 @@ def ground(tmp_path_factory):
     st.export(at / "cut", at / "pairs")
     shutil.copytree(at / "cut", at / "sampled")
     st.sample(at / "sampled", at / "tiles", points=20_000, block=1, buffer=0)
-    st.finetune(at / "sampled", at / "model", profile="tiny", epochs=1)
+    model = st.finetune(at / "sampled", at / "model", profile="tiny", epochs=1)
+    st.predict(at / "half", model, at / "maps", confidence=True)
     return at
 
 

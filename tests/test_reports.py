@@ -258,3 +258,22 @@ def test_maps_that_cannot_be_joined_are_refused_in_a_line(tmp_path):
     beside.write_bytes(whole)
     with rasterio.open(st.mosaic([one, near], out)) as found:
         assert (found.shape, found.read(1).min()) == ((200, 350), 1)
+
+
+def test_a_region_shows_no_patch_below_the_smallest(tmp_path):
+    """Two scenes' maps: a small field across their border goes, a large one and no data stay."""
+    legend = json.dumps(lulc.HR_LULC.for_maps.to_dict())
+    classes = np.full((60, 100), 5, np.uint8)
+    classes[10:14, 47:53], classes[30:36, 40:60], classes[5, 5] = 1, 2, 0  # 24 pixels, 120, 1
+    classes[50:53, 10:13] = 3  # 9
+    for name, cols in (("a", slice(0, 50)), ("b", slice(50, 100))):
+        at, part = GRID * Affine.translation(cols.start, 0), classes[:, cols]
+        write(tmp_path / "maps" / f"{name}.tif", part, transform=at, LEGEND=legend)
+        doubts = tmp_path / "maps" / f"{name}.confidence.tif"
+        write(doubts, np.full_like(part, 50), transform=at, nodata=255)
+    out = tmp_path / "region.tif"
+    for hectares, gone in ((0, ()), (0.06, (3,)), (0.0625, (1, 3)), (0.3, (1, 3)), (1, (1, 2, 3))):
+        wanted = np.where(np.isin(classes, gone), 5, classes)  # a pixel has 0.0025 ha
+        with rasterio.open(st.mosaic(tmp_path / "maps", out, min_area=hectares)) as found:
+            np.testing.assert_array_equal(found.read(1), wanted)
+            assert found.tags()["MIN_AREA"] == f"{hectares:g} ha"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import rasterio.shutil
 import torch
 from numpy.typing import NDArray
+from rasterio import features
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 from scipy import ndimage
@@ -33,9 +34,7 @@ BANDS = (  # of the file beside a map
 )
 NO_DATA = 255  # in these bands
 BESIDE = ".confidence.tif"
-BAR = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
-)
+BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
 KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
@@ -51,13 +50,6 @@ class Windows(NamedTuple):
     size: int
     step: int  # from one to the next
     rim: int  # left out of each: there a model knows little of the surroundings
-
-    def strips(self, sar: DatasetReader) -> list[tuple[int, int]]:
-        """First row and rows of the strips that a scene is mapped in, from north to south."""
-        tops = range(0, sar.height, self.step)
-        spans = [(top, min(self.step, sar.height - top)) for top in tops]
-        south_up = sar.transform.e > 0
-        return [(sar.height - top - n if south_up else top, n) for top, n in spans]
 
     def weights(self) -> NDArray[np.float32]:
         """What a window counts inside its rim, (size - 2 rim) squared: a tent, 1 in the middle."""
@@ -99,6 +91,8 @@ def predict(
     out: str | Path,
     *,
     confidence: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
 ) -> Path | list[Path]:
     """Map scenes of the model's pixel spacing (what ``downsample`` wrote) with a fine-tuned model.
@@ -116,6 +110,8 @@ def predict(
             class's probability and its lead over the second, in percent, and validity: 0, or 1 where
             backscatter is more than 3 standard deviations off the mean of training, 2 and 3 where the
             product's mask says layover and shadow.
+        workers: How many scenes at a time, each in a process of its own, on a GPU of its own if it can.
+        scheduler: The address of a dask scheduler whose workers take the scenes.
         progress: Show a bar.
 
     Returns:
@@ -125,52 +121,55 @@ def predict(
         InputError: A scene's pixel spacing is more than 5 % off the model's, it holds another
             quantity or polarisation, or ``model`` holds no segmentation model.
     """
-    model = checkpoints.named(model, "model")
-    network, known = published.load_model(model)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    ours = Path(model).suffix == ".safetensors"
-    weights = [model, Path(model).with_suffix(".json")] if ours else [model]
-    work = partial(_map, network, known, weights, confidence)
-    return files.products(work, scene, out, name="predict", progress=progress)
+    file, known = checkpoints.named(model, "model"), published.load_model(model).description
+    # Other processes have another folder, and load weights themselves: no scheduler passes them on.
+    work = partial(_map, file.absolute(), known, confidence)
+    return files.products(
+        work, scene, out, name="predict", workers=workers, scheduler=scheduler, progress=progress
+    )
+
+
+def device() -> str:
+    """Where to compute: of several GPUs, a dask worker has the one that its name's last number says."""
+    count, name = torch.cuda.device_count(), ""
+    if count > 1:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # this is no worker
+            name = str(get_worker().name)
+    return f"cuda:{int(re.findall('[0-9]+', f'0 {name}')[-1]) % count}" if count else "cpu"
 
 
 def _map(
-    model: Segmenter,
-    known: dict[str, Any],
-    weights: Sequence[str | Path],
-    confidence: bool,
-    scene: str,
-    *,
-    out: Path,
-    progress: bool,
+    model: Path, known: dict[str, Any], confidence: bool, scene: str, *, out: Path, progress: bool
 ) -> Path:
-    inputs = [scene, *filter(None, [rasters.mask_of(scene)]), *weights]
+    inputs: list[str | Path] = [scene, *filter(None, [rasters.mask_of(scene)]), model]
+    inputs += [model.with_suffix(".json")] if model.suffix == ".safetensors" else []
     outs = [out, out.with_suffix(BESIDE)][: 1 + confidence]
     with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
-        laid = windows(model.encoder.config.image_size)
-        how = {"windows": tuple(laid)}
+        laid = windows(known["encoder"]["image_size"])
+        how, bands = {"windows": tuple(laid)}, 1 + len(BANDS) * confidence
         wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
         missing = {file: whole for file, whole in wholes.items() if whole}
         if not missing:
             return out
         locked = next(iter(missing))
         store = locked.parent / files.NOTES / f"{locked.name}.strips"
-        stored = how | {"files": len(outs)}
+        stored = how | {"bands": bands}
         if not files.up_to_date(store, inputs, stored):
             store.write_bytes(b"")
             files.record(store, inputs, stored)
-        strips = laid.strips(sar)
-        shapes = [(1 + len(BANDS) * confidence, rows, sar.width) for _, rows in strips]
-        _compute(sar, model, Normalization(**known["normalization"]), laid, store, shapes, progress)
+        network, norm = published.load_model(model).model, Normalization(**known["normalization"])
+        _compute(sar, network.to(device()), norm, laid, store, bands, progress)
         tags = {k: v for k, v in sar.tags().items() if k in KEPT} | {"SCENE": files.name_of(scene)}
         tags |= {"NOTE": published.ALOS_2} if "published" in known else {}
         legend, grid = lulc.Legend.from_dict(known["legend"]).for_maps, rasters.grid_of(sar)
         for file, whole in missing.items():
             with cog(whole, file, grid, tags, legend) as raw:
-                for (first, rows), strip in zip(strips, _stored(store, shapes), strict=True):
-                    part = strip[:1] if file == out else strip[1:]
-                    raw.write(part, window=Window(0, first, sar.width, rows))
+                for window in rasters.row_windows(raw):
+                    part = _stored(store, sar, bands, window)
+                    raw.write(part[:1] if file == out else part[1:], window=window)
     store.unlink(missing_ok=True)
     return out
 
@@ -181,28 +180,29 @@ def _compute(
     norm: Normalization,
     laid: Windows,
     store: Path,
-    shapes: list[tuple[int, int, int]],
+    bands: int,
     progress: bool,
 ) -> None:
-    """Append to ``store`` the strips (bands, rows, width) that it lacks; a torn one counts as lacking."""
-    ends = np.cumsum([0, *map(math.prod, shapes)])
-    done = int(np.searchsorted(ends, store.stat().st_size, "right")) - 1
-    pixels = [rows * width / 1e6 for _, rows, width in shapes]
-    bar = tqdm(desc=f"map {files.name_of(sar.name)}", total=sum(pixels), initial=sum(pixels[:done]),
-               unit="Mpx", bar_format=BAR, disable=not progress)  # fmt: skip
-    with store.open("r+b") as file, bar:
-        file.truncate(ends[done])
-        file.seek(ends[done])
-        for i, strip in enumerate(blended(sar, model, norm, laid, begin=done), done):
-            file.write(drawn(strip, shapes[i][0]).tobytes())
+    """Append to ``store`` the rows (bands, width) that it lacks, from the north; whole strips count."""
+    height, width = sar.shape
+    done = min(store.stat().st_size // (bands * width), height)
+    done -= done % laid.step if done < height else 0
+    bar = tqdm(desc=f"map {files.name_of(sar.name)}", total=height * width / 1e6,
+               initial=done * width / 1e6, unit="Mpx", bar_format=BAR, disable=not progress)  # fmt: skip
+    with store.open("ab") as file, bar:
+        file.truncate(done * bands * width)
+        for strip in blended(sar, model, norm, laid, begin=-(-done // laid.step)):
+            file.write(drawn(strip, bands).swapaxes(0, 1).tobytes())
             file.flush()
-            bar.update(pixels[i])
+            bar.update(strip[1].size / 1e6)
 
 
-def _stored(store: Path, shapes: list[tuple[int, int, int]]) -> Iterator[NDArray[np.uint8]]:
-    with store.open("rb") as file:
-        for shape in shapes:
-            yield np.fromfile(file, np.uint8, math.prod(shape)).reshape(shape)
+def _stored(store: Path, sar: DatasetReader, bands: int, window: Window) -> NDArray[np.uint8]:
+    """Full rows (bands, rows, width) of what ``_compute`` has stored, as they lie in the scene."""
+    row, (down, right), (top, bottom) = bands * sar.width, _turned(sar), window.toranges()[0]
+    first = top if down > 0 else sar.height - bottom
+    part = np.fromfile(store, np.uint8, (bottom - top) * row, offset=first * row)
+    return part.reshape(-1, bands, sar.width)[::down, :, ::right].swapaxes(0, 1)
 
 
 @contextmanager
@@ -211,8 +211,7 @@ def cog(
 ) -> Iterator[DatasetWriter]:
     """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
     doubts = file.name.endswith(BESIDE)
-    if not doubts:
-        tags = {**tags, "LEGEND": json.dumps(legend.to_dict())}
+    tags = tags if doubts else {**tags, "LEGEND": json.dumps(legend.to_dict())}
     # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
     run = whole.name.removesuffix(f".{file.name}")[:-8]
     plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
@@ -224,10 +223,8 @@ def cog(
             else:
                 raw.write_colormap(1, legend.colormap())
             yield raw
-        reduced = "nearest" if doubts else "mode"
-        rasterio.shutil.copy(
-            plain, whole, driver="COG", compress="deflate", overview_resampling=reduced
-        )
+        reduced = dict(compress="deflate", overview_resampling="nearest" if doubts else "mode")
+        rasterio.shutil.copy(plain, whole, driver="COG", **reduced)
         rasters.check_whole(whole)
     finally:
         plain.unlink(missing_ok=True)
@@ -243,55 +240,59 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
         factor, mend = round(spacing / found), "take a scene of the model's resolution"
         if factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE:
             mend = f"run 'sartutorial downsample --factor {factor}' on it first"
-        raise InputError(
-            f"{scene}: pixels of {found:.2f} m, the model was trained on {spacing:.2f} m; {mend}"
-        )
+        fault = f"pixels of {found:.2f} m, the model was trained on {spacing:.2f} m"
+        raise InputError(f"{scene}: {fault}; {mend}")
     product = radiometry.product(scene, sar.tags())
     for what in ("quantity", "polarisation"):
         held, wanted = getattr(product, what), known.get(what, "unknown")
         if "unknown" not in (held, wanted) and held != wanted:
-            raise InputError(
-                f"{scene}: holds {held}, the model was trained on {wanted}; take a scene or a model "
-                f"of the same {what}"
-            )
+            fault = f"holds {held}, the model was trained on {wanted}"
+            raise InputError(f"{scene}: {fault}; take a scene or a model of the same {what}")
 
 
-class Strip(NamedTuple):
-    """Part of a scene, as wide as it is."""
+def sieved(
+    read: Callable[[Window], NDArray[np.uint8]], grid: rasters.Grid, window: Window, least: int
+) -> NDArray[np.uint8]:
+    """The window of a map whose patches under ``least`` pixels have joined their largest neighbour.
 
-    probabilities: NDArray[np.float32]  # (K, rows, width)
-    validity: NDArray[np.uint8]  # (rows, width), see BANDS; 255 = no data
+    Its pixels meet along a side (GDAL's sieve). One within no data, or among other small ones alone,
+    stays. A small patch spans fewer than ``least`` rows, so it is read whole with as many above and
+    below; of what it may join no more is seen, and memory is that of these rows.
+    """
+    top = max(window.row_off - least, 0)
+    bottom = min(window.row_off + window.height + least, grid.height)
+    classes = read(Window(0, top, grid.width, bottom - top))
+    if least > 1:
+        classes = features.sieve(classes, least, mask=classes > 0)
+    return classes[window.row_off - top :][: window.height]
+
+
+# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
+Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
     """The bands of a map (1, rows, width), or with those beside it (4, rows, width), uint8."""
-    p, void = strip.probabilities, strip.validity == NO_DATA
+    (p, validity), void = strip, strip[1] == NO_DATA
     classes = np.where(void, 0, p.argmax(0) + 1).astype(np.uint8)
     if bands == 1:
         return classes[None]
     second, first = np.partition(p, -2, axis=0)[-2:]
     percent = np.rint(100 * np.stack([first, first - second]))
     doubts = np.where(void, NO_DATA, percent).astype(np.uint8)
-    return np.stack([classes, *doubts, strip.validity])
+    return np.stack([classes, *doubts, validity])
 
 
 def blended(
     sar: DatasetReader, model: Segmenter, norm: Normalization, laid: Windows, *, begin: int = 0
 ) -> Iterator[Strip]:
-    """Class probabilities of a scene, strip by strip: the weighted mean of all windows that see a pixel.
+    """Class probabilities of a scene, strip by strip from the north: the weighted mean of all windows.
 
-    No data and what lies beyond the scene's end are mirrored, see ``mirrored``. Memory is that of a
-    window's height of the scene, whatever its length. The next strip is read meanwhile.
-
-    Args:
-        sar: A scene that was ``opened``.
-        model: Takes images of ``laid.size``.
-        norm: What it was trained with.
-        laid: How windows are laid.
-        begin: The number of the first strip that is wanted.
+    What lies beyond the scene's end or holds no data is ``mirrored``. Memory is that of a window's height,
+    whatever the length. Strip number ``begin`` comes first; the next one is read meanwhile.
     """
     size, step, rim = laid
-    inner, weight, (down, right) = size - 2 * rim, laid.weights(), _turned(sar)
+    inner, weight = size - 2 * rim, laid.weights()
     above = -(-inner // step) - 1  # rows of windows before its own that reach into a strip
     rows = range(max(begin - above, 0), -(-sar.height // step))
     columns = -(-sar.width // step) * step - step + inner
@@ -304,8 +305,7 @@ def blended(
             sums[-1, :, left : left + inner] += weight
         if i >= begin:
             done = sums[:, : len(validity), : sar.width]
-            p = done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny)
-            yield Strip(p[:, ::down, ::right], validity[::down, ::right])
+            yield done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity
         sums[:, :-step] = sums[:, step:]
         sums[:, -step:] = 0
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +40,7 @@ def mosaic(
     out: str | Path,
     *,
     overlap: Literal["confidence", "newest"] = "confidence",
+    min_area: float = 0.0,
     progress: bool = False,
 ) -> Path:
     """Join the maps of several scenes to one of their region.
@@ -47,23 +50,21 @@ def mosaic(
 
     Args:
         mapped: What ``predict`` wrote, with ``confidence`` for that rule: files, or their folder.
-        out: The .tif file to write, Cloud-Optimized as the maps are.
+        out: The .tif file to write, Cloud-Optimized as the maps are; it is returned.
         overlap: Which map counts where several show a class; of equals, the first by name.
+        min_area: The smallest patch to show, in hectares (the minimum mapping unit): one that is smaller
+            joins its largest neighbour, see ``inference.sieved``. Rare classes shrink by it.
         progress: Show a bar.
-
-    Returns:
-        ``out``.
 
     Raises:
         InputError: A map or its confidence is not there, torn or of another place; legends differ; maps
-            lie too far apart; or a scene's name holds no date.
+            lie too far apart; a scene's name holds no date; or ``min_area`` is below 0.
     """
+    if not 0 <= min_area < math.inf:
+        raise InputError(f"min-area {min_area}: must be 0 or more hectares")
     out = Path(out)
-    paths = [
-        p
-        for p in files.find_scenes(mapped, "map")
-        if not p.endswith(inference.BESIDE) and Path(p).resolve() != out.resolve()
-    ]
+    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
+    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
     by_age = overlap == "newest"
     beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
     inputs = [*paths, *beside]
@@ -85,11 +86,14 @@ def mosaic(
         scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
         ranks: Sequence[Any] = _by_age(scenes) if by_age else views[len(maps) :]
         tags = {k: v for m in maps for k, v in m.tags().items() if k in inference.KEPT}
-        tags["SCENES"] = ", ".join(scenes)
-        if whole := stack.enter_context(files.made(out, inputs, {"overlap": overlap})):
+        tags |= {"SCENES": ", ".join(scenes), "MIN_AREA": f"{min_area:g} ha"}
+        how = {"overlap": overlap, "min_area": min_area}
+        if whole := stack.enter_context(files.made(out, inputs, how)):
             raw = stack.enter_context(inference.cog(whole, out, grid, tags, legend))
+            read = partial(_chosen, views, ranks)
+            least = math.ceil(min_area * 1e4 / rasters.pixel_size(grid) ** 2)
             for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
-                raw.write(_chosen(views, ranks, window), 1, window=window)
+                raw.write(inference.sieved(read, grid, window, least), 1, window=window)
     return out
 
 
