@@ -17,10 +17,14 @@ from sartutorial.world import simulate
 WEIGHTS = Path(__file__).parents[1] / "book" / "weights"
 
 
-def flat(level, seed):
-    """An even field of ``level`` dB under speckle at 5 m, as a model of ours sees it: (1, 1, 128, 128)."""
+def flat(level, seed, land=1):
+    """An even field of ``level`` dB under speckle at 5 m, as a model of ours sees it: (128, 128) dB.
+
+    ``land`` is the class whose own roughness it has: forest is rough, water is not.
+    """
     window = Window(0, 0, 256, 256)
-    power = simulate.speckle(1.0, simulate.LOOKS, simulate.CORRELATION, (seed,), window)
+    rough = simulate.texture(np.full((256, 256), land, np.uint8), (seed + 1,), window)
+    power = simulate.speckle(rough, simulate.LOOKS, simulate.CORRELATION, (seed,), window)
     return st.to_db(power.reshape(128, 2, 128, 2).mean((1, 3))).astype(np.float32) + level
 
 
@@ -46,8 +50,9 @@ def test_the_model_tells_sea_from_forest():
     model, about = st.load_model("reference")
     norm = Normalization(**about["normalization"])
     names = st.HR_LULC.names
-    for level, name in ((simulate.SIGMA0[1].level, "water"), (simulate.SIGMA0[6].level, "forest")):
-        image = torch.from_numpy((flat(level, 5) - norm.mean) / norm.std)[None, None]
+    for land, name in ((1, "water"), (6, "forest")):
+        db = flat(simulate.SIGMA0[land].level, 5, land)
+        image = torch.from_numpy((db - norm.mean) / norm.std)[None, None]
         with torch.inference_mode():
             called = model(image).argmax(1)
         assert (called == names.index(name)).float().mean() > 0.9, name

@@ -123,6 +123,7 @@ def test_a_killed_study_loses_the_unit_at_work_alone(tmp_path, monkeypatch, caps
     monkeypatch.setenv("SARTUTORIAL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(flevoland, "SCENE", tmp_path)
     monkeypatch.setattr(table1, "everything", lambda: iter(units))
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: None)  # it is the process's
     monkeypatch.setattr(table1, "network", network)
     monkeypatch.setattr(sys, "argv", ["table1"])
     with pytest.raises(KeyboardInterrupt):
