@@ -28,7 +28,7 @@ class Decoder(NamedTuple):
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
     # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
     # of its features, resized, as Xiao et al.; detail and skips: it sees the image too (ours),
-    # ``DetailHead`` and ``SkipHead``.
+    # ``DetailHead`` and ``SkipHead`` (whose batch normalisation is of a process's own part of a batch).
     head: HeadName = "grown"
 
 
