@@ -430,7 +430,7 @@ for u in units:
 fig, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for i, row in enumerate(r for r in ORDER if r in trials):
     best = np.maximum.accumulate([trials[row][t] for t in sorted(trials[row])])
-    colour, mark = COLOUR.get(row, "#000000"), "os^vDPX*<>"[i]
+    colour, mark = COLOUR.get(row, "#000000"), "os^vDPX*<>ph"[i]
     ax.plot(
         range(1, len(best) + 1), best, "-", marker=mark, ms=4, color=colour, label=row
     )
