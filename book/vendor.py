@@ -208,7 +208,18 @@ def plan(versions: dict[str, str]) -> tuple[dict[Path, str], set[tuple[str, str]
     return pages, wanted, problems
 
 
+def strip_downloads() -> None:
+    """Take the outputs out of the notebooks that readers download: pages show them, a run makes them."""
+    for path in (BOOK / "_sources").rglob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell |= {"outputs": [], "execution_count": None}
+        path.write_text(json.dumps(notebook, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
+    strip_downloads()
     lock = json.loads((LOCK / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     versions = {
         name.removeprefix("node_modules/"): e.get("version", "") for name, e in lock.items()

@@ -138,6 +138,16 @@ def test_page_is_whole_without_a_network(browser, page):
     assert not found, f"{page}:\n" + "\n".join(found)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not PAGES, reason=f"PAGES NOT TESTED: no built book in {BOOK}; run `make book`")
+def test_the_site_is_light_enough_to_carry():
+    sizes = {
+        p.relative_to(BOOK).as_posix(): p.stat().st_size for p in BOOK.rglob("*") if p.is_file()
+    }
+    assert sum(sizes.values()) < 60e6
+    assert {n: s for n, s in sizes.items() if n.endswith(".html") and s > 6e6} == {}
+
+
 @pytest.fixture
 def live(browser):
     """The live page, once it has drawn."""

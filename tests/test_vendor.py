@@ -233,3 +233,15 @@ def test_widgets_find_their_fonts_beside_their_bundle(book):
     vendor.copy({(name, bundle)}, {name: "1.0.6"})
     copied = (vendor.BOOK / vendor.VENDOR / f"{name}@1.0.6" / bundle).read_text()
     assert copied == f"a.p={vendor.OWN_FOLDER},c()"
+
+
+def test_notebooks_to_download_hold_no_outputs(tmp_path, monkeypatch):
+    code = {"cell_type": "code", "source": "1", "execution_count": 3, "outputs": [{"text": "1"}]}
+    notebook = {"cells": [{"cell_type": "markdown", "source": "# A"}, code], "nbformat": 4}
+    file = tmp_path / "_sources" / "notebooks" / "a.ipynb"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(notebook))
+    monkeypatch.setattr(vendor, "BOOK", tmp_path)
+    vendor.strip_downloads()
+    found = json.loads(file.read_text())
+    assert found["cells"] == [notebook["cells"][0], code | {"outputs": [], "execution_count": None}]
