@@ -210,7 +210,7 @@ plt.show()
 # %% [markdown]
 # ## The protocol, before the results
 #
-# The paper's Table 1 has one run a row. What would it take to believe such a table? An audit of 152 papers of this field ([arXiv 2605.12678](https://arxiv.org/abs/2605.12678)) finds the same model on the same benchmark ten points and more apart. So this was written down, and kept in the repository's history, before the first of the runs below, and `python -m experiments.table1` keeps to it:
+# The paper's Table 1 has one run a row. What would it take to believe such a table? An audit of 152 papers of this field ([arXiv 2605.12678](https://arxiv.org/abs/2605.12678)) finds the same model on the same benchmark ten points and more apart. So this was written down, and kept in the repository's history, before the first of the runs below, and `python -m experiments.table1` keeps to it. (A smaller study, of three trials and three seeds, was known by then; of its runs only those that train no network are among these.)
 #
 # 1. **Equal budgets.** A run has what 40 seconds of one thread of a laptop can do: how many steps that is was measured for every setting before any run (`book/results/pace.json`); the steps themselves may run on any machine. All Swin encoders take the same steps. This is a *starved* regime, on purpose: what a start is worth shows best where there is no time to make up for it. A longer one, 175 seconds, is recorded for three rows.
 # 2. **Equal search.** Every row, scratch and U-Net included, has sixteen trials with one seed, judged on validation blocks. Every encoder gets the same sixteen settings.
