@@ -411,7 +411,7 @@ def test_a_killed_worker_costs_its_own_scene_alone(tmp_path, model, monkeypatch)
     with pytest.raises(InputError) as caught:
         again()
     assert len(str(caught.value).splitlines()) == 1
-    assert "scene-b.tif: KilledWorker" in str(caught.value)
+    assert "scene-b.tif: the processes that took it died" in str(caught.value)
     assert sorted(p.name for p in out.glob("*.tif")) == [
         f"scene-{name}{end}" for name in "ac" for end in (".confidence.tif", ".tif")
     ]
