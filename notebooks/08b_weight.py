@@ -453,7 +453,9 @@ for name, m in factors["as it is"]["models"].items():
     print(f"{name} {m['miou']:.3f}", end="; ")
 display(pd.DataFrame(changes).set_index(["factor", "value"]))
 many = factors["curves"]["looks"][-1]["models"]
-assert many["reference model"]["change_95"][1] < 0 < many["pretrained, minutes"]["change"]
+assert (
+    many["reference model"]["change_95"][1] < 0 < many["pretrained, minutes"]["change"]
+)
 
 # %% [markdown]
 # A fine eye has its price. The reference model, whose head sees the image itself, loses most where the number of looks changes, in *either* direction: it has learnt the grain of this speckle. The two of minutes, whose head names classes at a quarter of the resolution, even gain from more looks.
