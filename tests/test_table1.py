@@ -142,11 +142,13 @@ def test_a_killed_study_loses_the_unit_at_work_alone(tmp_path, monkeypatch, caps
     assert before.items() <= after.items()
 
 
-def work(folder, number):
+def work(folder, number, begin=None):
     """Units 0 to 5, of which the odd ones wait for all even ones; each notes who ran it."""
+    if begin:
+        begin.wait()
 
     def run(i):
-        time.sleep(0.05)
+        time.sleep(0.2)
         with (folder / f"{i}.txt").open("a") as file:
             file.write(f"{number}\n")
         (folder / f"{i}.json").touch()
@@ -159,7 +161,8 @@ def work(folder, number):
 
 def test_processes_share_a_study(tmp_path):
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=work, args=(tmp_path, n)) for n in range(2)]
+    begin = context.Barrier(2)  # or one has done all before the other is there
+    both = [context.Process(target=work, args=(tmp_path, n, begin)) for n in range(2)]
     for process in both:
         process.start()
     for process in both:
