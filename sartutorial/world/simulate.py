@@ -342,7 +342,7 @@ def simulate(
     side: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Simulate a world in the form of the real products; the same seed gives the same bytes.
+    """Simulate a world in the form of the real products; a seed gives the same bytes on a kind of CPU.
 
     ``out/scenes`` gets uint16 amplitude DN of sigma0 at 2.5 m; ``out/lulc`` HR-LULC ids in tiles of
     one degree; ``out/dem`` heights, float32 m; ``out/truth`` what the others come from: classes, and
