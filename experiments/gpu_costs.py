@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,10 +87,7 @@ def main() -> None:
         size = profile.patch_size
         image, key = torch.randn(BATCH, 1, size, size), torch.arange(3 * BATCH).view(-1, 3)
         label = torch.randint(9, (BATCH, size, size))
-
-        def rebuilt(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            return pretraining.reconstruction_loss(model, batch, domain="normalised", norm=norm)  # noqa: B023
-
+        rebuilt = partial(pretraining.reconstruction_loss, domain="normalised", norm=norm)
         for method in ("sar-w-simmim", "sar-w-mixmae"):
             kind: Any = method.split("-")[-1]
             config = config_of(profile, size, kind)

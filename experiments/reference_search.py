@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import sartutorial as st
 from experiments import shared
-from experiments.reference_weights import confusions, fine_tuned, laptop, segmenter
+from experiments.reference_weights import confusions, fine_tuned, laptop, patches, segmenter
 from experiments.table1 import FRESH, world
 from sartutorial import profiles
 from sartutorial.learn import baselines, checkpoints, datasets, evaluation
@@ -101,8 +101,8 @@ def recipe(start: str, s: dict[str, Any], steps: int) -> dict[str, Any]:
 @cache
 def fresh() -> tuple[Tensor, Tensor]:
     """Decibels and classes of the labelled patches of a world that no choice has seen."""
-    place = world(f"fresh {FRESH}")
-    parts = [place.labelled(split) for split in ("train", "val", "test")]
+    folder = world(f"fresh {FRESH}").folder
+    parts = [patches(folder, split) for split in ("train", "val", "test")]
     db, classes = (torch.cat(x) for x in zip(*parts, strict=True))
     return db, classes
 

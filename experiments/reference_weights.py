@@ -19,6 +19,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,14 +72,19 @@ def world(seed: int, out: Path) -> Path:
     return out / f"world{seed}.npz"
 
 
-def laptop(split: str, step: str = "finetune") -> tuple[Tensor, Tensor]:
-    """Decibels (N, 128, 128) and class indices of the laptop world's patches for a step and split."""
-    folder = tutorial.sampled()
+@cache
+def patches(folder: Path, split: str, step: str = "finetune") -> tuple[Tensor, Tensor]:
+    """Decibels (N, 128, 128) and class indices of a folder's patches for a step and split."""
     rows = datasets.selected(folder, step, split)
     store, legend = st.Store(folder, rows), st.HR_LULC
     db = torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
     ids = np.stack([store.label(i) for i in range(len(rows))])
     return db, torch.from_numpy(legend.to_index(ids).astype(np.int8))
+
+
+def laptop(split: str, step: str = "finetune") -> tuple[Tensor, Tensor]:
+    """Those of the laptop world."""
+    return patches(tutorial.sampled(), split, step)
 
 
 class Stepper:
@@ -359,13 +365,13 @@ def main() -> None:
     pool = [laptop("train", "pretrain")[0]]
     for seed in WORLDS:
         pool.append(table[np.load(world(seed, out))["sar"].astype(np.int64)])
-    patches = torch.cat(pool)
-    norm = datasets.Normalization(float(patches.mean()), float(patches.std()))
+    pooled = torch.cat(pool)
+    norm = datasets.Normalization(float(pooled.mean()), float(pooled.std()))
     began = time.monotonic()
-    pretrained = encoder(patches, norm, out, device)
+    pretrained = encoder(pooled, norm, out, device)
     made = provenance(device, {"encoder": began})
-    epochs = PRETRAIN["steps"] * PRETRAIN["batch"] / len(patches)
-    about = {"patches": len(patches), "epochs": epochs, "provenance": made}
+    epochs = PRETRAIN["steps"] * PRETRAIN["batch"] / len(pooled)
+    about = {"patches": len(pooled), "epochs": epochs, "provenance": made}
     publish(pretrained, "encoder", norm, about)
     began = time.monotonic()
     torch.manual_seed(FINETUNE["seed"])

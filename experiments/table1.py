@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 import sartutorial as st
 from experiments import flevoland, search, shared
+from experiments.reference_weights import patches
 from sartutorial import profiles, tutorial
 from sartutorial.learn import baselines, checkpoints, datasets, evaluation, pretraining, training
 from sartutorial.learn.encoders import Encoder, config_of
@@ -127,17 +128,8 @@ class World(NamedTuple):
         part = datasets.share(rows, st.HR_LULC, labels, seed)
         at = rows.index.get_indexer(part.index)
         counts = torch.from_numpy(datasets.class_counts(part, st.HR_LULC).sum(0))
-        db, classes = self.labelled("train")
+        db, classes = patches(self.folder, "train")
         return db[at], classes[at], counts
-
-    @cache  # noqa: B019 (a world lives as long as the study)
-    def labelled(self, split: str) -> tuple[Tensor, Tensor]:
-        """Decibels (N, 128, 128) and class indices of the labelled patches of a split."""
-        rows = datasets.selected(self.folder, "finetune", split)
-        store = st.Store(self.folder, rows)
-        db = torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
-        ids = np.stack([store.label(i) for i in range(len(rows))])
-        return db, torch.from_numpy(st.HR_LULC.to_index(ids).astype(np.int8))
 
     def score(
         self, model: evaluation.Predict, split: str = "test", device: str = DEVICE
@@ -150,9 +142,7 @@ class World(NamedTuple):
 
     def radar(self) -> Tensor:
         """Decibels of all training patches, labelled or not."""
-        rows = datasets.selected(self.folder, "pretrain", "train")
-        store = st.Store(self.folder, rows)
-        return torch.from_numpy(np.stack([store.sar(i) for i in range(len(rows))]))
+        return patches(self.folder, "train", "pretrain")[0]
 
 
 @cache

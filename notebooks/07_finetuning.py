@@ -957,6 +957,7 @@ for name in apart.index[1:]:
     ahead = apart.iloc[0] - apart[name]
     said = "ahead of" if ahead > 0 else "behind"
     print(f"in the long runs {apart.index[0]} is {abs(ahead):.3f} mIoU {said} {name}")
+assert apart.max() - apart.min() < 0.02  # they meet
 
 # %% [markdown]
 # On a simulated world this small, a thousand labelled patches are enough once there is time: in the long runs the starts meet, and nothing on this page shows that one *needs* a foundation model for it. In the minutes of this page one does not wait that long.

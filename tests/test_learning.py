@@ -592,7 +592,7 @@ def nodes(world, out):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
-    command = f"pretrain {world / 'patches'} --out {out} --epochs 12 --nodes 2 --precision 32-true"
+    command = f"pretrain {world / 'patches'} --out {out} --epochs 6 --nodes 2 --precision 32-true"
     return [
         subprocess.Popen(
             [sys.executable, file, Path(__file__).parent, *command.split()],
@@ -608,7 +608,7 @@ def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
     """Over gloo, in float32; the one left ends in a line, and the job goes on when submitted again."""
     exact = training.Hardware(precision="32-true")
     alone = pretrain(
-        world / "patches", tmp_path / "alone", profile="tiny", hardware=exact, epochs=12
+        world / "patches", tmp_path / "alone", profile="tiny", hardware=exact, epochs=6
     )
     out = tmp_path / "nodes"
     first, second = nodes(world, out)
@@ -619,7 +619,7 @@ def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
     said = first.communicate()[1]
     assert first.returncode == 1
     assert said.splitlines()[-1].startswith(f"sartutorial: {out / 'encoder.safetensors'}: one of")
-    assert 0 < len(torch.load(out / "last.ckpt", weights_only=True)["history"]) < 12
+    assert 0 < len(torch.load(out / "last.ckpt", weights_only=True)["history"]) < 6
     for node in nodes(world, out):
         answer = node.communicate()
         assert (node.returncode, answer[0].split("\n")[1]) == (0, f"{out / 'encoder.safetensors'}")
@@ -627,8 +627,8 @@ def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
         checkpoints.load, (alone, out / "encoder.safetensors")
     )
     assert said["history"] == pytest.approx(description["history"], rel=1e-4)
-    for key, value in state.items():  # sums in another order, over a hundred steps of AdamW
-        torch.testing.assert_close(other[key], value, rtol=1e-2, atol=2e-3)
+    for key, value in state.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-2, atol=2e-4)
 
 
 def test_a_node_is_told_where_to_meet(monkeypatch):
