@@ -146,16 +146,17 @@ def stopped_in(epoch):
 
 
 def write(path, array, *, transform=GRID, crs=UTM, nodata=0, **tags):
-    """Write a small GeoTIFF for a test; where its name tells no product, a tag says sigma0."""
+    """Write a small GeoTIFF, of one band or several; where its name tells no product, a tag says sigma0."""
     if not path.name.startswith(("IMG-", "N23W161_", "ALOS2")):
         tags = {"QUANTITY": "sigma0"} | tags
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = array.shape
+    bands = array[None] if array.ndim == 2 else array
+    count, height, width = bands.shape
     grid = dict(height=height, width=width, crs=crs, transform=transform)
     with rasterio.open(
-        path, "w", driver="GTiff", count=1, dtype=array.dtype, nodata=nodata, **grid
+        path, "w", driver="GTiff", count=count, dtype=array.dtype, nodata=nodata, **grid
     ) as dataset:
-        dataset.write(array, 1)
+        dataset.write(bands)
         dataset.update_tags(**tags)
     return path
 

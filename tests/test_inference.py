@@ -433,11 +433,11 @@ def test_small_patches_join_a_neighbour_whatever_strip_they_lie_in(seed, least, 
     grid = rasters.Grid("EPSG:32653", GRID, classes.shape[1], classes.shape[0])
 
     def read(window):
-        return classes[slice(*window.toranges()[0])]
+        return classes[None, slice(*window.toranges()[0])]
 
     windows = [Window(0, t, grid.width, min(rows, grid.height - t))
                for t in range(0, grid.height, rows)]  # fmt: skip
-    found = np.concatenate([inference.sieved(read, grid, w, least) for w in windows])
+    found = np.concatenate([inference.sieved(read, grid, w, least)[0] for w in windows])
     whole = features.sieve(classes, least, mask=classes > 0) if least > 1 else classes
     np.testing.assert_array_equal(found != classes, whole != classes)
     assert least < 2 or (found != classes).any()

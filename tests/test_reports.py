@@ -11,7 +11,7 @@ from scipy import stats
 
 import sartutorial as st
 from sartutorial import InputError, lulc
-from sartutorial.learn import checkpoints
+from sartutorial.learn import checkpoints, inference
 from sartutorial.learn.datasets import Normalization
 from sartutorial.learn.encoders import Encoder, EncoderConfig
 from sartutorial.learn.segmentation import Decoder, Segmenter
@@ -156,6 +156,11 @@ def test_a_map_says_when_its_scene_was_taken(mapped):
         return json.loads(st.describe_map(path, model, **more).read_text())["properties"]
 
     assert said("x.tif", date="2020-02-29")["datetime"].startswith("2020-02-29")
+    region = said(
+        "IMG-HH-ALOS245850321-221119-UBSR2.1GUD.tif, IMG-HH-ALOS245850321-200101-UBSR2.1GUD.tif"
+    )
+    assert region["start_datetime"] == "2020-01-01T00:00:00Z"
+    assert region["end_datetime"] == "2022-11-19T00:00:00Z"
     mosaic = said("N23W161_20_sl_HH_F02DAR.tif")
     assert mosaic["datetime"] is None
     assert mosaic["start_datetime"] == "2020-01-01T00:00:00Z"
@@ -193,6 +198,7 @@ def test_maps_are_joined_by_confidence_or_by_age(tmp_path):
     legend = {"LEGEND": json.dumps(lulc.HR_LULC.for_maps.to_dict()), "SIMULATED": "yes"}
     rng, side, grids = np.random.default_rng(0), 60, {}
     classes, sure = np.zeros((3, 130, 130), np.uint8), np.full((3, 130, 130), -1)
+    told = np.full((3, 3, 130, 130), 255)
     for i, (row, col, day) in enumerate([(20, 0, "221119"), (0, 40, "200101"), (70, 65, "230303")]):
         here = np.s_[row : row + side, col : col + side]
         classes[(i, *here)] = rng.integers(0, 10, (side, side))
@@ -201,10 +207,11 @@ def test_maps_are_joined_by_confidence_or_by_age(tmp_path):
         grids[name] = GRID * Affine.translation(col, row)
         said = legend | {"SCENE": f"{name}.tif"}
         write(tmp_path / "maps" / f"{name}.tif", classes[(i, *here)], transform=grids[name], **said)
-        doubts = np.where(sure[(i, *here)] < 0, 255, sure[(i, *here)]).astype(np.uint8)
-        write(
-            tmp_path / "maps" / f"{name}.confidence.tif", doubts, transform=grids[name], nodata=255
-        )
+        more = [sure[(i, *here)], lead := sure[(i, *here)] // 2, lead % 4]  # margin, validity
+        doubts = np.where(sure[(i, *here)] < 0, 255, more)
+        told[(i, slice(None), *here)] = doubts
+        beside = tmp_path / "maps" / f"{name}.confidence.tif"
+        write(beside, doubts.astype(np.uint8), transform=grids[name], nodata=255)
     wanted = {"confidence": sure, "newest": np.where(classes > 0, [[[1]], [[0]], [[2]]], -1)}
     for rule, rank in wanted.items():
         out = st.mosaic(tmp_path / "maps", tmp_path / "maps" / f"{rule}.tif", overlap=rule)
@@ -217,6 +224,13 @@ def test_maps_are_joined_by_confidence_or_by_age(tmp_path):
             assert (found.nodata, found.tags()["SIMULATED"]) == (0, "yes")
             assert found.colormap(1)[1] == (0, 0, 100, 255)
             assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        if rule == "confidence":  # the region's doubts are those of the pixels it took
+            doubts = np.take_along_axis(told, rank.argmax(0)[None, None], 0)[0]
+            with rasterio.open(out.with_suffix(".confidence.tif")) as found:
+                np.testing.assert_array_equal(found.read(), doubts[:, :130, :125])
+                assert (found.nodata, found.descriptions) == (255, inference.BANDS)
+        assert out.with_suffix(".confidence.tif").exists() == (rule == "confidence")
+        out.with_suffix(".confidence.tif").unlink(missing_ok=True)
         out.unlink()
     (tmp_path / "maps" / f"{name}.confidence.tif").unlink()
     with pytest.raises(
@@ -233,7 +247,7 @@ def mapped_at(path, at=GRID, crs="EPSG:32653"):
     """A map of one class, and its confidence beside it."""
     tag = json.dumps(lulc.HR_LULC.for_maps.to_dict())
     write(path, np.ones((200, 200), np.uint8), transform=at, crs=crs, LEGEND=tag)
-    doubts = np.full((200, 200), 50, np.uint8)
+    doubts = np.full((3, 200, 200), 50, np.uint8)
     write(path.with_suffix(".confidence.tif"), doubts, transform=at, crs=crs, nodata=255)
     return path
 
@@ -270,7 +284,7 @@ def test_a_region_shows_no_patch_below_the_smallest(tmp_path):
         at, part = GRID * Affine.translation(cols.start, 0), classes[:, cols]
         write(tmp_path / "maps" / f"{name}.tif", part, transform=at, LEGEND=legend)
         doubts = tmp_path / "maps" / f"{name}.confidence.tif"
-        write(doubts, np.full_like(part, 50), transform=at, nodata=255)
+        write(doubts, np.full((3, *part.shape), 50, np.uint8), transform=at, nodata=255)
     out = tmp_path / "region.tif"
     for hectares, gone in ((0, ()), (0.06, (3,)), (0.0625, (1, 3)), (0.3, (1, 3)), (1, (1, 2, 3))):
         wanted = np.where(np.isin(classes, gone), 5, classes)  # a pixel has 0.0025 ha

@@ -255,16 +255,17 @@ def sieved(
 ) -> NDArray[np.uint8]:
     """The window of a map whose patches under ``least`` pixels have joined their largest neighbour.
 
-    Its pixels meet along a side (GDAL's sieve). One within no data, or among other small ones alone,
-    stays. A small patch spans fewer than ``least`` rows, so it is read whole with as many above and
-    below; of what it may join no more is seen, and memory is that of these rows.
+    Windows are (1, rows, width). Pixels meet along a side (GDAL's sieve). A patch within no data, or
+    among other small ones alone, stays. A small patch spans fewer than ``least`` rows, so it is read
+    whole with as many above and below; of what it may join no more is seen, and memory is that of
+    these rows.
     """
     top = max(window.row_off - least, 0)
     bottom = min(window.row_off + window.height + least, grid.height)
     classes = read(Window(0, top, grid.width, bottom - top))
     if least > 1:
-        classes = features.sieve(classes, least, mask=classes > 0)
-    return classes[window.row_off - top :][: window.height]
+        classes = features.sieve(classes[0], least, mask=classes[0] > 0)[None]
+    return classes[:, window.row_off - top :][:, : window.height]
 
 
 # Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.

@@ -46,7 +46,8 @@ def mosaic(
     """Join the maps of several scenes to one of their region.
 
     It lies on the grid of the first map, made larger; others come to it by the nearest pixel. Where
-    maps overlap, one of them counts: the surest in that pixel, or that of the newest scene.
+    maps overlap, one of them counts: the surest in that pixel, or that of the newest scene. Joined by
+    confidence, the region has its doubts beside it as a map has: those of the pixels that it took.
 
     Args:
         mapped: What ``predict`` wrote, with ``confidence`` for that rule: files, or their folder.
@@ -62,18 +63,9 @@ def mosaic(
     """
     if not 0 <= min_area < math.inf:
         raise InputError(f"min-area {min_area}: must be 0 or more hectares")
-    out = Path(out)
-    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
-    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
-    by_age = overlap == "newest"
-    beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
+    out, by_age = Path(out), overlap == "newest"
+    paths, beside = _parts(mapped, out, by_age)
     inputs = [*paths, *beside]
-    for path in inputs:
-        try:
-            rasters.check_whole(path)
-        except OSError as error:
-            mend = "predict it again, and with --confidence to join by that"
-            raise InputError(f"{path}: not there, or torn ({error}); {mend}") from error
     with ExitStack() as stack:
         maps = [stack.enter_context(rasters.opened(p, dtype="uint8")) for p in paths]
         legend, grid = _one_legend(maps), _around(maps)
@@ -81,20 +73,37 @@ def mosaic(
         for one, other in zip(maps, sure, strict=not by_age):
             if not rasters.same_grid(rasters.grid_of(one), rasters.grid_of(other)):
                 raise InputError(f"{other.name}: not on the grid of {one.name}; predict that again")
-        form = {"nodata": 0, **grid._asdict()}
-        views = [stack.enter_context(WarpedVRT(m, **form)) for m in [*maps, *sure]]
+        form = grid._asdict()
+        views = [stack.enter_context(WarpedVRT(m, nodata=0, **form)) for m in maps]
+        doubts = [stack.enter_context(WarpedVRT(m, **form)) for m in sure]
         scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
-        ranks: Sequence[Any] = _by_age(scenes) if by_age else views[len(maps) :]
+        ranks: Sequence[Any] = _by_age(scenes) if by_age else doubts
         tags = {k: v for m in maps for k, v in m.tags().items() if k in inference.KEPT}
-        tags |= {"SCENES": ", ".join(scenes), "MIN_AREA": f"{min_area:g} ha"}
+        tags |= {"SCENE": ", ".join(scenes), "MIN_AREA": f"{min_area:g} ha"}
         how = {"overlap": overlap, "min_area": min_area}
-        if whole := stack.enter_context(files.made(out, inputs, how)):
-            raw = stack.enter_context(inference.cog(whole, out, grid, tags, legend))
-            read = partial(_chosen, views, ranks)
-            least = math.ceil(min_area * 1e4 / rasters.pixel_size(grid) ** 2)
-            for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
-                raw.write(inference.sieved(read, grid, window, least), 1, window=window)
+        least = math.ceil(min_area * 1e4 / rasters.pixel_size(grid) ** 2)
+        own = out.with_suffix(inference.BESIDE)
+        for file, sources, n in ((out, views, least), (own, doubts, 1)):
+            if sources and (whole := stack.enter_context(files.made(file, inputs, how))):
+                read = partial(_chosen, views, ranks, sources)
+                raw = stack.enter_context(inference.cog(whole, file, grid, tags, legend))
+                for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
+                    raw.write(inference.sieved(read, grid, window, n), window=window)
     return out
+
+
+def _parts(mapped: files.Paths, out: Path, by_age: bool) -> tuple[list[str], list[str]]:
+    """The maps to join and, unless the newest counts, what lies beside each; whole, all of them."""
+    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
+    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
+    beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
+    for path in [*paths, *beside]:
+        try:
+            rasters.check_whole(path)
+        except OSError as error:
+            mend = "predict it again, and with --confidence to join by that"
+            raise InputError(f"{path}: not there, or torn ({error}); {mend}") from error
+    return paths, beside
 
 
 def _one_legend(maps: Sequence[DatasetReader]) -> lulc.Legend:
@@ -127,20 +136,26 @@ def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
 
 def _by_age(scenes: Sequence[str]) -> list[int]:
     """The place of each scene in the order of their dates."""
-    days = [str(day or span["start_datetime"]) for day, span in (_when(s, None) for s in scenes)]
+    days = [_span(scene, None)[0] for scene in scenes]
     return [sorted(days).index(day) for day in days]
 
 
-def _chosen(views: Sequence[WarpedVRT], ranks: Sequence[Any], window: Window) -> NDArray[np.uint8]:
-    """The class of the map that ranks first, among those that show one."""
-    classes = np.zeros((window.height, window.width), np.uint8)
-    best = np.full(classes.shape, -1, np.int16)
-    for view, rank in zip(views, ranks, strict=False):  # behind the maps may follow the ranks
-        found = view.read(1, window=window)
+def _chosen(
+    views: Sequence[WarpedVRT],
+    ranks: Sequence[Any],
+    sources: Sequence[WarpedVRT],
+    window: Window,
+) -> NDArray[np.uint8]:
+    """What ``sources`` hold (bands, rows, width) of the map that ranks first among those with a class."""
+    shape = window.height, window.width
+    found = np.full((sources[0].count, *shape), int(sources[0].nodata), np.uint8)
+    best = np.full(shape, -1, np.int16)
+    for view, rank, source in zip(views, ranks, sources, strict=True):
         score = rank if isinstance(rank, int) else rank.read(1, window=window).astype(np.int16)
-        better = (found > 0) & (score > best)
-        classes[better], best = found[better], np.where(better, score, best)
-    return classes
+        better = (view.read(1, window=window) > 0) & (score > best)
+        found[:, better] = source.read(window=window)[:, better]
+        best = np.where(better, score, best)
+    return found
 
 
 def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
@@ -277,7 +292,7 @@ def describe_map(
     """Write a map's papers beside it: a STAC item (.stac.json) and a card of one page (.md).
 
     Args:
-        mapped: What ``predict`` wrote; confidence that lies beside it is named as well.
+        mapped: What ``predict`` or ``mosaic`` wrote; confidence that lies beside it is named as well.
         model: What it was made with.
         labels: What ``label`` wrote for the scene; the card then holds an accuracy table.
         date: When the scene was taken, YYYY-MM-DD; default what its name says.
@@ -310,7 +325,8 @@ def describe_map(
     }
     if "published" in known:
         about["note"] = published.ALOS_2
-    when = _when(tags["SCENE"], date)
+    spans = [_span(scene, date) for scene in tags["SCENE"].split(", ")]  # of a region several
+    when = min(first for first, _ in spans), max(last for _, last in spans)
     card = mapped.with_suffix(".md")
     with files.atomic_write(card) as partial:
         partial.write_text(_card(about, legend, mapped, labels), encoding="utf-8")
@@ -320,20 +336,21 @@ def describe_map(
     return out
 
 
-def _when(scene: str, date: str | None) -> tuple[datetime.datetime | None, dict[str, Any]]:
-    """When a scene was taken, and STAC's properties of a span: a mosaic's name holds a year alone."""
+def _span(scene: str, date: str | None) -> tuple[datetime.datetime, datetime.datetime]:
+    """When a scene was taken, first and last: a mosaic's name holds a year alone."""
     day = re.search(r"-(\d{6})-[A-Z]{3}", scene)
     year = re.match(r"[NS]\d\d[EW]\d{3}_(\d\d)_", scene)
     words, form = (date, "%Y-%m-%d") if date else (day and day[1], "%y%m%d")
+    utc = partial(datetime.datetime, tzinfo=datetime.UTC)
     if words:
         try:
-            return datetime.datetime.strptime(words, form).replace(tzinfo=datetime.UTC), {}
+            when = datetime.datetime.strptime(words, form).replace(tzinfo=datetime.UTC)
         except ValueError as error:
             raise InputError(f"{scene}: {error}; give its date as YYYY-MM-DD") from error
+        return when, when
     if not year:
         raise InputError(f"{scene}: its name holds no date; give one, as date='2022-11-19'")
-    ends = {"start": "01-01T00:00:00Z", "end": "12-31T23:59:59Z"}
-    return None, {f"{k}_datetime": f"20{year[1]}-{v}" for k, v in ends.items()}
+    return utc(2000 + int(year[1]), 1, 1), utc(2000 + int(year[1]), 12, 31, 23, 59, 59)
 
 
 def _card(
@@ -359,7 +376,7 @@ def _item(
     known: Mapping[str, Any],
     about: Mapping[str, Any],
     legend: lulc.Legend,
-    when: tuple[datetime.datetime | None, dict[str, Any]],
+    when: tuple[datetime.datetime, datetime.datetime],
 ) -> Item:
     import pystac
     from pystac.extensions import sar
@@ -371,10 +388,12 @@ def _item(
         place = {"type": "Polygon", "coordinates": rings[0]}
     mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
     box = [boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]]
-    properties = {"license": "other", "sartutorial:about": dict(about)} | when[1]
-    item = pystac.Item(mapped.stem, place, box, when[0], properties)
+    properties = {"license": "other", "sartutorial:about": dict(about)}
+    first, last = when
+    day, *ends = (first, None, None) if first == last else (None, first, last)
+    item = pystac.Item(mapped.stem, place, box, day, properties, *ends)
     said = tags.get("POLARISATION", known.get("polarisation", "unknown"))
-    product = radiometry.product(tags["SCENE"], tags)
+    product = radiometry.product(tags["SCENE"].split(", ")[0], tags)
     sar.SarExtension.ext(item, add_if_missing=True).apply(
         mode[1] if mode else "unknown",
         sar.FrequencyBand.L,
