@@ -58,6 +58,7 @@ BUDGET, PRETRAINING = 40.0, 100.0  # seconds of one thread
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHARES, FRESH, FIELD = (0.1, 0.01, 0.5), 778, 20.0  # FIELD: seconds of a run on Flevoland
 LONG = 175  # seconds of a long run
+WRONG, CELL = (0.05, 0.2), 8  # shares of the training labels, in squares of so many pixels
 NAMES = list(st.HR_LULC.names)
 
 
@@ -121,6 +122,7 @@ class World(NamedTuple):
 
     name: str
     folder: Path
+    wrong: float = 0.0  # share of the training labels
 
     def train(self, labels: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Decibels (N, 128, 128), classes, and pixels by class of a share of the labelled patches."""
@@ -129,6 +131,9 @@ class World(NamedTuple):
         at = rows.index.get_indexer(part.index)
         counts = torch.from_numpy(datasets.class_counts(part, st.HR_LULC).sum(0))
         db, classes = patches(self.folder, "train")
+        if self.wrong:
+            classes = mislabelled(classes, self.wrong, seed)
+            counts = torch.bincount(classes[at][classes[at] >= 0].long(), minlength=len(NAMES))
         return db[at], classes[at], counts
 
     def score(
@@ -145,11 +150,24 @@ class World(NamedTuple):
         return patches(self.folder, "train", "pretrain")[0]
 
 
+def mislabelled(classes: Tensor, share: float, seed: int) -> Tensor:
+    """Classes (N, n, n), -1 void, where in so many squares every label is another class, whichever.
+
+    The squares of a smaller share are among those of a larger one.
+    """
+    rng, side = np.random.default_rng(seed), classes.shape[1] // CELL
+    squares = (len(classes), side, side)
+    hit, shift = rng.random(squares) < share, rng.integers(1, len(NAMES), squares)
+    turn = np.kron(hit * shift, np.ones((1, CELL, CELL), np.int64))  # 0 where the label stays
+    moved = (classes + torch.from_numpy(turn)) % len(NAMES)
+    return torch.where(classes >= 0, moved, classes).to(classes.dtype)
+
+
 @cache
 def world(name: str) -> Any:
     """The simulated worlds, made if they are not there, and a fold of the real one."""
-    if name == "laptop":
-        return World(name, tutorial.sampled())
+    if name.startswith("laptop"):
+        return World(name, tutorial.sampled(), float(name.partition(" wrong ")[2] or 0))
     if name.startswith("flevoland"):
         return flevoland.Fold(int(name[-1]))
     out = profiles.data_dir() / "table1" / name
@@ -415,6 +433,9 @@ def everything() -> Iterator[dict[str, Any]]:
     for share in SHARES:
         for row in MAIN:
             yield from finals(row, labels=share)
+    for share in WRONG:
+        for row in MAIN:
+            yield from finals(row, f"laptop wrong {share:g}")
     yield from real()
 
 
