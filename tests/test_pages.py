@@ -225,6 +225,10 @@ def test_the_live_page_answers_keys_and_pointer(live):
     assert live.evaluate("document.getElementById('live-classes').toDataURL()") != before
     live.hover("#live-classes")
     assert "called" in live.inner_text("#live-under")
+    live.focus("#live-classes")
+    before = live.evaluate("live.state.read")
+    live.keyboard.press("ArrowUp")
+    assert live.evaluate("live.state.read") < before
 
 
 # For every reader: on a phone and on a screen, in light and dark, by keyboard and by ear.
