@@ -83,7 +83,7 @@ print(f"{row.crs}: pixels of {pixel:g} m, upper left corner at {x:,.0f}, {y:,.0f
 # CRS and pixel size are the scene's; the corner alone has moved, by `row` and `col` pixels.
 # Nothing is resampled, so no pixel is mixed with what the scene holds outside the patch.
 
-# %% mystnb={"figure": {"caption": "Three pairs of simulated patches: backscatter above, HR-LULC classes below. The labels are not all right: as in a real map, some land is called another class ([chapter 3](03_labels)).", "name": "fig-pairs"}, "image": {"alt": "Three radar patches in grey above, with a bar from -25 to 0 dB, and their land-cover classes in colour below, with a legend: coast, fields, town and forest."}}
+# %% mystnb={"figure": {"caption": "Three pairs of simulated patches: backscatter above, HR-LULC classes below.", "name": "fig-pairs"}, "image": {"alt": "Three radar patches in grey above, with a bar from -25 to 0 dB, and their land-cover classes in colour below, with a legend: coast, fields, town and forest."}}
 held = index[[f"n_{i}" for i in legend.ids]].to_numpy()
 varied = np.argsort(-(held > 200).sum(axis=1))[:30:10]  # patches of many classes
 fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")

@@ -350,9 +350,8 @@ assert even == sorted(even, reverse=True)  # fewer points, a sharper choice
 assert np.isclose(
     even[-1], evenness(balance["simulated: pixels of the chosen patches"])
 )
-assert (
-    even[0] - before < (of_points - before) / 2
-)  # and still less than half of the way
+# Still less than half of what the points gained.
+assert even[0] - before < (of_points - before) / 2
 
 # %% [markdown]
 # ## A split that leaks less

@@ -684,7 +684,7 @@ if profile.name == "laptop":  # whose network and patches the record is about
     assert record["test_patches"] == len(errors)
 
 # %% [markdown]
-# So minutes are enough to see a network learn, and not enough for it to know more than a blur; with time it does.
+# So minutes are enough to see a network learn, and not enough for it to fill in better than a blur; with time it does.
 #
 # The long run is ours, on simulated land and of the laptop's network: the paper trains a larger one for 800 epochs. It is not the *reference encoder* that [chapter 7](07_finetuning) starts from and that fills in on the [live page](../book/live): that one saw more simulated land, under coarser masks.
 #
@@ -845,7 +845,7 @@ for r, (network, blur) in by_ratio.items():
 # for it: neither is at its best elsewhere. How they stand against each other the last column says.
 
 # %% [markdown]
-# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted. What share of the weighted pull comes from the darkest decile: `check_pull(…)`?
+# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted. What share of the weighted pull comes from the darkest decile: `check_pull(…)`? (`by_decile`, above, takes what is to be summed, one value a hidden pixel.)
 
 # %% tags=["hide-cell"]
 guess = reconstruction.clone().requires_grad_()
