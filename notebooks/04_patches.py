@@ -37,7 +37,8 @@ folder = work / "patches"
 index = st.read_index(folder, geometry=True)
 print(f"profile {profiles.get().name}: {len(index)} patches of {size} px")
 assert len(index) >= 2000 or profiles.get().name != "laptop"
-index[["patch", "row", "col", "spacing", "n_void", "n_1", "n_2", "geometry"]].head()
+print(f"the first: {index.patch[0]}, around {index.geometry[0].centroid}")
+index[["row", "col", "spacing", "n_void", "n_1", "n_2"]].head()
 
 # %% [markdown]
 # One row a patch: its name, its scene, where it was cut, what it holds (pixel spacing in metres, unit, polarisation), the number of label pixels of each id of the legend (`n_1` is water, `n_2` built-up, `n_void` unlabelled), and its footprint in degrees.
@@ -86,7 +87,7 @@ print(f"{row.crs}: pixels of {pixel:g} m, upper left corner at {x:,.0f}, {y:,.0f
 # %% mystnb={"figure": {"caption": "Three pairs of simulated patches: backscatter above, HR-LULC classes below.", "name": "fig-pairs"}, "image": {"alt": "Three radar patches in grey above, with a bar from -25 to 0 dB, and their land-cover classes in colour below, with a legend: coast, fields, town and forest."}}
 held = index[[f"n_{i}" for i in legend.ids]].to_numpy()
 varied = np.argsort(-(held > 200).sum(axis=1))[:30:10]  # patches of many classes
-fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
+fig, axes = plt.subplots(2, 4, figsize=(12, 5.6), layout="constrained")
 for (above, below), i in zip(axes.T, varied, strict=False):
     drawn = st.show_backscatter(store.sar(i), above)
     st.show_classes(store.label(i), below)
@@ -151,7 +152,7 @@ assert (held.sum(axis=1) + index["n_void"] == size**2).all()
 
 # %% mystnb={"figure": {"caption": "Footprints of all patches (simulated world), in the colour of their most frequent class.", "name": "fig-index"}, "image": {"alt": "A map of small squares in degrees, coloured by land cover: four tilted blocks of mostly green forest, with pink cropland and red towns in them and dark blue water at the outer corners."}}
 fig, (ax, key) = plt.subplots(
-    1, 2, figsize=(9, 5.5), width_ratios=(4, 1), layout="constrained"
+    1, 2, figsize=(7.4, 5), width_ratios=(4, 1), layout="constrained"
 )
 most = nine.argmax(axis=1)
 for k in np.unique(most):  # hatched as in the legend, for eyes that confuse its colours

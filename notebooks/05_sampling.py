@@ -107,7 +107,10 @@ assert weights["complement"][ids].max() < 4 * weights["complement"][ids].min()
 # **Ours:** an image $i$ with $n_{ic}$ pixels of class $c$ gets its share of the weight that lies on it, and within it a class is drawn by the weight that lies on the class:
 #
 # $$
-# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic}, \qquad P(c\,|\,i) \propto w_c\,n_{ic}
+# \begin{gathered}
+# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic} \\
+# P(c\,|\,i) \propto w_c\,n_{ic}
+# \end{gathered}
 # $$ (eq-draw)
 #
 # Then a pixel of that class, uniformly, with replacement: points that fall on one patch collapse anyway.
@@ -265,12 +268,13 @@ report = st.sample(work / "patches", work / "lulc", seed=0)
 index = st.read_index(work / "patches", geometry=True)
 points = gpd.read_parquet(work / "patches" / "points.parquet")
 density = len(points) / len(index)
-report.style.format({"number": "{:,}"} | dict.fromkeys(legend.names, "{:.1%}"))
+table = report.T.style.format("{:.1%}")
+table.format("{:,.0f}", subset=pd.IndexSlice["number", :])
 
 # %% [markdown]
-# Read it downwards; a row of patches says what their pixels are. The tiles are squares of 1° with one island: nearly all sea.
+# Read it from left to right; a column of patches says what their pixels are. The tiles are squares of 1° with one island: nearly all sea.
 # Points outside the patches are lost. Of the others most fall on a patch that was hit already: there are 20 points a patch here (our default), and so nearly every patch is hit.
-# The last rows are the splits (below); training sees the first, and the buffer's patches are not used.
+# The last columns are the splits (below); training sees the first, and the buffer's patches are not used.
 
 # %%
 assert round(density) == 20
