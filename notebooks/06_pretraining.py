@@ -179,8 +179,10 @@ tutorial.show_source(pretraining.MixMAE.forward)
 # **Code** (SAR-W-MixMAE, {cite:t}`caglayan2025sarwmixmae`): every pixel's error is multiplied by
 #
 # $$
-# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \qquad
-# \tilde x = \frac{P - \min P}{\max P - \min P + 10^{-6}}, \qquad P = 10^{d/10}
+# \begin{gathered}
+# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \quad P = 10^{d/10} \\
+# \tilde x = \frac{P - \min P}{\max P - \min P + 10^{-6}}
+# \end{gathered}
 # $$ (eq-weight)
 #
 # with $s = 1$, minimum and maximum over the patch: its darkest pixel weighs $e$, its brightest 1.

@@ -8,6 +8,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   const SIDE = encoder.config.image_size, CELL = 32, CELLS = SIDE / CELL; // pixels as this encoder's masks had them
   const LOW = -25, HIGH = 0; // dB, black and white
   const DRAWN = 384; // pixels of a picture's side
+  const HATCH = { "built-up": [1], greenhouse: [1, -1] }; // as in the book's maps, for eyes that confuse colours
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const scenes = patches.map(({ db, truth }) => ({
     db: Float32Array.from(new Int16Array(bytes(db).buffer), (v) => v / 100),
@@ -27,7 +28,7 @@ document.addEventListener("DOMContentLoaded", async () => {
       <button id="live-clear" type="button">hide nothing</button>
     </fieldset>
     <div class="live-pictures">
-      ${picture("radar", `What the network gets: blue is hidden, black ${LOW} dB, white ${HIGH} dB`, "Radar patch under a mask: arrow keys move, space hides or shows a cell", 0)}
+      ${picture("radar", `What the network gets: blue is hidden, black −${-LOW} dB, white ${HIGH} dB`, "Radar patch under a mask: arrow keys move, space hides or shows a cell", 0)}
       ${picture("filled", "What the pretrained network fills in", "The patch with its hidden cells filled in by the pretrained network")}
       ${picture("classes", "What the fine-tuned network calls the whole patch", "Land cover as the fine-tuned network sees it: arrow keys move, and the class is said below", 0)}
       ${picture("doubt", "How sure it is: black 0 %, white 100 %", "Probability of the class that the fine-tuned network names, from black to white")}
@@ -35,13 +36,18 @@ document.addEventListener("DOMContentLoaded", async () => {
     </div>
     <p id="live-said" role="status"></p>
     <p id="live-under"></p>
-    <ul class="live-legend">${classes.map(([name, rgb]) => `<li><span style="background:rgb(${rgb})"></span>${name}</li>`).join("")}</ul>`;
+    <ul class="live-legend">${classes.map(([name, rgb]) => `<li><span style="background:${lines(name)}rgb(${rgb})"></span>${name}</li>`).join("")}</ul>`;
   const part = (name) => root.querySelector(`#live-${name}`);
 
   function picture(name, title, label, tab) {
     const focus = tab === undefined ? "" : 'tabindex="0"';
     return `<figure><canvas id="live-${name}" width="${DRAWN}" height="${DRAWN}" role="img" aria-label="${label}" ${focus}></canvas>
       <figcaption>${title}</figcaption></figure>`;
+  }
+
+  /** The hatch of a class in the legend. */
+  function lines(name) {
+    return (HATCH[name] ?? []).map((d) => `repeating-linear-gradient(${-45 * d}deg, #000 0 1px, transparent 1px 5px), `).join("");
   }
 
   // What is computed --------------------------------------------------------------------------------
@@ -122,13 +128,19 @@ document.addEventListener("DOMContentLoaded", async () => {
     sheet.strokeRect((state.cursor % CELLS) * cell + 2, Math.floor(state.cursor / CELLS) * cell + 2, cell - 4, cell - 4);
   }
 
+  /** The colour of a class at a pixel, black on its hatch. */
+  function inked(index, i) {
+    const [name, rgb] = classes[index], row = Math.floor(i / SIDE), col = i % SIDE;
+    return (HATCH[name] ?? []).some((d) => (row + d * col + 6 * SIDE) % 6 === 0) ? [0, 0, 0] : rgb;
+  }
+
   /** The three maps, and what they say of the pixel that is read. */
   function drawMaps() {
     const truth = scenes[state.patch].truth, i = state.read;
     const sheets = [
-      paint("classes", (i) => classes[result.names[i]][1]),
+      paint("classes", (i) => inked(result.names[i], i)),
       paint("doubt", (i) => Array(3).fill(255 * result.sure[i])),
-      paint("truth", (i) => (truth[i] ? classes[truth[i] - 1][1] : [255, 255, 255])),
+      paint("truth", (i) => (truth[i] ? inked(truth[i] - 1, i) : [255, 255, 255])),
     ];
     if (i === null) return;
     const x = ((i % SIDE) + 0.5) * (DRAWN / SIDE), y = (Math.floor(i / SIDE) + 0.5) * (DRAWN / SIDE);
