@@ -37,7 +37,8 @@ folder = work / "patches"
 index = st.read_index(folder, geometry=True)
 print(f"profile {profiles.get().name}: {len(index)} patches of {size} px")
 assert len(index) >= 2000 or profiles.get().name != "laptop"
-print(f"the first: {index.patch[0]}, around {index.geometry[0].centroid}")
+centre = index.geometry[0].centroid
+print(f"the first: {index.patch[0]}, around {centre.y:.3f}° N, {centre.x:.3f}° E")
 index[["row", "col", "spacing", "n_void", "n_1", "n_2"]].head()
 
 # %% [markdown]

@@ -889,7 +889,7 @@ window = Window(0, 0, 1024, 1024)
 power = simulate.speckle(1.0, simulate.LOOKS, simulate.CORRELATION, (7,), window)
 power = power.reshape(512, 2, 512, 2).mean(axis=(1, 3))  # halved, as in chapter 2
 field = st.to_db(power)
-print(f"{field.size:,} pixels, mean power {10 * np.log10(power.mean()):+.2f} dB")
+print(f"{field.size:,} pixels, mean power {power.mean():.3f}")
 
 # %% tags=["hide-cell"]
 normalised = torch.from_numpy(field / norm.std)[None, None].float()  # of average level
