@@ -528,9 +528,10 @@ def player_figure(epoch):
         masked = torch.where(unseen[i], torch.nan, images[i])[0]
         pasted = torch.where(unseen[i], filled[epoch][i], images[i])[0]
         for ax, z in zip(row, (images[i, 0], masked, pasted), strict=False):
-            st.show_backscatter(db(z), ax)
+            grey = st.show_backscatter(db(z), ax)
         row[3].imshow(unseen[i, 0], cmap="gray_r", vmin=0, vmax=1)
         row[3].set_axis_off()
+    fig.colorbar(grey, ax=axes[:, :3], shrink=0.6, label="σ⁰ [dB]")
     for ax, title in zip(axes[0], shared_title, strict=True):
         ax.set_title(title)
     fig.suptitle(
@@ -646,8 +647,9 @@ assert table["error [dB]"]["SAR-W-SimMIM"] < table["error [dB]"]["visible mean"]
 # %% mystnb={"figure": {"caption": "One simulated test patch filled by the three guesses and by the network; visible pixels as they are.", "name": "fig-guesses"}, "image": {"alt": "Six panels of one radar patch: input, masked, and four fills. The mean leaves flat cells, bilinear interpolation leaves streaks and facets, the Gaussian is a soft blur, and the network's fill is smooth as well."}}
 i = int(torch.nn.functional.avg_pool2d(images, CELL).std((1, 2, 3)).argmax())
 order = [(name, fills[name]) for name in (*guesses, "SAR-W-SimMIM")]
-fig, axes = plt.subplots(1, 6, figsize=(12, 2.5), layout="constrained")
-st.show_backscatter(db(truth[i]), axes[0], title="input")
+fig, axes = plt.subplots(1, 6, figsize=(12.6, 2.5), layout="constrained")
+grey = st.show_backscatter(db(truth[i]), axes[0], title="input")
+fig.colorbar(grey, ax=axes, shrink=0.8, label="σ⁰ [dB]")
 st.show_backscatter(np.where(visible[i], db(truth[i]), np.nan), axes[1], title="masked")
 for ax, (name, fill) in zip(axes[2:], order, strict=True):
     st.show_backscatter(db(np.where(visible[i], truth[i], fill[i])), ax, title=name)
