@@ -268,13 +268,14 @@ report = st.sample(work / "patches", work / "lulc", seed=0)
 index = st.read_index(work / "patches", geometry=True)
 points = gpd.read_parquet(work / "patches" / "points.parquet")
 density = len(points) / len(index)
-table = report.T.style.format("{:.1%}")
-table.format("{:,.0f}", subset=pd.IndexSlice["number", :])
+for stages in (report[:7], report[7:]):
+    table = stages.T.style.format("{:.1%}")
+    display(table.format("{:,.0f}", subset=pd.IndexSlice["number", :]))
 
 # %% [markdown]
 # Read it from left to right; a column of patches says what their pixels are. The tiles are squares of 1° with one island: nearly all sea.
 # Points outside the patches are lost. Of the others most fall on a patch that was hit already: there are 20 points a patch here (our default), and so nearly every patch is hit.
-# The last columns are the splits (below); training sees the first, and the buffer's patches are not used.
+# The second table parts the labelled patches by split (below); those of the buffer are not used.
 
 # %%
 assert round(density) == 20
