@@ -108,7 +108,7 @@ assert weights["complement"][ids].max() < 4 * weights["complement"][ids].min()
 #
 # $$
 # \begin{gathered}
-# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic} \\
+# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic} \\[0.6em]
 # P(c\,|\,i) \propto w_c\,n_{ic}
 # \end{gathered}
 # $$ (eq-draw)

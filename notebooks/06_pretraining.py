@@ -180,7 +180,7 @@ tutorial.show_source(pretraining.MixMAE.forward)
 #
 # $$
 # \begin{gathered}
-# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \quad P = 10^{d/10} \\
+# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \quad P = 10^{d/10} \\[0.6em]
 # \tilde x = \frac{P - \min P}{\max P - \min P + 10^{-6}}
 # \end{gathered}
 # $$ (eq-weight)
