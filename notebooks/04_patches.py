@@ -11,7 +11,9 @@
 #
 # **Paper:** "non-overlapping and fixed-size patches (256 × 256 pixels) … patches containing no-data regions were excluded. SAR intensity values were also converted to the decibel (dB) scale."
 #
+# A {term}`patch` is a square cut from a scene, small enough for a network; the {term}`index <patch index>` is the table of them.
 # The laptop profile cuts smaller patches, so that a small network can learn from them in minutes; the size is one number of the profile.
+#
 # Everything below is **simulated**, and cut as real scenes are.
 
 # %%
@@ -24,7 +26,7 @@ import numpy as np
 import rasterio
 
 import sartutorial as st
-from sartutorial import profiles, radiometry, tutorial
+from sartutorial import maps, profiles, radiometry, tutorial
 
 work, legend = tutorial.data_dir(), st.HR_LULC
 tutorial.labelled()  # scenes and labels of the chapters before, if they are not there yet
@@ -35,17 +37,19 @@ folder = work / "patches"
 index = st.read_index(folder, geometry=True)
 print(f"profile {profiles.get().name}: {len(index)} patches of {size} px")
 assert len(index) >= 2000 or profiles.get().name != "laptop"
-index[["patch", "row", "col", "spacing", "n_void", "n_1", "n_2", "geometry"]].head()
+centre = index.geometry[0].centroid
+print(f"the first: {index.patch[0]}, around {centre.y:.3f}° N, {centre.x:.3f}° E")
+index[["row", "col", "spacing", "n_void", "n_1", "n_2"]].head()
 
 # %% [markdown]
-# A {term}`patch` is a square cut from a scene, small enough for a network; the {term}`index <patch index>` is the table of them.
-# One row a patch: its name, its scene, where it was cut, what it holds (pixel spacing, unit, polarisation), the number of label pixels of each id of the legend (`n_void` is unlabelled), and its footprint in degrees.
+# One row a patch: its name, its scene, where it was cut, what it holds (pixel spacing in metres, unit, polarisation), the number of label pixels of each id of the legend (`n_1` is water, `n_2` built-up, `n_void` unlabelled), and its footprint in degrees.
+#
 # The name ends in the row and column at which the patch starts.
 # **Code:** the authors' names end in two offsets as well; which of them comes first they do not say. Row first is **ours**.
 #
 # ## Where the pixels are
 #
-# Japan is 300,000 patches. As files of their own that is a burden for any file system, so a scene's patches lie in two arrays, DN and ids, which numpy maps into memory: opening them costs nothing, and only what is asked for is read.
+# The paper's set has more than 300,000 patches: as files of their own a burden for a file system. So a scene's patches lie in two arrays, DN and label ids, which numpy maps into memory: only what is asked for is read.
 # GeoTIFF pairs, the paper's form, are written when somebody wants them (below).
 
 # %%
@@ -56,11 +60,14 @@ store = st.Store(folder, index)
 print(f"patch 0 in dB: {store.sar(0).mean():.1f} on average")
 
 # %% [markdown]
-# Windows of a scene that hold any no-data are left out; so are those with more void labels than allowed (none, unless asked: the tolerance is **ours**). Whoever reads a patch gets decibels, by the table of [chapter 1](01_sar_images).
+# The arrays hold DN; whoever reads a patch gets decibels, by the table of [chapter 1](01_sar_images).
+#
+# Windows of a scene that hold any no-data, DN 0, are left out. A valid amplitude that rounds to 0 looks the same and costs its window too; a product's mask, where it has one, tells the two apart.
+# Windows with more void labels than allowed are left out as well (none is allowed, unless asked: the tolerance is **ours**).
 #
 # ## A patch keeps its place
 #
-# Its row in the index holds the transform of its own corner.
+# Its row in the index holds its own *transform*: six numbers that give pixel size and corner in the metres of its CRS, the map grid.
 
 # %%
 row = index.iloc[len(index) // 2]
@@ -68,28 +75,32 @@ scene = next(p for p in (work / "half").glob("*.tif") if p.stem == row.scene)
 with rasterio.open(scene) as whole:
     corner = whole.transform * (row.col, row.row)
     assert row.crs == whole.crs.to_string()
-    # The grid's metres are nearly, not quite, those on the ground.
+    # UTM's metres are nearly, not quite, those on the ground: the index has the latter.
     assert abs(row.spacing / whole.res[0] - 1) < 1e-3
 assert (row["transform"][2], row["transform"][5]) == corner
-print(row["transform"], row.crs)
+pixel, _, x, _, _, y = map(float, row["transform"])
+print(f"{row.crs}: pixels of {pixel:g} m, upper left corner at {x:,.0f}, {y:,.0f} m")
 
 # %% [markdown]
 # CRS and pixel size are the scene's; the corner alone has moved, by `row` and `col` pixels.
-# What has *not* come along is what the scene holds outside the patch: nothing here is resampled, so nothing leaks in.
+# Nothing is resampled, so no pixel is mixed with what the scene holds outside the patch.
 
-# %% mystnb={"figure": {"caption": "Four pairs of simulated patches: backscatter above, classes below.", "name": "fig-pairs"}, "image": {"alt": "Four radar patches in grey above and their land-cover classes in colour below: coast, fields, town and forest."}}
+# %% mystnb={"figure": {"caption": "Three pairs of simulated patches: backscatter above, HR-LULC classes below.", "name": "fig-pairs"}, "image": {"alt": "Three radar patches in grey above, with a bar from -25 to 0 dB, and their land-cover classes in colour below, with a legend: coast, fields, town and forest."}}
 held = index[[f"n_{i}" for i in legend.ids]].to_numpy()
-varied = np.argsort(-(held > 200).sum(axis=1))[:40:10]  # patches of many classes
-fig, axes = plt.subplots(2, 4, figsize=(12, 6.2), layout="constrained")
-for (above, below), i in zip(axes.T, varied, strict=True):
-    st.show_backscatter(store.sar(i), above)
+varied = np.argsort(-(held > 200).sum(axis=1))[:30:10]  # patches of many classes
+fig, axes = plt.subplots(2, 4, figsize=(12, 5.6), layout="constrained")
+for (above, below), i in zip(axes.T, varied, strict=False):
+    drawn = st.show_backscatter(store.sar(i), above)
     st.show_classes(store.label(i), below)
+axes[0, 3].set_axis_off()
+fig.colorbar(drawn, ax=axes[0, 3], location="left", label="σ⁰ [dB]")
+st.show_legend(legend, axes[1, 3])
 plt.show()
 
 # %% [markdown]
 # ## Lay them back
 #
-# If every patch is in its place, laying all of one scene back gives that scene: no pixel twice, none changed. Patches that touch no-data are missing, at the swath's slanted edges and where the scene is no multiple of the patch size.
+# If every patch is in its place, laying all of one scene back gives that scene: no pixel twice, none changed. Windows that touch no-data are missing, at the swath's slanted edges, and so is what is left over at the rim where the scene is no multiple of the patch size.
 
 # %%
 chosen = index[index.scene == row.scene]
@@ -110,8 +121,9 @@ assert np.isfinite(mosaic[covered]).all()  # and without no-data
 print(f"{covered.sum() / (dn != 0).sum():.0%} of the valid pixels lie in a patch")
 
 # %% mystnb={"figure": {"caption": "The patches of one simulated scene (orange) on the scene.", "name": "fig-footprints"}, "image": {"alt": "A simulated radar scene with a grid of square patch outlines that stay clear of the swath's slanted edges."}}
-fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-st.show_backscatter(db[::3, ::3], ax)
+fig, ax = plt.subplots(figsize=(7, 6), layout="constrained")
+drawn = st.show_backscatter(db[::3, ::3], ax)
+fig.colorbar(drawn, shrink=0.6, label="σ⁰ [dB]")
 for r, c in zip(chosen.row, chosen.col, strict=True):
     ax.add_patch(
         plt.Rectangle(
@@ -141,23 +153,28 @@ assert (held.sum(axis=1) + index["n_void"] == size**2).all()
 
 # %% mystnb={"figure": {"caption": "Footprints of all patches (simulated world), in the colour of their most frequent class.", "name": "fig-index"}, "image": {"alt": "A map of small squares in degrees, coloured by land cover: four tilted blocks of mostly green forest, with pink cropland and red towns in them and dark blue water at the outer corners."}}
 fig, (ax, key) = plt.subplots(
-    1, 2, figsize=(9, 5.5), width_ratios=(4, 1), layout="constrained"
+    1, 2, figsize=(7.4, 5), width_ratios=(4, 1), layout="constrained"
 )
 most = nine.argmax(axis=1)
-colours = np.array(legend.colours)[most] / 255
-index.plot(ax=ax, color=colours, edgecolor="white", linewidth=0.3, alpha=0.8)
-ax.set(xlabel="longitude (°)", ylabel="latitude (°)")
+for k in np.unique(most):  # hatched as in the legend, for eyes that confuse its colours
+    colour, hatch = np.divide(legend.colours[k], 255), maps.HATCH.get(legend.names[k])
+    index[most == k].plot(
+        ax=ax, color=[colour], hatch=hatch, edgecolor="black", linewidth=0.2
+    )
+ax.set(xlabel="longitude [°]", ylabel="latitude [°]")
 ax.set_aspect(1 / np.cos(np.radians(index.total_bounds[[1, 3]].mean())))
 st.show_legend(legend, key, training=True)
 plt.show()
 
 # %% [markdown]
-# Squares that touch show ground that touches: [chapter 5](05_sampling) must not put one of them into the training and its neighbour into the test. The simulated scenes lie side by side, with gaps where no window is whole; real ones overlap, and then the same ground is in two patches.
+# Squares that touch show ground that touches: [chapter 5](05_sampling) must not put one of them into the training and its neighbour into the test.
+#
+# The simulated scenes lie side by side, with gaps where no window is whole; real ones overlap, and then the same ground is in two patches.
 #
 # ## Wrong on purpose: no-data forgotten
 #
-# Take every window, and calibrate no-data as if it were a number. DN 0 has no logarithm, so somebody adds a little or reads 1 for it: −83 dB {cite:p}`shimada2009palsar`. In the 25 m mosaic of 2020 no-data *is* 1, and nobody needs to help.
-# Every input of a network is normalised with the set's mean and standard deviation. What do they become?
+# Take every window, and calibrate no-data as if it were a number. DN 0 has no logarithm, so somebody reads 1 for it: −83 dB {cite:p}`shimada2009palsar`. In the 25 m mosaic of 2020 no-data *is* 1, and nobody needs to help.
+# Every input of a network is normalised: minus the set's mean, over its standard deviation. What do the two become?
 
 # %%
 right, wrong, useless = [], [], 0
@@ -174,7 +191,7 @@ right, wrong = np.concatenate(right), np.concatenate([w.ravel() for w in wrong])
 kept = right.std() / wrong.std()
 print(f"no-data left out:   mean {right.mean():6.2f} dB, std {right.std():5.2f} dB")
 print(f"no-data as −83 dB:  mean {wrong.mean():6.2f} dB, std {wrong.std():5.2f} dB")
-print(f"{useless} windows more, all with no-data in them")
+print(f"{useless} windows more than without the mistake, all with no-data in them")
 print(f"normalised with the wrong pair, valid pixels lie around "
       f"{(right.mean() - wrong.mean()) / wrong.std():+.2f} and keep {kept:.0%} of their contrast")  # fmt: skip
 assert kept < 0.5
@@ -192,7 +209,7 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The land that the network should tell apart is squeezed into a sliver, and the widest gap in its world is the edge of the swath.
+# The land that the network should tell apart is squeezed together, and the largest step that it sees is the edge of the swath.
 #
 # ## Many scenes
 #
@@ -211,6 +228,8 @@ for name in made:
 print(f"{len(made)} files of two processes, byte for byte those of one")
 
 # %% [markdown]
+# (Shown here for two processes; that dask's workers make the same files, a test of the package holds.)
+#
 # A scene that fails does not stop the rest. Errors are kept, and named at the end:
 
 # %%
@@ -308,7 +327,7 @@ assert len(small) >= 4 * len(chosen)  # each large patch is four small ones
 # **2.** Pretend that only cropland and grassland were mapped. How many patches does which tolerance for void labels bring back? Cut *once*, and let the index answer for every tolerance. How many patches have at most half of their pixels void: `check_void(…)`?
 
 # %% tags=["hide-cell"]
-(tmp / "sparse").mkdir()
+(tmp / "sparse").mkdir(exist_ok=True)
 for path in labels.glob("*.tif"):
     with rasterio.open(path) as source:
         mapped, profile = source.read(1), source.profile
@@ -325,9 +344,11 @@ def check_void(answer):
     void = facts["void"]
     slips = {
         "Those are the patches with *more* than half void.": (void > 0.5).sum(),
-        "Those have no void at all.": (void == 0).sum(),
+        "Those have no void at all. (n_void counts pixels: divide it by side².)": (
+            void == 0
+        ).sum(),
         "Those are all patches: cut with max_void=1, then ask the index.": len(void),
-        "n_void counts pixels: divide it by the pixels of a patch, side².": (
+        "You divided by the side; a patch has side² pixels.": (
             void * facts["size"] <= 0.5
         ).sum(),
     }
@@ -343,7 +364,7 @@ assert (void == 0).sum() < (void <= 0.95).sum() < len(void) == len(index)
 # With sparse labels a patch without void hardly exists: a tolerance is the price of having any.
 
 # %% [markdown]
-# **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from their table alone? Say `"first"` or `"second"`: `check_offset(…)`.
+# **3.** The authors do not say which of the two offsets in a name is the row. How could you tell from a table like theirs alone? Do it for one scene of ours (`locations`, above), as if you did not know, and say `"first"` or `"second"`: `check_offset(…)`.
 
 # %% tags=["hide-cell"]
 same = [p for p in locations if p["FileName"].startswith(halves[0].stem)]
@@ -381,27 +402,53 @@ check_offset("second")  # a usual slip
 assert np.corrcoef(offsets[:, 0], north)[0, 1] < -0.9
 
 # %% [markdown]
-# **4.** Does DN 0 inside the swath, say in a calm lake, cost a patch? Find out how many dark pixels the simulated scenes have inside, and what you would do on real ones.
+# **4.** How little forgotten no-data is enough? Which share of the set's pixels, read as −83 dB, leaves the valid ones half of their contrast: `check_forgotten(…)`? (`right` holds the valid pixels. Two groups of pixels vary by what each varies inside, and by the distance between their means.)
 
 # %% tags=["hide-cell"]
-inside = np.zeros(dn.shape, bool)
-for line, valid in zip(inside, dn != 0, strict=True):
-    if valid.any():
-        ends = np.flatnonzero(valid)[[0, -1]]
-        line[ends[0] : ends[1] + 1] = True
-print(f"{(inside & (dn == 0)).sum()} pixels of DN 0 between the swath's edges")
-print(f"smallest valid DN: {dn[dn > 0].min()}, or {db[dn > 0].min():.1f} dB")
-# A valid amplitude that rounds to 0 looks like no-data, and costs its whole patch. A real product
-# may hold some; its mask, where it has one, tells the two apart.
+spread, apart = float(right.std()), float(right.mean()) - radiometry.CALIBRATION_DB
+shares = np.linspace(0, 0.5, 5001)
+deviation = np.sqrt((1 - shares) * spread**2 + shares * (1 - shares) * apart**2)
+facts["half"] = shares[np.argmax(spread / deviation <= 0.5)]
+facts["of spread"] = shares[np.argmax(shares * apart >= spread)]
+facts["half of variance"] = shares[np.argmax((spread / deviation) ** 2 <= 0.5)]
+facts["here"] = 1 - len(right) / len(wrong)
+
+
+def check_forgotten(answer):
+    """Say whether the share of no-data that halves the contrast is right, or which mistake it is."""
+    slips = {
+        "That is in percent; a share lies between 0 and 1.": 100 * facts["half"],
+        "That halves the variance. Contrast goes with the standard deviation.": facts[
+            "half of variance"
+        ],
+        "There the mean moves by one standard deviation; ask for the contrast.": facts[
+            "of spread"
+        ],
+        "That is the share in these scenes, which leaves less than half.": facts[
+            "here"
+        ],
+    }
+    check(answer, facts["half"], slips, near=0.003)
+
+
+# %% tags=["hide-cell"]
+check_forgotten(facts["half"])
+check_forgotten(100 * facts["half"])  # a usual slip
+few = int(facts["half"] * len(right) / (1 - facts["half"]))  # that many, put in
+spoilt = np.append(right, np.full(few, radiometry.CALIBRATION_DB, right.dtype))
+print(
+    f"{facts['half']:.1%} of no-data leave {right.std() / spoilt.std():.0%} of the contrast"
+)
+assert abs(right.std() / spoilt.std() - 0.5) < 0.01
 temporary.cleanup()
 
 # %% [markdown]
 # ## Key points
 #
-# - DN that are read as decibels, with their place on the ground and without no-data; ids beside them, cut without resampling. Laid back, they are the scene.
+# - A patch is DN that are read as decibels, with their place on the ground and without no-data, and label ids beside them, cut without resampling. Laid back, patches are the scene.
 # - The index answers questions about the set without opening a patch.
-# - Forgotten no-data does not fail: it squeezes the contrast of everything that matters.
-# - A run that was stopped goes on; a scene that fails is named at the end; several processes make the same files as one.
+# - Forgotten no-data raises no error: it takes the contrast from everything that matters.
+# - A scene that fails is named at the end; several processes make the same files as one.
 # - On the command line: `sartutorial patches SCENE... --labels DIR --out DIR [--size 256] [--max-void 0.0] [--workers 1] [--scheduler ADDRESS]`, `sartutorial export PATCHES --out DIR`, `sartutorial import TABLE --sar DIR --labels DIR --out DIR`. The tolerance for unlabelled pixels is ours: with sparse labels, patches without void hardly exist.
 #
 # ## References

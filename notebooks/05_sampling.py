@@ -51,6 +51,8 @@ print(
 assert japan_total.sum() == japan["pixels"]
 
 # %% [markdown]
+# So much water is the sea: a tile is a square of 1°, and in tiles that hold land the map calls the sea water too.
+#
 # ## Two readings of "inverse"
 #
 # **Paper:** $p_c = N_c / \sum_k N_k$; weights "inversely proportional to distribution of the categories", normalised to sum 1.
@@ -60,7 +62,7 @@ assert japan_total.sum() == japan["pixels"]
 # w_c \propto \frac{1}{p_c} \qquad\text{or}\qquad w_c \propto 1 - p_c
 # $$ (eq-inverse)
 #
-# The first is the literal one. The second is the only one of the two that fits the nine *loss* weights in the authors' **code** ([exercise 4](exercise-weights) shows how):
+# The first is the literal one. The authors' **code** holds nine weights for the *loss*; which class each belongs to is our reading. Of the two only $1 - p$ fits them ([exercise 4](exercise-weights) shows how):
 
 # %%
 theirs = np.array([0.11347487, 0.10774269, 0.10684644, 0.11319541, 0.06752731,
@@ -70,7 +72,7 @@ print(
 )
 
 # %% [markdown]
-# On real Japan the two readings are worlds apart:
+# On real Japan the two readings are far apart:
 
 # %% mystnb={"figure": {"caption": "The class shares of real Japan (JAXA HR-LULC v23.12, 250 m) and the two readings of \"inverse\" on them, on a logarithmic axis.", "name": "fig-inverse"}, "image": {"alt": "For each of fourteen classes three bars on a logarithmic axis: its share of the labelled pixels of Japan, its reciprocal weight and its complement weight. Shares and reciprocal weights span more than three orders of magnitude, in opposite order; the complement weights are nearly equal."}}
 weights = {
@@ -95,6 +97,7 @@ plt.show()
 for kind, w in weights.items():
     w = w[ids]
     print(f"{kind}: the largest weight is {w.max() / w.min():,.1f} times the smallest")
+assert weights["complement"][ids].max() < 4 * weights["complement"][ids].min()
 
 # %% [markdown]
 # ## How many points for which label image, and where
@@ -104,13 +107,19 @@ for kind, w in weights.items():
 # **Ours:** an image $i$ with $n_{ic}$ pixels of class $c$ gets its share of the weight that lies on it, and within it a class is drawn by the weight that lies on the class:
 #
 # $$
-# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic}, \qquad P(c\,|\,i) \propto w_c\,n_{ic}
+# \begin{gathered}
+# N_i = N\,\frac{S_i}{\sum_j S_j},\quad S_i = \sum_c w_c n_{ic} \\[0.6em]
+# P(c\,|\,i) \propto w_c\,n_{ic}
+# \end{gathered}
 # $$ (eq-draw)
 #
 # Then a pixel of that class, uniformly, with replacement: points that fall on one patch collapse anyway.
-# Together this is one draw of a pixel with probability proportional to its class's weight, factored by image.
+# Together this is one draw of a pixel with probability proportional to its class's weight, taken in two steps.
 # With reciprocal weights every class gets the same share of the points.
-# $N_i$ is rounded by largest remainder, so that the $N_i$ sum to $N$.
+#
+# $N_i$ must be whole: each is rounded down, and the points that are left go to the images that lost most by it.
+#
+# In code an image is a *tile*, and `counts * weights` is $w_c n_{ic}$:
 
 # %%
 tutorial.show_source(sampling.probabilities)
@@ -156,7 +165,7 @@ print(
 
 # %% [markdown]
 # Drawing the class by its weight alone applies the weight twice.
-# Allocating by area applies it only inside an image, and most squares of this map are sea: their sea takes points that it would not get by weight, and what little land they hold is drawn again and again.
+# Allocating by area applies it only inside an image. Most of this map is sea: a square of sea gets nearly as many points as one of land, and spends them on water and, again and again, on what little land it holds.
 
 # %% mystnb={"figure": {"caption": "Where a million points would go on real Japan (JAXA HR-LULC v23.12, 250 m; squares of 1\u00b0, logarithmic colour): by weight, and by labelled area.", "name": "fig-squares"}, "image": {"alt": "Two maps of Japan in squares of one degree. By weight the squares with land on the main islands have most points, and squares of open sea hardly any. By area all squares have nearly the same number."}}
 corner = [(int(n[4:6]), int(n[7:10])) for n in japan["tiles"]]
@@ -181,8 +190,18 @@ plt.show()
 # %% [markdown]
 # ## Turn the weight up
 #
-# The reciprocal of {eq}`eq-inverse` is one point on a scale that nobody needs to stop at 1: weights $w_c \propto p_c^{-k}$ give class $c$ a share of the points proportional to $p_c^{1-k}$.
-# At $k = 0$ the points follow the land, at $k = 1$ every class gets the same, at $k = 2$ the weight is applied twice. (The other reading, $1 - p$, is no power of $p$ and not on this scale.)
+# The reciprocal of {eq}`eq-inverse` is one of many: weights $w_c \propto p_c^{-k}$ give class $c$ a share of the points proportional to $p_c^{1-k}$.
+# At $k = 0$ the points follow the land, at $k = 1$ every class gets the same, at $k = 2$ the weight is applied twice.
+# The other reading, $1 - p$, is no power of $p$: each pair of classes would need a $k$ of its own.
+
+# %%
+rising = p.argsort()
+for kind, of_class in weights.items():
+    k = -np.diff(np.log(of_class[ids][rising])) / np.diff(np.log(p[rising]))
+    print(f"{kind:<10} k from class to class: {k.min():.4f} to {k.max():.4f}")
+    assert np.allclose(k, 1) == (kind == "reciprocal")
+
+# %% [markdown]
 # Weights of your own, these too, go into `st.sample_points(tiles, points, weights={id: weight})`; [exercise 1](exercise-exponent) asks for the best exponent and draws with it.
 
 # %% tags=["hide-input"]
@@ -214,8 +233,8 @@ tutorial.slider(
 )
 
 # %% [markdown]
-# Move the slider: share of the points per class on real Japan (JAXA HR-LULC v23.12, 250 m) for weights $p^{-k}$; dashed, equal shares.
-# In a running notebook the next cell takes any exponent; on a page without a kernel it only shows where it starts.
+# Share of the points per class on real Japan (JAXA HR-LULC v23.12, 250 m) for weights $p^{-k}$; dashed, equal shares.
+# In a running notebook the next cell takes any exponent; on a page without a kernel its slider moves, and the picture stays.
 
 
 # %%
@@ -249,11 +268,14 @@ report = st.sample(work / "patches", work / "lulc", seed=0)
 index = st.read_index(work / "patches", geometry=True)
 points = gpd.read_parquet(work / "patches" / "points.parquet")
 density = len(points) / len(index)
-report.style.format(dict.fromkeys(legend.names, "{:.1%}"))
+for stages in (report[:7], report[7:]):
+    table = stages.T.style.format("{:.1%}")
+    display(table.format("{:,.0f}", subset=pd.IndexSlice["number", :]))
 
 # %% [markdown]
-# Read it downwards. Points outside the patches are lost. Several points collapse into one patch: that is where most of them go. There are 20 points a patch here (our default), and so nearly every patch is hit.
-# The last rows are what training sees, without the patches that the split's buffer takes (below).
+# Read it from left to right; a column of patches says what their pixels are. The tiles are squares of 1° with one island: nearly all sea.
+# Points outside the patches are lost. Of the others most fall on a patch that was hit already: there are 20 points a patch here (our default), and so nearly every patch is hit.
+# The second table parts the labelled patches by split (below); those of the buffer are not used.
 
 # %%
 assert round(density) == 20
@@ -274,6 +296,8 @@ for tile in tiles:
 # ## Class balance, before and after
 #
 # Simulated world and real Japan in one table. Of real Japan only the points are known, by formula: matching them to patches needs scenes.
+#
+# One number for the balance is the *effective number of classes*: as many equal classes would be as hard to guess (it is $e$ to the entropy of the shares). Nine equal classes give 9, a single one gives 1.
 
 # %%
 names9 = list(legend.names)
@@ -304,22 +328,35 @@ balance.apply(evenness).round(2).rename("effective number of classes")
 
 # %% [markdown]
 # The points are balanced over the fourteen HR-LULC ids, so forest (five ids) and cropland (two) still have more than one share of the nine.
-# The *patches* are hardly more balanced than before, for two reasons: one that was chosen for its greenhouse is mostly something else, and at 20 points a patch nearly all are chosen. With fewer points the choice is sharper, and leaves fewer patches:
+# The *patches* are hardly more balanced than before, for two reasons. A patch that was chosen for its greenhouse is mostly something else; and at 20 points a patch nearly all are chosen.
+# Fewer points help against the second only: the choice is sharper, and leaves fewer patches.
 
 # %%
 held = np.zeros((len(index), 256), int)
 held[:, legend.ids] = index[[f"n_{i}" for i in legend.ids]].to_numpy()
+nine = legend.merged(held)
+mixed = nine[:, legend.names.index("forest")] < nine.sum(axis=1)  # not fully forest
 even = []
 for number in (200, 1_000, 5_000, len(points)):
     few = points.sample(number, random_state=0)
     hit = np.unique(sampling.match(few, st.read_index(work / "patches"))[1])
-    share = legend.merged(held[hit].sum(axis=0))
+    chosen = hit[mixed[hit]]
+    share = nine[chosen].sum(axis=0) / nine[chosen].sum()
+    even.append(evenness(share))
     print(
-        f"{number / len(index):6.2f} points a patch: {len(hit):5d} patches, "
-        f"{evenness(share / share.sum()):.2f} effective classes of their pixels"
+        f"{number / len(index):6.2f} points a patch: {len(chosen):5d} patches, "
+        f"{even[-1]:.2f} effective classes of their pixels"
     )
-    even.append(evenness(share / share.sum()))
+
+# %%
+before = evenness(balance["simulated: pixels of all patches"])
+of_points = evenness(balance["simulated: points"])
 assert even == sorted(even, reverse=True)  # fewer points, a sharper choice
+assert np.isclose(
+    even[-1], evenness(balance["simulated: pixels of the chosen patches"])
+)
+# Still less than half of what the points gained.
+assert even[0] - before < (of_points - before) / 2
 
 # %% [markdown]
 # ## A split that leaks less
@@ -329,10 +366,10 @@ assert even == sorted(even, reverse=True)  # fewer points, a sharper choice
 # Neighbouring patches share a forest, a town, a beach.
 # If one of them is trained on and the other tested on, the test asks for memory, not for understanding {cite:p}`roberts2017cross`.
 # **Ours:** whole {term}`spatial blocks <spatial block>` go to one split, dealt so that the class shares agree and blocks of one split lie together; then the patches that are closer than a buffer to another split are taken out.
-# Real scenes overlap, so what counts is the distance between footprints, not between block numbers.
+# Real scenes overlap, so what counts is the distance between footprints, not between block numbers. The call is `st.split_by_block`:
 
 # %%
-tutorial.show_source(st.split_by_block)
+tutorial.show_source(splits.by_block)
 
 # %% mystnb={"figure": {"caption": "The split by spatial blocks with a buffer of one patch side (simulated scenes; white between them: no patch).", "name": "fig-split"}, "image": {"alt": "Map of patch footprints coloured by split; training, validation and test patches form blocks of several patches, and grey buffer patches lie between them."}}
 colours = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73", "buffer": "#bbbbbb"}
@@ -374,18 +411,28 @@ alternatives = {
 }
 for name, split in alternatives.items():
     number = {s: int((split == s).sum()) for s in colours}
+    assert sum(number.values()) == len(index)  # every patch is split, pure forest too
     print(f"{name:<18} least distance {gap(split):.2f} patch sides; {number}")
 assert gap(alternatives["blocks and buffer"]) > 0.99
-assert not index[index.pretrain]["split"].isin(["val", "test", "buffer"]).any()
+
+# %% [markdown]
+# A split serves pretraining too. **Ours:** it sees every patch of the training split, hit by a point or not, and none that is validated or tested on.
+
+# %%
+assert (index["pretrain"] == (index["split"] == "train")).all()
+for use in ("pretrain", "finetune"):
+    number = index.loc[index[use], "split"].value_counts()
+    print(f"{use}: {number.to_dict()}")
 
 # %% [markdown]
 # ## Wrong on purpose: a random split
 #
-# The *{term}`leak`* of a split is how much higher the same classifier scores on it than on blocks with a buffer. Take the simplest classifier there is: a patch gets the most frequent land cover of the nearest training patches.
-# *Nearest on the map* never looks at the radar: whatever it scores above always saying the most frequent class is memory of the place.
-# *Nearest in statistics* sees the mean, the spread and five percentiles of the backscatter, and *statistics and place* sees both.
-# None of these learns. *Trees on both* do: a hundred random decision trees, grown on the same columns until they know every training patch by heart.
-# The same classifiers, the same number of training patches, ten seeds, three splits:
+# The *{term}`leak`* of a split is how much higher the same classifier scores on it than on blocks with a buffer. Take a very simple one: a patch gets the most frequent land cover of the five nearest training patches.
+# - *Nearest on the map* never looks at the radar: what it scores above always saying the most frequent class is memory of the place.
+# - *Nearest in statistics* sees the mean, the spread and five percentiles of the backscatter, and *statistics and place* sees both.
+# - None of these learns. *Trees on both* do: a hundred random decision trees, grown on the same columns until they know every training patch by heart.
+#
+# The same number of training patches, ten seeds, three splits:
 
 # %%
 store = st.Store(work / "patches", index)
@@ -402,7 +449,7 @@ features = {
     "nearest in statistics": look,
     "statistics and place": np.column_stack([look, 2 * place]),
 }
-classes = legend.merged(held).argmax(axis=1)
+classes = nine.argmax(axis=1)
 
 
 # %%
@@ -418,6 +465,7 @@ def learnt(x, split, train):
     """The same share for trees that learn from the training patches."""
     test = np.flatnonzero(split == "test")
     trees = ExtraTreesClassifier(random_state=0).fit(x[train], classes[train])
+    assert trees.score(x[train], classes[train]) == 1  # by heart
     return trees.score(x[test], classes[test])
 
 
@@ -455,7 +503,12 @@ table = scores.groupby("classifier").agg(said)[order].rename_axis(columns="accur
 table["leak: first − last"] = leak.agg(said, "+.3f")
 print("mean ± standard deviation over ten seeds")
 display(table)
-assert leak.mean()["nearest on the map"] > leak.std()["nearest on the map"]
+seen = leak.mean() / leak.std()  # in deviations over the seeds
+assert seen["nearest on the map"] > 1 > abs(seen["nearest in statistics"])
+assert leak.mean()["trees on both"] < leak.mean()["nearest on the map"] / 2
+means = scores.groupby("classifier").mean()
+above = means.loc["nearest on the map"] - means.loc["most frequent class"]
+assert above["random"] > above["blocks"] > 0 > above["blocks and buffer"]
 
 # %% mystnb={"figure": {"caption": "The same classifiers scored on three splits, ten seeds each (simulated world); bars: means.", "name": "fig-leak"}, "image": {"alt": "Dots of accuracy for three splits and five classifiers. The classifier that only knows the place falls far from the random split to blocks with a buffer; the one that only knows backscatter statistics stays where it is; the one that knows both falls a little."}}
 fig, ax = plt.subplots(figsize=(9, 3.8), layout="constrained")
@@ -476,8 +529,11 @@ ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# A classifier that knows nothing but the place looks good on the random split and bad on blocks with a buffer. Blocks without a buffer stop only part of it.
-# Statistics of the backscatter carry no place here, and leak nothing that can be seen: the leak belongs to what *can* remember.
+# A classifier that knows nothing but the place looks good on the random split. On blocks with a buffer it is worse than always saying the most frequent class; blocks without a buffer stop only part of it.
+#
+# Statistics of the backscatter carry no place here, and leak nothing that can be told from chance: the leak belongs to what *can* remember.
+# (Each split has other test patches. What that alone does is the leak of the most frequent class, which knows nothing.)
+#
 # The trees are right on every patch that they were grown on, and could remember places. Here backscatter tells them so much that they hardly need to: compare their leak with its deviation over the seeds.
 # A network of millions of parameters can remember as well. How much it does on real scenes, a simulated world cannot tell.
 #
@@ -535,7 +591,7 @@ def check(answer, right, slips, near):
 
 # %% [markdown]
 # (exercise-exponent)=
-# **1.** Which exponent $k$ of $p^{-k}$ spreads the points of real Japan over as many *effective* classes of the nine as possible? It is not 1: why? `check_exponent(…)`. Then draw 20,000 points on the simulated tiles with weights $p^{-k}$ of your exponent and their own $p$, and compare with $k = 1$.
+# **1.** Which exponent $k$ of $p^{-k}$, to a tenth, spreads the points of real Japan over as many *effective* classes of the nine as possible? It is not 1: why? `check_exponent(…)`. Then draw 20,000 points on the simulated tiles with weights $p^{-k}$ of your exponent and their own $p$, and compare with $k = 1$.
 
 # %% tags=["hide-cell"]
 exponents = np.linspace(0, 2, 41)
@@ -621,9 +677,10 @@ check_again(facts["again"]["right"])
 check_again(facts["again"]["of all"])  # a usual slip
 
 # %% [markdown]
-# **3.** How wide must the buffer be before the place is worth no more than always saying the most frequent class? Score *nearest on the map* for buffers of 0 to 3 patch sides, and count what each costs.
+# **3.** How wide must the buffer be before the place is worth no more than always saying the most frequent class? Score *nearest on the map* for buffers of 0 to 3 patch sides, five seeds each, and count what each costs. Give the narrowest, in patch sides: `check_buffer(…)`.
 
 # %% tags=["hide-cell"]
+leads = []
 for buffer in (0, 1, 2, 3):
     accuracy, most, kept = [], [], []
     for seed in range(5):
@@ -633,10 +690,32 @@ for buffer in (0, 1, 2, 3):
         common = np.bincount(classes[train]).argmax()
         most.append((classes[split == "test"] == common).mean())
         kept.append((split != "buffer").mean())
+    leads.append(np.mean(accuracy) - np.mean(most))
     print(
         f"buffer {buffer}: accuracy {np.mean(accuracy):.2f} ± {np.std(accuracy):.2f}, "
         f"most frequent class {np.mean(most):.2f}, {np.mean(kept):.0%} of the patches kept"
     )
+facts["leads"] = leads
+
+
+def check_buffer(answer):
+    """Say whether the narrowest buffer that stops the place is right, or what is wrong with it."""
+    enough = [buffer for buffer, lead in enumerate(facts["leads"]) if lead <= 0]
+    if answer not in range(len(facts["leads"])):
+        print("Answer with 0, 1, 2 or 3: whole patch sides, no metres.")
+    elif answer == enough[0]:
+        print(f"Right: its lead is {facts['leads'][answer]:+.2f}.")
+    elif answer in enough:
+        print("That is wide enough, but not the narrowest that is: patches are lost.")
+    else:
+        print("The place still scores more than the most frequent class.")
+
+
+# %% tags=["hide-cell"]
+check_buffer(next(buffer for buffer, lead in enumerate(leads) if lead <= 0))
+check_buffer(3)  # a usual slip
+# Below zero the place misleads: the nearest land that is left is of another kind. A wider buffer
+# leaves other test patches, so hold the place against the most frequent class, not against itself.
 
 # %% [markdown]
 # (exercise-weights)=
@@ -672,9 +751,9 @@ check_share(reciprocal[4])  # a usual slip
 #
 # - "Inverse" has two readings; the reciprocal balances the points over the classes up to chance; the complement's weights are nearly equal.
 # - Drawing the class by its weight alone applies the weight twice; allocating by area forgets it between images.
-# - At 20 points a patch, collapsing points into patches undoes most of the balance; fewer points choose more sharply.
+# - Patches are less balanced than the points that chose them, since most of a patch is not its point. At 20 points a patch nearly every patch is hit, and little of the balance is left; fewer points choose more sharply.
 # - A test patch beside a training patch rewards memory. Whole blocks and a buffer cost patches, and the score that is left means more.
-# - Pretraining sees every patch of the training split, labelled or hit by a point or not, and none that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
+# - Pretraining sees every patch of the training split and none that is validated or tested on. That is **ours**: the paper pretrains on more patches than it labels, and does not say that test patches were kept out.
 # - On the command line: `sartutorial sample PATCHES --tiles DIR [--points N] [--split block|scene|random] [--buffer 1] [--seed 0]`; `--inverse complement` is the other reading of the weights, and `sartutorial sample --help` lists all options.
 #
 # ## References

@@ -42,7 +42,8 @@ rows = datasets.selected(folder, "pretrain")
 norm = datasets.statistics(folder, rows)
 unlabelled = int((~rows["finetune"]).sum())
 print(
-    f"{len(rows)} patches for pretraining (simulated), {unlabelled} without a use for labels"
+    f"{len(rows)} patches for pretraining (simulated), "
+    f"{unlabelled} of them not chosen for fine-tuning"
 )
 print(f"mean {norm.mean:.2f} dB, standard deviation {norm.std:.2f} dB")
 
@@ -54,12 +55,14 @@ def db(z):
 
 # %% [markdown]
 # **Code:** the authors normalise with −10.4327 and 5.8041 dB, the statistics of *their* set.
-# Ours come from our own training patches, in one pass, and are stored with the weights.
+# Ours come from our own training patches, and are stored with the weights.
 #
 # ## Tokens and masks
 #
 # The {term}`encoder` is a Swin transformer {cite:p}`liu2021swin`.
 # It cuts the image into {term}`tokens <token>` (vectors that stand for 4 × 4 pixels) and lets tokens look at each other within windows; after each stage it merges 2 × 2 tokens into one, until a token stands for 32 × 32 pixels.
+# A {term}`decoder` makes pixels of the last tokens again.
+#
 # Looking is {term}`attention`: each token sends out a *query*, a vector that says what it seeks, and shows a *key*, one that says what it has; where a query and a key agree, the token takes over what the other one offers.
 #
 # **Code:** SimMIM's masks are made of cells of 16 × 16 pixels, 60 % of them hidden.
@@ -85,10 +88,10 @@ assert mask.sum() == np.ceil(0.6 * mask.numel())
 tutorial.show_source(pretraining.mask_cells)
 
 # %% [markdown]
-# A mask depends on the seed, the epoch and the patch, on nothing else.
-# So a run that was stopped goes on with the masks it would have had, and every process of a large run can make its own.
+# Each cell gets a random number, and those with the smallest are hidden. The numbers are a hash (`_mixed`) of the seed, the epoch and the patch, and depend on nothing else.
+# So a run that was stopped goes on with the masks it would have had.
 #
-# How much should be hidden? Move the slider. What makes the task hard is less the share than the *distance* from a hidden pixel to the nearest one that can be seen.
+# How much should be hidden? Move the slider. It changes the share, and with it the *distance* from a hidden pixel to the nearest one that can be seen; which of the two makes the task hard is measured [below](wrong-mask), where the share stays and the cells change.
 
 # %% tags=["hide-input"]
 
@@ -104,11 +107,12 @@ def ratio_figure(ratio):
     far = np.where(hidden, ndimage.distance_transform_edt(hidden), np.nan)
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout="constrained")
     seen = np.where(hidden, np.nan, db(image[0, 0]))
-    st.show_backscatter(seen, axes[0], title=f"{ratio:.0%} hidden")
+    grey = st.show_backscatter(seen, axes[0], title=f"{ratio:.0%} hidden")
+    fig.colorbar(grey, ax=axes[0], shrink=0.85, label="σ⁰ [dB]")
     drawn = axes[1].imshow(far, cmap="viridis", vmin=0, vmax=2 * CELL)
     axes[1].set_axis_off()
     axes[1].set_title(f"distance, mean {np.nanmean(far):.1f} px")
-    fig.colorbar(drawn, shrink=0.85, label="pixels", extend="max")
+    fig.colorbar(drawn, ax=axes[1], shrink=0.85, label="pixels", extend="max")
     return fig
 
 
@@ -128,7 +132,7 @@ tutorial.slider(
 #
 # **Code:** one mask for the whole batch, cells of 32 × 32 pixels (one token of the last stage), half of them 1. A cell with 1 comes from the image at the mirrored place of the batch.
 # The encoder reads the mix; a query sees only keys of its own image, so neither image leaks into the other ([exercise 4](exercise-isolated) checks it).
-# The decoder then gets the tokens twice: once with the second image's tokens replaced by mask tokens, once with the first's.
+# The decoder then gets the tokens twice: once with the second image's tokens replaced by mask tokens, to rebuild the first image, once the other way round.
 
 # %% mystnb={"figure": {"caption": "MixMAE on two simulated patches. Blue cells of the mask come from the first patch, orange ones from the second; right: what is left of each, and must be enough to rebuild the blank cells.", "name": "fig-mix"}, "image": {"alt": "Six panels. Left column: a patch of fields and a patch of coast. Middle: a mask of large blue and orange cells, and the mixed image made of cells of both patches. Right: each patch with the cells blanked that came from the other one."}}
 torch.manual_seed(0)
@@ -147,7 +151,8 @@ panels = {
     "seen of the second": (axes[1, 2], torch.where(other, pair[1, 0], torch.nan)),
 }
 for title, (ax, z) in panels.items():
-    st.show_backscatter(db(z), ax, title=title)
+    grey = st.show_backscatter(db(z), ax, title=title)
+fig.colorbar(grey, ax=axes, shrink=0.5, label="σ⁰ [dB]")
 axes[0, 1].imshow(other, cmap=two)
 axes[0, 1].set_axis_off()
 axes[0, 1].set_title("the batch's mask")
@@ -164,22 +169,26 @@ tutorial.show_source(pretraining.MixMAE.forward)
 
 # %% [markdown]
 # The assertion says: mixing tokens is mixing pixels, because a token sees its own 4 × 4 pixels only and the mask never cuts one.
+#
 # Every image of a batch stands in two mixes, which show complementary halves of it: so each pixel of each image is rebuilt once, from a mix in which it was hidden.
 #
 # ## The weight
 #
-# Power spans orders of magnitude: one corner reflector outweighs a field.
+# Power spans orders of magnitude: one corner of a roof outweighs a field.
+# The paper's remedy is a weight.
 # **Code** (SAR-W-MixMAE, {cite:t}`caglayan2025sarwmixmae`): every pixel's error is multiplied by
 #
 # $$
-# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \qquad
-# \tilde x = \frac{P - \min P}{\max P - \min P + 10^{-6}}, \qquad P = 10^{d/10}
+# \begin{gathered}
+# w = \exp\bigl(s\,(1 - \tilde x)\bigr), \quad P = 10^{d/10} \\[0.6em]
+# \tilde x = \frac{P - \min P}{\max P - \min P + 10^{-6}}
+# \end{gathered}
 # $$ (eq-weight)
 #
 # with $s = 1$, minimum and maximum over the patch: its darkest pixel weighs $e$, its brightest 1.
 # Here $d$ is the pixel handed in, read as decibels.
-# Their published loader (for Sentinel-1; the one for ALOS-2 is not public) hands {eq}`eq-weight` the *normalised* image $(d - \mu)/\sigma$, so that $P$ is a compressed power; their README says linear power.
-# Side by side:
+# Their published loader (for Sentinel-1; the one for ALOS-2 is not public) hands {eq}`eq-weight` the *normalised* image $(d - \mu)/\sigma$, so that $P$ is a compressed power: but for a factor, power to the $1/\sigma$. Their README says linear power.
+# Side by side, the two *domains*:
 
 # %% mystnb={"figure": {"caption": "A simulated patch and its SAR weight in both domains, on one scale.", "name": "fig-weight"}, "image": {"alt": "Three panels: the radar patch and two weight maps. With normalised intensity the weight follows the image, high where it is dark; with linear power it is almost constant except at bright points."}}
 
@@ -192,7 +201,7 @@ def weigh(z, domain="normalised", scale=1.0):
 
 DOMAINS = {"normalised": "#0072b2", "linear": "#d55e00"}
 fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
-st.show_backscatter(db(image[0, 0]), axes[0], title="σ⁰")
+grey = st.show_backscatter(db(image[0, 0]), axes[0], title="the patch")
 for ax, domain in zip(axes[1:], DOMAINS, strict=True):
     w = weigh(image, domain)
     assert w.min() >= 1 and w.max() <= np.e + 1e-5
@@ -201,7 +210,8 @@ for ax, domain in zip(axes[1:], DOMAINS, strict=True):
     ax.set_title(f"weight, {domain}")
     low, high = np.quantile(w, [0.1, 0.9])
     print(f"{domain:<11} middle 80 % of the weights: {low:.2f} to {high:.2f}")
-fig.colorbar(drawn, ax=axes[1:], shrink=0.85)
+fig.colorbar(grey, ax=axes[0], shrink=0.85, label="σ⁰ [dB]")
+fig.colorbar(drawn, ax=axes[1:], shrink=0.85, label="weight")
 plt.show()
 
 # %% [markdown]
@@ -222,7 +232,7 @@ def scale_figure(scale):
     drawn = axes[0].imshow(w["normalised"], cmap="viridis", vmin=1, vmax=np.exp(2))
     axes[0].set_axis_off()
     axes[0].set_title(f"normalised, s = {scale:g}")
-    fig.colorbar(drawn, ax=axes[0], shrink=0.85)
+    fig.colorbar(drawn, ax=axes[0], shrink=0.85, label="weight")
     x = db(image[0, 0]).ravel()
     order = x.argsort()
     for domain, colour in DOMAINS.items():
@@ -244,7 +254,7 @@ tutorial.slider(
 )
 
 # %% [markdown]
-# In a running notebook the next cell takes any ratio, scale and domain, and draws what multiplies the error: the mask times the weight. On a page without a kernel it only shows where it starts.
+# In a running notebook the next cell takes any ratio, scale and domain, and draws what multiplies the error: the mask times the weight. On a page without a kernel its sliders move, and the picture stays.
 
 # %% tags=["hide-input"]
 ratio = ipywidgets.FloatSlider(0.6, min=0.05, max=0.95, step=0.05, description="ratio")
@@ -259,12 +269,13 @@ def live(_=None):
     w = weigh(image, domain_of.value, scale.value)[0, 0].numpy()
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout="constrained")
     seen = np.where(hidden, np.nan, db(image[0, 0]))
-    st.show_backscatter(seen, axes[0], title="what the encoder sees")
+    grey = st.show_backscatter(seen, axes[0], title="what the encoder sees")
+    fig.colorbar(grey, ax=axes[0], shrink=0.85, label="σ⁰ [dB]")
     top = max(np.exp(scale.value), 1.01)
     drawn = axes[1].imshow(np.where(hidden, w, np.nan), vmin=1, vmax=top)
     axes[1].set_axis_off()
     axes[1].set_title("what multiplies the error")
-    fig.colorbar(drawn, shrink=0.85)
+    fig.colorbar(drawn, ax=axes[1], shrink=0.85, label="weight")
     alt = f"The patch, {ratio.value:.0%} hidden, and the weights of the hidden pixels."
     shown.value = f'<img src="{tutorial.picture(fig)}" alt="{alt}">'
 
@@ -399,11 +410,33 @@ tutorial.show_source(pretraining.SimMIM)
 #
 # ## The loop
 #
-# Everything that trains in this book goes through one loop: forward, loss, backward, clip the gradients, step, set the learning rate, and after each {term}`epoch` (one pass over all patches) write down the state, so that a run that was stopped goes on where it was.
-# The step is {term}`AdamW`'s: each weight moves by the mean of its recent gradients over their usual size, and shrinks a little. The rate of learning rises from nearly nothing in the first epochs, the {term}`warm-up`, since the first gradients of random weights point nowhere in particular; then it falls along a cosine.
-# Lightning's Fabric moves tensors to the device, casts them where the device multiplies a shorter format, and shares gradients among processes; the rest can be seen.
+# Training is a loop of steps. A step takes a batch of patches, lets the network fill them in (*forward*), asks how each weight of the network would have changed the loss (*backward*: the gradients), and moves the weights against that. Twenty steps, in full:
 
 # %%
+torch.manual_seed(0)
+fresh = pretraining.build("sar-w-simmim", config, profile)
+rate = profile.pretrain_base_lr * profile.pretrain_batch / 512
+adamw = torch.optim.AdamW(fresh.parameters(), lr=rate)
+batches = torch.utils.data.DataLoader(data, profile.pretrain_batch, shuffle=True)
+losses = []
+for batch, _ in zip(batches, range(20), strict=False):
+    hidden = pretraining.mask_cells(cells, MASK_RATIO["simmim"], batch["key"])
+    loss, _ = fresh(batch["image"], hidden, weigh(batch["image"]))  # forward
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(fresh.parameters(), training.CLIP)
+    adamw.step()
+    adamw.zero_grad()
+    losses.append(loss.item())
+print("loss:", *(f"{loss:.2f}" for loss in losses[::4]))
+assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+# %% [markdown]
+# *Clipping* shortens gradients that are far too long, so that one odd batch does not throw the network off.
+# The step is {term}`AdamW`'s: each weight moves by the mean of its recent gradients over their usual size, and shrinks a little.
+#
+# Everything that trains in this book goes through one such loop. It adds what a long run needs: a rate of learning that rises from nearly nothing in the first epochs, the {term}`warm-up`, since the first gradients of random weights point nowhere in particular, and then falls along a cosine; after each {term}`epoch` (one pass over all patches) the state is written down, so that a run that was stopped goes on where it was; and Lightning's Fabric shares the work among devices.
+
+# %% tags=["hide-output"]
 tutorial.show_source(training.fit)
 
 # %% [markdown]
@@ -495,9 +528,10 @@ def player_figure(epoch):
         masked = torch.where(unseen[i], torch.nan, images[i])[0]
         pasted = torch.where(unseen[i], filled[epoch][i], images[i])[0]
         for ax, z in zip(row, (images[i, 0], masked, pasted), strict=False):
-            st.show_backscatter(db(z), ax)
+            grey = st.show_backscatter(db(z), ax)
         row[3].imshow(unseen[i, 0], cmap="gray_r", vmin=0, vmax=1)
         row[3].set_axis_off()
+    fig.colorbar(grey, ax=axes[:, :3], shrink=0.6, label="σ⁰ [dB]")
     for ax, title in zip(axes[0], shared_title, strict=True):
         ax.set_title(title)
     fig.suptitle(
@@ -515,6 +549,7 @@ tutorial.slider(
 
 # %% [markdown]
 # The fill is smooth, and it must be: speckle cannot be predicted, so the best guess under an L1 loss is a median, and the weight, which favours dark pixels, pulls it lower ([exercise 3](exercise-speckle) says by how much).
+#
 # The squares in it are those of the last stage: the head predicts the pixels of each of its tokens on its own, and does not mind whether they meet their neighbours'.
 #
 # ## Has it learnt more than to smooth?
@@ -525,7 +560,7 @@ tutorial.slider(
 # - *bilinear* interpolation between them: linear on triangles, since a mask leaves no rectangles;
 # - their *Gaussian*-weighted mean, with the best width.
 #
-# The width is chosen on training patches, as one may; on the test patches, on which all are compared now, it would be cheating in the guess's favour, if only a little.
+# The width is chosen on training patches. All are compared on the test patches; to choose it there would favour the guess.
 
 # %%
 SIGMAS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8, 11, 15, 20, 28, 40)
@@ -612,8 +647,9 @@ assert table["error [dB]"]["SAR-W-SimMIM"] < table["error [dB]"]["visible mean"]
 # %% mystnb={"figure": {"caption": "One simulated test patch filled by the three guesses and by the network; visible pixels as they are.", "name": "fig-guesses"}, "image": {"alt": "Six panels of one radar patch: input, masked, and four fills. The mean leaves flat cells, bilinear interpolation leaves streaks and facets, the Gaussian is a soft blur, and the network's fill is smooth as well."}}
 i = int(torch.nn.functional.avg_pool2d(images, CELL).std((1, 2, 3)).argmax())
 order = [(name, fills[name]) for name in (*guesses, "SAR-W-SimMIM")]
-fig, axes = plt.subplots(1, 6, figsize=(12, 2.5), layout="constrained")
-st.show_backscatter(db(truth[i]), axes[0], title="input")
+fig, axes = plt.subplots(1, 6, figsize=(12.6, 2.5), layout="constrained")
+grey = st.show_backscatter(db(truth[i]), axes[0], title="input")
+fig.colorbar(grey, ax=axes, shrink=0.8, label="σ⁰ [dB]")
 st.show_backscatter(np.where(visible[i], db(truth[i]), np.nan), axes[1], title="masked")
 for ax, (name, fill) in zip(axes[2:], order, strict=True):
     st.show_backscatter(db(np.where(visible[i], truth[i], fill[i])), ax, title=name)
@@ -622,35 +658,39 @@ plt.show()
 # %% [markdown]
 # ## How far a short run gets
 #
-# `python -m experiments.reference` trains the same network on the same patches for longer, and holds it against the same guesses on the same hidden pixels. It gives the Gaussian a lead: its width is chosen on the test patches themselves. What it found is part of the book:
+# `python -m experiments.reference` trained the same network for longer, and held it against the same guesses on the same hidden pixels. It saw fewer patches, those of the training split that fine-tuning uses; and it gives the Gaussian a lead, a width chosen on the test patches themselves. What it found is part of the book:
 
 # %%
-reference = json.loads(profiles.book_file("results/reference.json").read_text())
-long = pd.Series(reference["error_db"])
+record = json.loads(profiles.book_file("results/reference.json").read_text())
+long = pd.Series(record["error_db"])
 both = pd.DataFrame(
     {
         f"{len(history)} epochs, here": errors.mean(),
-        f"{reference['epochs']} epochs, reference": long,
+        f"{record['epochs']} epochs, the long run": long,
     }
 )
 display(both.style.format("{:.3f} dB"))
-made = reference["provenance"]
-print(f"{reference['script']}, {made['date'][:10]}, {made['device']};", end=" ")
-print(f"{reference['patches']} patches, tested on {reference['test_patches']}")
-for name, (low, high) in reference["worse_than_the_network_by_db_95"].items():
-    print(f"{name:<13} worse than the reference by {low:.3f} to {high:.3f} dB (95 %)")
+made = record["provenance"]
+print(f"{record['script']}, {made['date'][:10]}, {made['device']};", end=" ")
+print(f"{record['patches']} patches, tested on {record['test_patches']}")
+for name, (low, high) in record["worse_than_the_network_by_db_95"].items():
+    print(f"{name:<13} worse than the long run by {low:.3f} to {high:.3f} dB (95 %)")
 
 best = errors.mean().drop("SAR-W-SimMIM").idxmin()
 here = errors[best].mean() - errors["SAR-W-SimMIM"].mean()
 there = long.drop("SAR-W-SimMIM").min() - long["SAR-W-SimMIM"]
 side = "ahead of" if here > 0 else "behind"
 print(f"\nthis run is {abs(here):.3f} dB {side} the best simple guess ({best}),")
-print(f"the reference {there:.3f} dB ahead: {here / there:+.0%} of the way")
-assert long["SAR-W-SimMIM"] < long.drop("SAR-W-SimMIM").min()  # it beats all three
+print(f"the long run {there:.3f} dB ahead of it")
+assert there > 0  # it beats all three
+if profile.name == "laptop":  # whose network and patches the record is about
+    assert here < 0 and record["patches"] == len(rows) - unlabelled
+    assert record["test_patches"] == len(errors)
 
 # %% [markdown]
-# *Of the way* is 0 % where the network is as good as the best simple guess, 100 % where it is as far ahead of it as the reference, and negative where it has not got so far.
-# The reference is ours, on simulated land and of the laptop's network: the paper trains a larger one for 800 epochs.
+# So minutes are enough to see a network learn, and not enough for it to fill in better than a blur; with time it does.
+#
+# The long run is ours, on simulated land and of the laptop's network: the paper trains a larger one for 800 epochs. It is not the *reference encoder* that [chapter 7](07_finetuning) starts from and that fills in on the [live page](../book/live): that one saw more simulated land, under coarser masks.
 #
 # ## What the weight does
 #
@@ -715,11 +755,12 @@ for domain in DOMAINS:
 assert grain["normalised"] > 0.1
 
 # %% [markdown]
-# The grain is mostly speckle: two pixels of one field differ in weight because one happened to be dark.
+# In the grain is speckle: two pixels of one field differ in weight because one happened to be dark. (Edges and the texture of the land are in it too; this split does not tell them apart.)
 # In decibels speckle has the same spread at every level, so no weight on levels can make it smaller; what this one does is to count its dark half more.
 #
-# What this shows and what not: it shows what the weight does to *the loss of one trained network*. It says nothing about what a network trained without it would learn, nor whether the encoder is better for it; that is a question for [chapter 8](08_evaluation), where the paper's scores with and without the weight, one run each, hardly differ.
+# All this is what the weight does to *the loss of one trained network*. It says nothing about what a network trained without it would learn, nor whether the encoder is better for it: in [chapter 8](08_evaluation) the paper's scores with and without the weight, one run each, hardly differ, and [a page beside it](08b_weight) measures what of the loss is speckle.
 #
+# (wrong-mask)=
 # ## Wrong on purpose: a mask as fine as the token
 #
 # Hide single tokens of 4 pixels instead of cells of 16, and there is always something to see next door.
@@ -752,7 +793,7 @@ print(
 assert lead.is_monotonic_decreasing  # the finer the mask, the more a blur can do
 
 # %% [markdown]
-# With the fine mask a network lowers its loss by copying from next door, and has less reason to learn what fields and towns look like.
+# The share that is hidden was the same in every row. With the fine mask a network can lower its loss by copying from next door, and has less reason to learn what fields and towns look like.
 # At 16 px the next visible pixel is further away; at 32 px, MixMAE's cell, still further.
 #
 # ## Exercises
@@ -770,7 +811,7 @@ def check(answer, right, slips, near):
 
 
 # %% [markdown]
-# **1.** The network was trained with 60 % hidden. What does it make of 30 % and 90 %, and does its standing against the Gaussian change? Take every fourth test patch (`keys[::4]`), and give `check_hidden(…)` the network's error at 90 %, in dB.
+# **1.** The network was trained with 60 % hidden. What does it make of 30 % and 90 %, and does its standing against the Gaussian change? Take every fourth test patch (`keys[::4]`), and give `check_hidden(…)` the network's error at 90 %, in dB. (`reconstruct`, `blur_error` and `enlarged` are above.)
 
 # %% tags=["hide-cell"]
 few = slice(None, None, 4)
@@ -802,12 +843,13 @@ def check_hidden(answer):
 check_hidden(by_ratio[0.9][0])
 check_hidden(by_ratio[0.9][0] / norm.std)  # a usual slip
 for r, (network, blur) in by_ratio.items():
-    print(f"{r:.0%} hidden: network {network:.2f} dB, Gaussian {blur:.2f} dB")
+    print(f"{r:.0%} hidden: network {network:.2f} dB, Gaussian {blur:.2f} dB, "
+          f"network ahead by {blur - network:+.2f} dB")  # fmt: skip
 # Both lose when more is hidden. The Gaussian's width was chosen for 60 %, the network was trained
-# for it: neither is at its best elsewhere.
+# for it: neither is at its best elsewhere. How they stand against each other the last column says.
 
 # %% [markdown]
-# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted. What share of the weighted pull comes from the darkest decile: `check_pull(…)`?
+# **2.** A share of the loss is not a share of the *pull* on the network. Take the gradient of {eq}`eq-loss` with respect to the reconstruction, and sum its absolute value by decile, plain and weighted. What share of the weighted pull comes from the darkest decile: `check_pull(…)`? (`by_decile`, above, takes what is to be summed, one value a hidden pixel.)
 
 # %% tags=["hide-cell"]
 guess = reconstruction.clone().requires_grad_()
@@ -842,13 +884,16 @@ check_pull(facts["loss"])  # a usual slip
 
 # %% [markdown]
 # (exercise-speckle)=
-# **3.** An even field is nothing but speckle. Which constant guess is best for it under the plain L1 loss, and which under the weighted one in either domain? Compare with the field's true level, 0 dB. `check_level(…)` asks for the weighted loss in the normalised domain, in dB.
+# **3.** An even field is nothing but speckle. Which constant guess is best for it under the plain L1 loss, and which under the weighted one in either domain? Compare with the field's true level, 0 dB. `check_level(…)` asks for the weighted loss in the normalised domain, in dB. The field:
 
-# %% tags=["hide-cell"]
+# %%
 window = Window(0, 0, 1024, 1024)
 power = simulate.speckle(1.0, simulate.LOOKS, simulate.CORRELATION, (7,), window)
 power = power.reshape(512, 2, 512, 2).mean(axis=(1, 3))  # halved, as in chapter 2
 field = st.to_db(power)
+print(f"{field.size:,} pixels, mean power {power.mean():.3f}")
+
+# %% tags=["hide-cell"]
 normalised = torch.from_numpy(field / norm.std)[None, None].float()  # of average level
 order = np.sort(field, axis=None)
 guessed = {"plain": np.median(field), "mean of dB": field.mean()}
@@ -880,12 +925,12 @@ check_level(guessed["normalised"])
 check_level(guessed["plain"])  # a usual slip
 # Without a bright point in the patch even the linear weight says something.
 # A median of decibels lies below the mean of power already; the weight counts the dark half of the
-# speckle more and pulls the guess lower still. The network's fills are darker than the land for
-# that reason, and a calibrated reconstruction is not what this loss asks for.
+# speckle more and pulls the guess lower still. What this loss asks for is a fill darker than the
+# land: no calibrated reconstruction.
 
 # %% [markdown]
 # (exercise-isolated)=
-# **4.** Check that MixMAE's encoder keeps the two images of a mix apart: change the second image and see whether any token of the first notices. What happens if attention is *not* kept within an image?
+# **4.** Check that MixMAE's encoder keeps the two images of a mix apart: change the second image and see whether any token of the first notices. What happens if attention is *not* kept within an image (`encode` in place of `encode_mixed`)? Give `check_apart(…)` the largest change in a token of the first image, with the rule and without.
 
 # %% tags=["hide-cell"]
 with torch.inference_mode():
@@ -893,18 +938,41 @@ with torch.inference_mode():
     changed = embed(torch.stack([pair[0], torch.randn_like(pair[1])]))
     one, two = (torch.where(origin, t[1:], t[:1]) for t in (tokens, changed))
     mine = ~shared[0, 0].bool()  # cells of the first image
-    apart, together = (
-        (f(one) - f(two)).abs()[0][mine].max()
+    kept, plain = (
+        (f(one) - f(two)).abs()[0]
         for f in (
             lambda t: mix_model.encoder.encode_mixed(t, shared),
             mix_model.encoder.encode,
         )
     )
+facts |= {"apart": float(kept[mine].max()), "together": float(plain[mine].max())}
+facts["all tokens"] = float(kept.max())
+
+
+def check_apart(with_rule, without):
+    """Say whether the largest changes are right, or which mistake they look like."""
+    slips = {
+        "Those two are swapped.": facts["together"],
+        "That is over all tokens; those of the second image may change.": facts[
+            "all tokens"
+        ],
+    }
+    check(with_rule, facts["apart"], slips, near=1e-6)
+    if with_rule == facts["apart"]:
+        well = without > 0
+        print(
+            "Without it they notice." if well else "Without it: change the pixels, too."
+        )
+
+
+# %% tags=["hide-cell"]
+check_apart(facts["apart"], facts["together"])
+check_apart(facts["together"], facts["apart"])  # a usual slip
 print(
-    f"largest change in a token of the first image: {apart:.1g}; "
-    f"with plain attention: {together:.1g}"
+    f"largest change in a token of the first image: {facts['apart']:.1g}; "
+    f"with plain attention: {facts['together']:.1g}"
 )
-assert apart == 0 < together
+assert facts["apart"] == 0 < facts["together"]
 # Not one number of the first image's tokens changes. Without the rule the second image would be
 # noise that the first has to live with.
 
@@ -912,8 +980,8 @@ assert apart == 0 < together
 # ## Key points
 #
 # - Pretraining needs radar and no labels. SimMIM hides cells behind mask tokens, MixMAE behind another image.
-# - A mask is a function of seed, epoch and patch; it must be coarser than a token, or a blur solves the task.
-# - The weight moves the loss from bright to dark pixels, *if* it is computed on normalised intensity. It does not make speckle smaller.
+# - A mask is a function of seed, epoch and patch; the finer its cells, the more a mere blur can fill in.
+# - The weight moves the loss from bright to dark pixels, and far less of it if it is computed on linear power. It does not make speckle smaller.
 # - A falling loss is no proof of learning. Hold the network against guesses that learn nothing, the best Gaussian first, on patches it has not seen.
 # - On the command line: `sartutorial pretrain PATCHES --out DIR [--method sar-w-simmim|simmim|sar-w-mixmae|mixmae] [--domain normalised|linear]`; `sartutorial pretrain --help` lists the rest.
 #

@@ -7,12 +7,14 @@ document.addEventListener("DOMContentLoaded", async () => {
   const { normalization, classes, patches, encoder, model } = window.liveData;
   const SIDE = encoder.config.image_size, CELL = 32, CELLS = SIDE / CELL; // pixels as this encoder's masks had them
   const LOW = -25, HIGH = 0; // dB, black and white
+  const DRAWN = 384; // pixels of a picture's side
+  const HATCH = { "built-up": [1], greenhouse: [1, -1] }; // as in the book's maps, for eyes that confuse colours
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const scenes = patches.map(({ db, truth }) => ({
     db: Float32Array.from(new Int16Array(bytes(db).buffer), (v) => v / 100),
     truth: bytes(truth),
   }));
-  const state = { patch: 0, offset: 0, window: 1, hidden: new Uint8Array(CELLS * CELLS), cursor: 0, seed: 1 };
+  const state = { patch: 0, offset: 0, window: 1, hidden: new Uint8Array(CELLS * CELLS), cursor: 0, seed: 1, read: null };
 
   // The page ----------------------------------------------------------------------------------------
 
@@ -26,21 +28,26 @@ document.addEventListener("DOMContentLoaded", async () => {
       <button id="live-clear" type="button">hide nothing</button>
     </fieldset>
     <div class="live-pictures">
-      ${picture("radar", "What the network gets", "Radar patch under a mask: arrow keys move, space hides or shows a cell", 0)}
-      ${picture("filled", "What it fills in", "The patch with its hidden cells filled in by the pretrained network")}
-      ${picture("classes", "What it calls the whole patch", "Land cover as the fine-tuned network sees it")}
-      ${picture("doubt", "Its doubt: dark where unsure", "Doubt of the fine-tuned network, dark where its first class has little lead")}
+      ${picture("radar", `What the network gets: blue is hidden, black −${-LOW} dB, white ${HIGH} dB`, "Radar patch under a mask: arrow keys move, space hides or shows a cell", 0)}
+      ${picture("filled", "What the pretrained network fills in", "The patch with its hidden cells filled in by the pretrained network")}
+      ${picture("classes", "What the fine-tuned network calls the whole patch", "Land cover as the fine-tuned network sees it: arrow keys move, and the class is said below", 0)}
+      ${picture("doubt", "How sure it is: black 0 %, white 100 %", "Probability of the class that the fine-tuned network names, from black to white")}
       ${picture("truth", "The labels", "Land cover labels of the patch")}
     </div>
     <p id="live-said" role="status"></p>
     <p id="live-under"></p>
-    <ul class="live-legend">${classes.map(([name, rgb]) => `<li><span style="background:rgb(${rgb})"></span>${name}</li>`).join("")}</ul>`;
+    <ul class="live-legend">${classes.map(([name, rgb]) => `<li><span style="background:${lines(name)}rgb(${rgb})"></span>${name}</li>`).join("")}</ul>`;
   const part = (name) => root.querySelector(`#live-${name}`);
 
   function picture(name, title, label, tab) {
     const focus = tab === undefined ? "" : 'tabindex="0"';
-    return `<figure><canvas id="live-${name}" width="384" height="384" role="img" aria-label="${label}" ${focus}></canvas>
+    return `<figure><canvas id="live-${name}" width="${DRAWN}" height="${DRAWN}" role="img" aria-label="${label}" ${focus}></canvas>
       <figcaption>${title}</figcaption></figure>`;
+  }
+
+  /** The hatch of a class in the legend. */
+  function lines(name) {
+    return (HATCH[name] ?? []).map((d) => `repeating-linear-gradient(${-45 * d}deg, #000 0 1px, transparent 1px 5px), `).join("");
   }
 
   // What is computed --------------------------------------------------------------------------------
@@ -121,14 +128,37 @@ document.addEventListener("DOMContentLoaded", async () => {
     sheet.strokeRect((state.cursor % CELLS) * cell + 2, Math.floor(state.cursor / CELLS) * cell + 2, cell - 4, cell - 4);
   }
 
+  /** The colour of a class at a pixel, black on its hatch. */
+  function inked(index, i) {
+    const [name, rgb] = classes[index], row = Math.floor(i / SIDE), col = i % SIDE;
+    return (HATCH[name] ?? []).some((d) => (row + d * col + 6 * SIDE) % 6 === 0) ? [0, 0, 0] : rgb;
+  }
+
+  /** The three maps, and what they say of the pixel that is read. */
+  function drawMaps() {
+    const truth = scenes[state.patch].truth, i = state.read;
+    const sheets = [
+      paint("classes", (i) => inked(result.names[i], i)),
+      paint("doubt", (i) => Array(3).fill(255 * result.sure[i])),
+      paint("truth", (i) => (truth[i] ? inked(truth[i] - 1, i) : [255, 255, 255])),
+    ];
+    if (i === null) return;
+    const x = ((i % SIDE) + 0.5) * (DRAWN / SIDE), y = (Math.floor(i / SIDE) + 0.5) * (DRAWN / SIDE);
+    for (const sheet of sheets)
+      for (const [colour, width] of [["#000", 6], ["#fff", 2]]) {
+        Object.assign(sheet, { strokeStyle: colour, lineWidth: width });
+        sheet.strokeRect(x - 8, y - 8, 16, 16);
+      }
+    part("under").textContent =
+      `In the square: called ${classes[result.names[i]][0]} (${Math.round(100 * result.sure[i])} %), labelled ${truth[i] ? classes[truth[i] - 1][0] : "not at all"}.`;
+  }
+
   function draw() {
     result = compute();
     drawMask();
     paint("filled", (i) => grey(isHidden(i) ? result.guess[i] : result.db[i]));
-    paint("classes", (i) => classes[result.names[i]][1]);
-    paint("doubt", (i) => Array(3).fill(255 * result.sure[i]));
+    drawMaps();
     const truth = scenes[state.patch].truth;
-    paint("truth", (i) => (truth[i] ? classes[truth[i] - 1][1] : [255, 255, 255]));
     const labelled = [...truth.keys()].filter((i) => truth[i]);
     const right = labelled.filter((i) => truth[i] - 1 === result.names[i]).length / labelled.length;
     const count = state.hidden.reduce((a, b) => a + b, 0);
@@ -188,6 +218,14 @@ document.addEventListener("DOMContentLoaded", async () => {
   });
   change("clear", "click", () => state.hidden.fill(0));
 
+  /** Where an arrow key leads from place i of a square, or nothing if it is another key. */
+  function stepped(i, key, side, by) {
+    const steps = { ArrowUp: [-by, 0], ArrowDown: [by, 0], ArrowLeft: [0, -by], ArrowRight: [0, by] };
+    if (!(key in steps)) return undefined;
+    const kept = (v) => Math.min(side - 1, Math.max(0, v));
+    return kept(Math.floor(i / side) + steps[key][0]) * side + kept((i % side) + steps[key][1]);
+  }
+
   const radar = part("radar");
   const cellAt = (event) => {
     const box = radar.getBoundingClientRect();
@@ -214,11 +252,9 @@ document.addEventListener("DOMContentLoaded", async () => {
       brush = null;
     });
   radar.addEventListener("keydown", (event) => {
-    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    const row = Math.floor(state.cursor / CELLS), col = state.cursor % CELLS;
-    if (event.key in steps) {
-      const [down, along] = steps[event.key], kept = (v) => Math.min(CELLS - 1, Math.max(0, v));
-      state.cursor = kept(row + down) * CELLS + kept(col + along);
+    const next = stepped(state.cursor, event.key, CELLS, 1);
+    if (next !== undefined) {
+      state.cursor = next;
       drawMask();
     } else if (event.key === " ") {
       state.hidden[state.cursor] = 1 - state.hidden[state.cursor];
@@ -230,12 +266,17 @@ document.addEventListener("DOMContentLoaded", async () => {
 
   for (const name of ["classes", "doubt", "truth"])
     part(name).addEventListener("pointermove", (event) => {
-      const box = event.target.getBoundingClientRect(), at = (v, size) => Math.min(SIDE - 1, Math.floor((v / size) * SIDE));
-      const i = at(event.clientY - box.top, box.height) * SIDE + at(event.clientX - box.left, box.width);
-      const truth = scenes[state.patch].truth[i];
-      part("under").textContent =
-        `Under the pointer: called ${classes[result.names[i]][0]} (${Math.round(100 * result.sure[i])} %), labelled ${truth ? classes[truth - 1][0] : "not at all"}.`;
+      const box = event.target.getBoundingClientRect(), at = (v, size) => Math.min(SIDE - 1, Math.max(0, Math.floor((v / size) * SIDE)));
+      state.read = at(event.clientY - box.top, box.height) * SIDE + at(event.clientX - box.left, box.width);
+      drawMaps();
     });
+  part("classes").addEventListener("keydown", (event) => {
+    const move = (i) => stepped(i, event.key, SIDE, 4);
+    if (move(0) === undefined) return;
+    state.read = state.read === null ? (SIDE * (SIDE + 1)) / 2 : move(state.read); // first the middle
+    drawMaps();
+    event.preventDefault();
+  });
 
   window.live = { state, compute, networks };
   hideShare(Number(part("ratio").value));
