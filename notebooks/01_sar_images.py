@@ -49,7 +49,7 @@ print(*[path.relative_to(world) for path in scenes + tiles], sep="\n")
 # ## Looking sideways
 #
 # The satellite flies along its track and looks to one side.
-# An echo's delay says how far away the ground is that sent it: across the track, a radar image is sorted by distance, its {term}`range`. Along the track, the {term}`azimuth`, many pulses from different places are combined, as if the antenna were as long as the way flown between them.
+# An echo's delay says how far away the ground is that sent it: across the track, a radar image is sorted by distance, its {term}`range`. Along the track, the {term}`azimuth`, many pulses from different places are combined, as if the antenna were as long as the way flown between them: that is the synthetic aperture.
 #
 # The edge of the strip that lies nearer to the track is {term}`near range`, the other one {term}`far range`; between them grows the {term}`incidence angle` $\theta$ at which the wave meets flat ground.
 
@@ -198,7 +198,7 @@ plt.show()
 
 # %% [markdown]
 # A usual mistake is to expect a Rayleigh distribution of intensity: it is the law of *amplitude*.
-# A Kolmogorov–Smirnov test gives the probability, p, that a sample strays so far from a law by chance: next to nothing speaks against the law.
+# A Kolmogorov–Smirnov test gives the probability, p, that a sample strays so far from a law by chance. A p close to 0 speaks against the law.
 
 # %%
 one_look = simulate.speckle(1.0, 1, simulate.CORRELATION, (99,), place)[::8, ::8]
@@ -622,11 +622,11 @@ print(f"γ⁰ - σ⁰ at {flat_angle:.0f}°: {-10 * np.log10(np.cos(simulate.THE
 # %% [markdown]
 # ## Why one cannot just take all pixels
 #
-# **Paper** (§1): satellite observations "often exhibit regional redundancy, both spatially and temporally", and "random sampling can introduce bias in both the pretraining and fine-tuning stages".
+# **Paper** (§1): satellite observations "often exhibit regional redundancy, both spatially and temporally", and "random sampling can introduce bias in both the pretraining and fine-tuning stages". In {term}`pretraining` a network learns from images alone, in {term}`fine-tuning` it learns classes from labels.
 #
 # *Redundancy*: a forest looks like the next forest, and like itself a month later. A network that has seen one has little to learn from the other.
 #
-# *Bias*: what is frequent decides the mean. A model that calls all land forest is right on most of it, and a loss that counts pixels has little to hold against it.
+# *Bias*: what is frequent decides the mean. A model that calls all land forest is right on most of it, and a {term}`loss`, the number that training makes small, has little to hold against it if it counts pixels.
 # [Chapter 5](05_sampling) is about both.
 #
 # The simulated world has them from Japan: its shares of the land are roughly HR-LULC's own, but for solar panels and greenhouses, of which we gave it more, since a small world would hardly hold any.
