@@ -141,7 +141,7 @@ dem = under(scenes[0], simulate.DEM)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated scene in amplitude and in decibels, and the simulated land cover under it and beside its swath. Some classes are hatched, for those who cannot tell their colours apart; the colours of wetland, greenhouse and rock reef are ours.", "name": "fig-scene"}, "image": {"alt": "Three panels of one simulated island scene, with a legend. In amplitude the land is dark grey and its parts hardly differ. In decibels forest, fields, rivers, relief and sea separate. The third panel shows the land-cover classes in colour."}}
 fig, axes = plt.subplots(
-    1, 4, figsize=(13, 4), width_ratios=[5, 5, 4.4, 2.7], layout="constrained"
+    1, 4, figsize=(11.5, 3.7), width_ratios=[5, 5, 4.4, 3], layout="constrained"
 )
 width = dn.shape[1] * grid.transform.a / 1000
 amplitude = axes[0].imshow(
@@ -353,7 +353,7 @@ display(ipywidgets.VBox([window, mean_of, shown]))
 #
 # Because the distribution of power is skewed, it matters *what* one averages.
 # The mean of power is unbiased; the mean of amplitude reads low, and the mean of decibels reads lower still.
-# First on the fields:
+# First on the fields, over four by four pixels:
 
 # %% tags=["hide-input"]
 tutorial.slider(
@@ -361,7 +361,7 @@ tutorial.slider(
         (f"mean of {of}", looks_figure(4, of))
         for of in ("power", "amplitude", "decibels")
     ],
-    "over 4 x 4 pixels",
+    "average",
     "The same image and histogram for three averages of four by four pixels. Against the mean of power, the histogram of the mean of amplitude lies lower, that of the mean of decibels lower still.",
     start=-1,
 )
@@ -379,7 +379,7 @@ theory = {
     "amplitude": 10 * np.log10(np.pi / 4),
     "decibels": -10 * np.euler_gamma / np.log(10),
 }
-print({of: f"{bias:+.2f} dB" for of, bias in theory.items()})
+print("theory:", *(f"{of} {bias:+.2f} dB" for of, bias in theory.items()))
 assert abs(amplitude_db - theory["amplitude"]) < 0.02
 assert abs(st.to_db(exponential).mean() - theory["decibels"]) < 0.02
 
@@ -502,7 +502,7 @@ assert 0.3 < by_relief / by_cover < 0.7  # about half
 table = pd.DataFrame(
     simulate.SIGMA0.values(),
     index=[c.name for c in st.HR_LULC.classes[:14]],
-    columns=["level [dB]", "exponent η", "texture order"],
+    columns=["level", "exponent η", "texture order"],
 )
 flat_angle = np.degrees(simulate.THETA)
 total, count = np.zeros(16), np.zeros(16)
@@ -516,21 +516,21 @@ for path in tutorial.halved():
     total += np.bincount(ids, seen[flat], 16)
     count += np.bincount(ids, minlength=16)
 floor = st.to_power(simulate.NOISE_DB)
-table["measured [dB]"] = st.to_db(total / np.maximum(count, 1) - floor)[1:15]
-off = table["measured [dB]"] - table["level [dB]"]
+table["measured"] = st.to_db(total / np.maximum(count, 1) - floor)[1:15]
+off = table["measured"] - table["level"]
 assert (np.abs(off)[count[1:15] > 50_000] < 0.5).all()
 
 # %%
 real = json.loads(profiles.book_file("results/lband_levels.json").read_text())
 flevoland = {k: v["mean_db"] for k, v in real["flevoland"]["classes"].items()}
-woods, here = "deciduous broad-leaved forest", table["measured [dB]"]
-table["over forest [dB]"] = here - here[woods]
-table["real, over forest [dB]"] = pd.Series(flevoland) - flevoland[woods]
+woods, here = "deciduous broad-leaved forest", table["measured"]
+table["over forest"] = here - here[woods]
+table["real, over forest"] = pd.Series(flevoland) - flevoland[woods]
 both = table.iloc[:, -2:].dropna().drop("water bodies").rank()
 assert (both.iloc[:, 0] == both.iloc[:, 1]).all()  # the same order, but for water
 table.style.format(precision=1, na_rep="–").format(
     lambda order: "∞" if np.isinf(order) else f"{order:g}", subset="texture order"
-).set_caption("Set for the simulation, measured on it, and measured in Flevoland")
+).set_caption("Set for the simulation, measured on it, and in Flevoland; levels in dB")
 
 # %% [markdown]
 # The last column is means of power over an airborne L-band HH scene of Flevoland (AIRSAR, NASA/JPL), measured by `python -m experiments.lband_levels`.
@@ -568,8 +568,8 @@ plt.show()
 wanted = {"a town": (2,), "paddies": (3,), "mountains": (10, 7), "a coast": (1,)}
 fig, axes = plt.subplot_mosaic(
     "abcdk;efghk",
-    figsize=(13, 5.8),
-    width_ratios=(4, 4, 4, 4, 2.9),
+    figsize=(11.5, 4.7),
+    width_ratios=(4, 4, 4, 4, 3.6),
     layout="constrained",
 )
 for above, below, (name, ids) in zip("abcd", "efgh", wanted.items(), strict=True):

@@ -91,7 +91,8 @@ def mean_of_blocks(dn):
 
 # %%
 eight = np.array([[300, 0, 0, 0], [400, 0, 0, 0]], dtype=np.uint16)
-print("by the formula", mean_of_blocks(eight), "the package", st.block_mean(eight))
+print("by the formula", mean_of_blocks(eight).round(1).tolist())
+print("by the package", st.block_mean(eight).tolist())
 assert st.block_mean(eight).tolist() == [[354, 0]]
 assert st.block_mean(eight[:, :3]).tolist() == [[354, 0]]  # an odd width: half a block
 
@@ -221,7 +222,7 @@ print(f"{edge.sum()} pixels at the edge are too dark:", end=" ")
 print(f"{-np.median(lost):.1f} dB in the median, {-lost.min():.1f} dB at most")
 assert edge.any() and np.median(lost) < -1
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The edge of the simulated scene's swath at 5 m, with no data honoured and forgotten, and what is lost. White: no data.", "name": "fig-void-edge"}, "image": {"alt": "Three close-ups of a slanting edge between a radar image and nothing. Where no data is honoured the image ends at its own brightness; where it is forgotten some pixels along the edge are darker. The third panel shows these alone, up to six decibels too dark."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The edge of the simulated scene's swath at 5 m, with no data honoured and forgotten, and what is lost. White: no data, and on the right nothing lost.", "name": "fig-void-edge"}, "image": {"alt": "Three close-ups of a slanting edge between a radar image and nothing. Where no data is honoured the image ends at its own brightness; where it is forgotten some pixels along the edge are darker. The third panel shows these alone, up to six decibels too dark."}}
 r = int(np.median(np.nonzero(edge.any(axis=1))[0]))
 c = int(np.nonzero(edge[r])[0][0])
 at = np.s_[r - 12 : r + 12, max(c - 10, 0) : max(c - 10, 0) + 24]

@@ -100,7 +100,7 @@ assert ids.any() and (ids[dn == 0] == st.HR_LULC.void).all()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours; hatched is what some eyes cannot tell apart by colour).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey with a bar of decibels. Middle, the land-cover classes on the same grid, and nothing where the radar saw nothing: forest and bare mountains, fields and towns in the west, no sea. Right, the legend."}}
 fig, axes = plt.subplots(
-    1, 3, figsize=(13, 4.8), width_ratios=[5.6, 5, 2.7], layout="constrained"
+    1, 3, figsize=(11.5, 4.3), width_ratios=[5.6, 5, 3], layout="constrained"
 )
 width = grid.width * grid.transform.a / 1000
 image = st.show_backscatter(
