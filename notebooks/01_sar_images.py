@@ -121,6 +121,13 @@ assert np.array_equal(
 )  # DN -> dB -> DN is exact
 
 # %% [markdown]
+# For a file of your own one call does it, with the calibration of its product: `st.read_db(path)`.
+
+# %%
+whole = st.read_db(scenes[0])
+assert np.array_equal(whole.db, db, equal_nan=True) and whole.quantity == "sigma0"
+
+# %% [markdown]
 # The corners hold DN 0, which the file declares to mean {term}`no data`. They are no accident: the satellite flies at an angle to the map grid, so its strip of ground, the *swath*, lies askew in the raster.
 #
 # The land cover under the scene comes from the simulator's truth, which lies beside the products: classes, heights, and by how much a place differs from its class.
