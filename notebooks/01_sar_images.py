@@ -509,7 +509,7 @@ assert 0.3 < by_relief / by_cover < 0.7  # about half
 table = pd.DataFrame(
     simulate.SIGMA0.values(),
     index=[c.name for c in st.HR_LULC.classes[:14]],
-    columns=["level", "exponent η", "texture order"],
+    columns=["level", "η", "order"],
 )
 flat_angle = np.degrees(simulate.THETA)
 total, count = np.zeros(16), np.zeros(16)
@@ -536,7 +536,7 @@ table["real, over forest"] = pd.Series(flevoland) - flevoland[woods]
 both = table.iloc[:, -2:].dropna().drop("water bodies").rank()
 assert (both.iloc[:, 0] == both.iloc[:, 1]).all()  # the same order, but for water
 table.style.format(precision=1, na_rep="–").format(
-    lambda order: "∞" if np.isinf(order) else f"{order:g}", subset="texture order"
+    lambda order: "∞" if np.isinf(order) else f"{order:g}", subset="order"
 ).set_caption("Set for the simulation, measured on it, and in Flevoland; levels in dB")
 
 # %% [markdown]
