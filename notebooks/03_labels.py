@@ -2,20 +2,20 @@
 # # Labels
 #
 # ```{admonition} This chapter
-# **You will** bring land-cover tiles onto a radar scene's own grid, without inventing a single class, find out which tiles are missing, measure what interpolation and forgotten nodata cost, and merge its classes into the nine that the paper trains on.
+# **You will** bring land-cover tiles onto a radar scene's own grid, without inventing a single class, find out which tiles are missing, measure what interpolation, a shift of a pixel and forgotten nodata cost, and merge the classes into the nine that the paper trains on, or into others by a legend of your own.
 #
-# **You need** [chapter 2](02_downsampling).
+# **You need** [chapter 2](02_downsampling): the halved scenes, no data.
 #
-# **In the paper** §2.1, second step. **Modules** `labels`, `nearest`, `lulc`. **Takes** halved scenes and land-cover tiles. **Makes** a label raster a scene. What it costs is [measured](../book/costs).
+# **In the paper** §2.1, second step. **Modules** `labels`, `nearest`, `lulc`. **Takes** halved scenes and land-cover tiles. **Makes** a label raster for each scene. What it costs is [measured](../book/costs).
 # ```
 #
-# **Paper:** "For each SAR scene, spatially matched with overlapping LULC tiles were merged, re-projected, and resampled to align precisely with the SAR image's resolution and projection. Label rasters were clipped to the SAR coverage area, and regions corresponding to SAR no-data pixels were masked."
+# **Paper:** "For each SAR scene, spatially matched with overlapping LULC tiles were merged, re-projected, and resampled to align precisely with the SAR image's resolution and projection. Label rasters were clipped to the SAR coverage area, and regions corresponding to SAR no-data pixels were masked …"
 #
 # The tiles are in degrees, the scenes in metres of {term}`UTM`, and a scene may lie on several tiles.
 # Ours does: the simulated island straddles a corner where four tiles meet.
+# A scene's *grid* is its coordinate system, where its upper left corner lies, its pixel size, and its width and height; the labels must have the same.
 
 # %%
-import dataclasses
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -25,6 +25,7 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
+from scipy import ndimage
 
 import sartutorial as st
 from sartutorial import labels, lulc, nearest, rasters, tutorial
@@ -34,15 +35,16 @@ work, halved, tiles = tutorial.data_dir(), tutorial.halved(), tutorial.tiles()
 scene = halved[len(halved) // 2]  # the one in the middle meets four tiles
 with rasters.opened(scene) as sar:
     grid = rasters.grid_of(sar)
-needed = labels.missing(grid, [])  # of no tiles at all
+needed = labels.missing(grid, [])  # if there were no tiles at all
 found = labels.overlapping(grid, tiles)
 print("by name:", needed)
 print("by bounds:", [name_of(path) for path in found])
 assert set(needed) == {name_of(path) for path in found}
 
 # %% [markdown]
-# Two ways lead to the tiles: the grid of names, if they are HR-LULC's square degrees, or the bounding boxes of any folder of rasters. The package goes by the boxes, so that other tilings and other names serve as well.
-# If tiles leave part of the scene uncovered, the missing ones are *named* and the pixels stay void. It is no error: the open sea has no tiles.
+# Two ways lead to the tiles: their names, if they are HR-LULC's square degrees, or the bounding boxes of any folder of rasters. The package goes by the boxes, so that other tilings and other names serve as well.
+#
+# If tiles leave part of the scene uncovered, the missing ones are *named* and the pixels stay void, id 0. It is no error: the open sea has no tiles.
 
 # %%
 with rasters.opened(found[0], dtype="uint8") as one:
@@ -57,7 +59,7 @@ assert set(absent) == set(needed) - {name_of(found[0])}
 # So ids must be taken from the {term}`nearest <nearest neighbour>` tile pixel and never interpolated.
 # The nearest tile pixel is the one that holds the centre of the scene's pixel: reproject the centre, round down, look up.
 #
-# With GDAL that is six lines: a *warped view* of the tile, which is read as if it lay on the scene's grid. Its tolerance must be next to nothing, for by default GDAL approximates the way between the grids, and an eighth of a pixel may be wrong.
+# GDAL can do that: a *warped view* of the tile is read as if it lay on the scene's grid. But by default GDAL only approximates the way between the grids, by up to an eighth of a pixel. The tolerance must be next to nothing:
 
 # %%
 # Rows across the corner of the tiles
@@ -69,17 +71,17 @@ for name, options in {"default": {}, "exact": {"tolerance": 1e-9}}.items():
         WarpedVRT(tile, **grid._asdict(), **options) as view,
     ):
         by_gdal[name] = view.read(1, window=strip)
-share = (by_gdal["default"] != by_gdal["exact"]).mean()
-print(f"GDAL's default differs from the exact ids in {share:.2%} of the pixels")
-assert by_gdal["exact"].any()
+covered = by_gdal["exact"] > 0  # the others lie on other tiles
+share = (by_gdal["default"] != by_gdal["exact"])[covered].mean()
+print(f"GDAL's default gives another id in {share:.2%} of the pixels on the tile")
 
 # %% [markdown]
-# The package's own `nearest.Lookup` gives the same ids, pixel for pixel, in less time: it reprojects only the centres for which a straight line between exact points would leave a doubt. How is in its module; that it is the same is checked here.
+# The package looks ids up itself, which is quicker (`make bench NAME=labels`), and gives the same, pixel for pixel.
 
 # %%
 with rasters.opened(found[0], dtype="uint8") as tile:
     ours = nearest.Lookup(tile, grid, st.HR_LULC).ids(strip)
-assert np.array_equal(by_gdal["exact"], ours)
+assert covered.any() and np.array_equal(by_gdal["exact"], ours)
 
 # %% [markdown]
 # ## Label the scenes
@@ -92,15 +94,19 @@ labelled = st.label(work / "half", work / "lulc", work / "labels")
 with rasterio.open(work / "labels" / scene.name) as source, rasterio.open(scene) as sar:
     assert rasters.same_grid(rasters.grid_of(source), rasters.grid_of(sar))
     ids, dn = source.read(1), sar.read(1)
-    print(*(f"{key}: {value[:70]}" for key, value in source.tags().items()), sep="\n")
+    print(*(f"{key}: {source.tags()[key]}" for key in ("SCENE", "TILES")), sep="\n")
 # Nothing is labelled where there is no SAR data.
 assert ids.any() and (ids[dn == 0] == st.HR_LULC.void).all()
 
-# %% mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours; hatched is what some eyes cannot tell apart by colour).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey. Middle, the land-cover classes on the same grid: forest inland, fields and towns at the coast, sea around. Right, the legend."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated scene and its labels on the same grid; the legend holds the HR-LULC classes (colours 13 to 15 are ours; hatched is what some eyes cannot tell apart by colour).", "name": "fig-labels"}, "image": {"alt": "Left, a simulated radar scene in grey with a bar of decibels. Middle, the land-cover classes on the same grid, and nothing where the radar saw nothing: forest and bare mountains, fields and towns in the west, no sea. Right, the legend."}}
 fig, axes = plt.subplots(
-    1, 3, figsize=(12, 4.6), width_ratios=[5, 5, 2.4], layout="constrained"
+    1, 3, figsize=(11.5, 4.3), width_ratios=[5.6, 5, 3], layout="constrained"
 )
-st.show_backscatter(st.dn_to_db(dn[::3, ::3]), axes[0], title="σ⁰")
+width = grid.width * grid.transform.a / 1000
+image = st.show_backscatter(
+    st.dn_to_db(dn[::3, ::3]), axes[0], title=f"σ⁰, {width:.1f} km wide"
+)
+fig.colorbar(image, ax=axes[0], label="σ⁰ [dB]", location="left", shrink=0.8)
 st.show_classes(ids[::3, ::3], axes[1], title="labels")
 st.show_legend(st.HR_LULC, axes[2])
 plt.show()
@@ -135,18 +141,18 @@ print(
 # Interpolate the ids between tile pixels, as one would a photograph, and round to whole ids.
 
 # %%
-path = next(p for p in tiles if p.name == lulc.tile_name(lon[0], lat[0]))
-with rasterio.open(path) as tile:
-    options = dict(
-        crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height
-    )
-    with WarpedVRT(
-        tile, resampling=Resampling.bilinear, tolerance=1e-9, **options
-    ) as vrt:
-        smooth = vrt.read(1)
+options = dict(resampling=Resampling.bilinear, tolerance=1e-9)
+with (
+    rasterio.open(found[0]) as tile,
+    WarpedVRT(tile, **grid._asdict(), **options) as view,
+):
+    smooth = view.read(1)
 both = (smooth > 0) & (ids > 0)
-invented = (smooth != ids) & both
-print(f"bilinear: {invented.sum() / both.sum():.1%} of the pixels have another class")
+wrong = (smooth != ids) & both
+near = [ndimage.maximum_filter(ids == i, 7) for i in range(16)]  # 3 pixels around
+invented = wrong & ~np.choose(smooth, near)
+print(f"bilinear: {wrong.sum() / both.sum():.1%} of the pixels have another class,")
+print(f"of which {invented.sum() / wrong.sum():.0%} one that is not there nor nearby")
 values, counts = np.unique(smooth[invented], return_counts=True)
 names = {c.id: c.name for c in st.HR_LULC.classes}
 top = counts.argsort()[::-1][:3]
@@ -155,13 +161,31 @@ print(
     ", ".join(f"{names[int(values[i])]} ({counts[i]})" for i in top),
 )
 assert invented.any()
+edges = ndimage.maximum_filter(ids, 5) != ndimage.minimum_filter(ids, 5)
+assert edges[wrong].all()  # all of it lies along borders
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels of a piece of the simulated scene by nearest neighbour and by bilinear interpolation, and the pixels where the two differ (black). Colours as above, hatching left out.", "name": "fig-bilinear"}, "image": {"alt": "Three panels of the same few hundred metres. The middle one has thin lines of other classes along the borders of the classes of the first. The third shows these lines in black."}}
+busy = ndimage.uniform_filter(invented.astype(np.float32), 80)[40:-40, 40:-40]
+r, c = np.unravel_index(busy.argmax(), busy.shape)
+at = np.s_[r : r + 80, c : c + 80]
+palette = np.full((256, 3), 255, np.uint8)
+for one in st.HR_LULC.classes:
+    palette[one.id] = one.rgb
+fig, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+panels = {"nearest": palette[ids[at]], "bilinear": palette[smooth[at]]}
+panels["they differ"] = np.where(wrong[at], 0, 255)[..., None].repeat(3, 2)
+for ax, (name, picture) in zip(axes, panels.items(), strict=True):
+    ax.imshow(picture.astype(np.uint8), interpolation="nearest")
+    ax.set_title(f"{name}, {80 * grid.transform.a:.0f} m wide")
+    ax.set(xticks=[], yticks=[])
+plt.show()
 
 # %% [markdown]
-# The invented classes lie along borders, and they are real classes: nothing in the file tells that they are wrong.
+# Between a 1 and a 10 lies everything from 2 to 9. The invented classes lie along borders, and they are real classes: nothing in the file tells that they are wrong.
 #
 # ## Wrong on purpose: no data forgotten
 #
-# Leave the mask out, and ground that the radar did not see gets labels. A model would learn that *nothing* looks like forest, or like sea.
+# Leave the mask out, and ground that the radar did not see gets labels. A model would learn that blank pixels look like forest, or like sea.
 
 # %%
 unmasked = np.zeros_like(ids)
@@ -173,18 +197,18 @@ for path in found:
 seen = dn != 0
 assert np.array_equal(unmasked[seen], ids[seen])  # else nothing differs
 false = (unmasked != 0) & ~seen
-print(
-    f"{false.sum()} pixels without radar would be labelled, {false.mean():.1%} of the scene"
-)
+print(f"{false.sum()} pixels without radar would be labelled,", end=" ")
+print(f"{false.mean():.1%} of the raster")
 worst = np.bincount(unmasked[false]).argmax()
-print(f"most of them: {names[int(worst)]}")
+print(f"the largest part of them: {names[int(worst)]}")
 assert false.any()
 
 # %% [markdown]
 # ## From the classes of the map to nine
 #
 # **Paper:** "the five forest-related classes … were merged into a single 'forest' category, and a similar merging was applied to cropland-related classes."
-# The *order* of the nine is not printed; ours follows from the authors' nine class weights.
+# The *order* of the nine is not printed; **ours** follows from the authors' nine class weights.
+#
 # Label rasters keep the full ids; the merging happens only when a model is fed, so nothing is lost on disk.
 
 # %%
@@ -199,7 +223,7 @@ assert (index == 4).sum() == forests.sum()  # no forest is lost
 # %% [markdown]
 # Version 23.12 of the map has the ids 1 to 14; the fifteenth, *rock reef / tidal flat*, came with version 25.04, and leaving it out of training is **ours**.
 #
-# A legend is a table: id, name, colour, and the index that a class is trained as. Another table makes another task of the same raster:
+# A legend is a table: id, name, colour, the index that a class is trained as (−1: not at all), and, where classes are merged, their common name in a column `training`. Another table makes another task of the same raster:
 
 # %%
 rows = [{"id": 1, "name": "water", "colour": "#000064", "index": 1}]
@@ -229,7 +253,7 @@ def check(answer, right, slips, near):
 
 
 # %% [markdown]
-# **1.** Lose a tile: label the scene with all tiles but the one that covers most of it. What share of its labels does the scene lose, and does the file say why? `check_lost(…)`
+# **1.** Lose a tile: label the scene with all tiles of `found` but one, into a folder of your own. What share of its labels (`ids` that are not 0) does it lose, and does the file say why? `check_lost(…)`
 
 # %% tags=["hide-cell"]
 with tempfile.TemporaryDirectory() as folder:
@@ -267,7 +291,7 @@ check_lost(lost.sum() / lost.size)  # a usual slip
 assert abs(sum(shares.values()) - 1) < 1e-9
 
 # %% [markdown]
-# **2.** Shift the labels by a single scene pixel, as a mistaken corner (centre or edge of the pixel?) would. What share of the labelled pixels has another class? `check_shift(…)`
+# **2.** Shift the labels by a single pixel of the scene, down and to the right. (To take a pixel's centre for its corner shifts by half of that.) Of the pixels that hold a label before and after, what share has another id? `check_shift(…)`
 
 # %% tags=["hide-cell"]
 a, b = ids[1:, 1:], ids[:-1, :-1]
@@ -276,6 +300,7 @@ facts["shifted"] = {
     "with void": (a != b).mean(),
     "one axis": (ids[1:] != ids[:-1])[(ids[1:] > 0) & (ids[:-1] > 0)].mean(),
     "ids": np.abs(a.astype(int) - b)[(a > 0) & (b > 0)].mean(),
+    "merged": (index[1:, 1:] != index[:-1, :-1])[(a > 0) & (b > 0)].mean(),
 }
 
 
@@ -289,6 +314,8 @@ def check_shift(answer):
             "ids"
         ],
         "That is the share that has kept its class.": 1 - found["diagonal"],
+        "That is in percent; a share lies between 0 and 1.": 100 * found["diagonal"],
+        "You compared the nine merged classes; compare ids.": found["merged"],
     }
     check(answer, found["diagonal"], slips, near=0.003)
 
@@ -302,10 +329,10 @@ for shift in (1, 2, 4):
     changed = (a != b)[both].mean()
     print(f"{shift} px: {changed:.1%}")
     assert changed > 0
-# A pixel of 5 m is about half a tile pixel: an error that no eye finds spoils the borders of all fields.
+# A pixel of 5 m is about half a tile pixel: too little to be seen, and wrong along every border.
 
 # %% [markdown]
-# **3.** The paper merges five forests. Keep deciduous and evergreen forests apart instead (bamboo is evergreen): write the legend, and count both. `check_forests(deciduous=…, evergreen=…)` wants pixels.
+# **3.** The paper merges five forests. Keep deciduous and evergreen forests apart instead (bamboo is evergreen): write the legend as a table, and count the pixels of both on the scene: `check_forests(deciduous=…, evergreen=…)`.
 
 # %% tags=["hide-cell"]
 pixels = np.bincount(ids.ravel(), minlength=16)
@@ -333,17 +360,17 @@ def check_forests(deciduous, evergreen):
 
 
 # %% tags=["hide-cell"]
-classes = tuple(
-    dataclasses.replace(c, index=9) if c.id in (8, 9, 11) else c
-    for c in st.HR_LULC.classes
-)
-ten = dataclasses.replace(
-    st.HR_LULC,
-    name="ten",
-    classes=classes,
-    names=(*st.HR_LULC.names, "evergreen"),
-    colours=(*st.HR_LULC.colours, (0, 172, 86)),
-)
+rows = []
+for c in st.HR_LULC.classes:
+    index_of, name = c.index, st.HR_LULC.names[c.index] if c.index >= 0 else ""
+    if c.id in st.HR_LULC.forest:
+        index_of, name = (9, "evergreen") if c.id in (8, 9, 11) else (4, "deciduous")
+    colour = "#{:02x}{:02x}{:02x}".format(*c.rgb)
+    rows.append((c.id, c.name, colour, index_of, name))
+with tempfile.TemporaryDirectory() as folder:
+    table = pd.DataFrame(rows, columns=["id", "name", "colour", "index", "training"])
+    table.to_csv(f"{folder}/ten.csv", index=False)
+    ten = st.legend(f"{folder}/ten.csv")
 forests = ten.to_index(ids)
 deciduous, evergreen = (forests == 4).sum(), (forests == 9).sum()
 print(f"deciduous {deciduous}, evergreen {evergreen} pixels")
@@ -357,6 +384,7 @@ assert np.array_equal(forests == 0, index == 0)  # the others are as before
 #
 # - Ids by exact nearest neighbour onto the scene's grid; void where there is no SAR data.
 # - Interpolated labels and labels without radar look right, and are wrong: nothing in the file tells.
+# - A legend, a table, says what is trained as what; the raster keeps the ids of its source.
 # - Tiles that are missing are named, in the file's tag `MISSING` and on the command line.
 # - The sea is class 1 inside tiles that hold land and void elsewhere: a seam of the product, not of the coast.
 # - On the command line: `sartutorial label SCENE... --tiles DIR --out DIR`; any folder of land-cover rasters will do.

@@ -163,11 +163,14 @@ EDGES = np.arange(-28, -10, 0.5)
 WEIGHTS = np.array([0.114, 0.108, 0.107, 0.113, 0.068, 0.122, 0.124, 0.120, 0.124])
 OF = {
     "01": {
-        "looks": {"power": 5.5, "amplitude": 20.0, "decibels": 90.0, "before": 2.0},
+        "looks": {
+            **{"power": 5.5, "amplitude": 20.0, "decibels": 90.0, "before": 2.0},
+            "mean amplitude": 5.1,
+        },
         "edges": EDGES,
         "best_edge": -18.0,
-        "values": np.full(9, -22.5),
-        "water": np.full(9, True),
+        "values": np.array([-22.5, -22.5, -8.0]),
+        "water": np.array([True, True, False]),
     },
     "02": {
         "facts": {"looks": (2.1, 5.7), "of amplitude": 3.1},
@@ -178,7 +181,10 @@ OF = {
         "facts": {
             "lost": 0.25,
             "of all pixels": 0.21,
-            "shifted": {"diagonal": 0.06, "with void": 0.05, "one axis": 0.04, "ids": 0.3},
+            "shifted": {
+                **{"diagonal": 0.06, "with void": 0.05, "one axis": 0.04, "ids": 0.3},
+                "merged": 0.03,
+            },
         },
         "pixels": np.arange(16) * 10,
     },
@@ -226,12 +232,14 @@ OF = {
         ("01", "looks", 8, "four times"),
         ("01", "looks", 2.0, "as it was"),
         ("01", "looks", 20, "amplitudes"),
+        ("01", "looks", 5.1, "You averaged amplitudes"),
         ("01", "looks", 90, "decibels"),
         ("01", "looks", 1 / 5.5, "turn it round"),
         ("01", "looks", 50, "none of the usual"),
         ("01", "threshold", -18, "Right"),
         ("01", "threshold", 10**-1.8, "in power"),
         ("01", "threshold", -22.5, "mean level of water"),
+        ("01", "threshold", -15.25, "halfway"),
         ("01", "threshold", EDGES[-1], "most of the land"),
         ("02", "limit", 20 * np.log10(np.sqrt(np.pi) / 2), "Right"),
         ("02", "limit", 10 * np.log10(np.sqrt(np.pi) / 2), "squared"),
@@ -239,6 +247,7 @@ OF = {
         ("02", "limit", -2.51, "averaged decibels"),
         ("02", "limit", 0, "averaged power"),
         ("02", "limit", -0.76, "blocks of 2 x 2"),
+        ("02", "limit", -0.93, "blocks of 3 x 3"),
         ("02", "looks", 2.7, "Right"),
         ("02", "looks", 4, "independent"),
         ("02", "looks", 5.7, "divide"),
@@ -257,6 +266,8 @@ OF = {
         ("03", "shift", 0.04, "one axis"),
         ("03", "shift", 0.3, "ids are names"),
         ("03", "shift", 0.94, "kept its class"),
+        ("03", "shift", 6, "percent"),
+        ("03", "shift", 0.03, "merged"),
         ("03", "forests", (130, 280), "Right"),
         ("03", "forests", (280, 130), "swapped"),
         ("03", "forests", (130, 170), "missing"),
@@ -354,7 +365,13 @@ def test_an_answer_is_told_from_its_mistakes(capsys, chapter, name, answer, said
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(0.625, "Right"), (-0.625, "larger"), (1.25, "10, not 20"), (8.1, "radians")],
+    [
+        (0.625, "Right"),
+        (-0.625, "larger"),
+        (1.25, "10, not 20"),
+        (8.1, "radians"),
+        (1.155, "ratio"),
+    ],
 )
 def test_gamma_nought(capsys, answer, said):
     checks_of("01", OF["01"])["check_gamma"](30, answer)
