@@ -27,6 +27,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 SOURCE = BUILD / "src"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS = BUILD / "chapters.json"
 # A cell that runs longer fails; on a busy machine training takes its time.
 CELL_SECONDS = int(os.environ.get("CELL_SECONDS", "1800"))
@@ -82,6 +83,16 @@ def copy_sources() -> None:
     unwanted = shutil.ignore_patterns("*.py", "__pycache__", ".ipynb_checkpoints", "_build")
     for name in ("notebooks", "book"):
         shutil.copytree(ROOT / name, SOURCE / name, ignore=unwanted)
+
+
+def without_widgets(notebook: Path) -> None:
+    """A widget is dead without its kernel: the page leaves it out, and shows the frames beside it."""
+    held = json.loads(notebook.read_text(encoding="utf-8"))
+    held["metadata"].pop("widgets", None)
+    for cell in held["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [o for o in cell["outputs"] if WIDGET not in o.get("data", ())]
+    notebook.write_text(json.dumps(held, indent=1), encoding="utf-8")
 
 
 def run(job: Job) -> Cost:
@@ -168,6 +179,8 @@ def main() -> int:
     costs = run_all(jobs)
     if any(cost.status for cost in costs.values()):
         return 1
+    for chapter in chapters(ROOT / "book" / "_toc.yml"):
+        without_widgets(SOURCE / f"{chapter}.ipynb")
     rows = [
         {
             "chapter": job.name,

@@ -35,7 +35,6 @@ CDNJS = "https://cdnjs.cloudflare.com/ajax/libs"
 MARKERS = "leaflet.awesome-markers@2.0.5/dist/leaflet.awesome-markers"  # npm has no 2.0.2
 ELSEWHERE = {
     "https://code.jquery.com/jquery-3.7.1.min.js": "jquery@3.7.1/dist/jquery.min.js",
-    f"{CDNJS}/require.js/2.3.4/require.min.js": "requirejs@2.3.4/require.js",
     f"{CDNJS}/Leaflet.awesome-markers/2.0.2/leaflet.awesome-markers.js": f"{MARKERS}.js",
     f"{CDNJS}/Leaflet.awesome-markers/2.0.2/leaflet.awesome-markers.css": f"{MARKERS}.css",
     "https://netdna.bootstrapcdn.com/bootstrap/3.0.0/css/bootstrap-glyphicons.css": (
@@ -50,17 +49,12 @@ TURNED = (
 TURNED_CSS = "".join(f".fa-rotate-{a} {{ transform: rotate({a}deg); }}\n" for a in range(360))
 # What scripts load while they run; what style sheets load is read from the sheets.
 AT_RUN_TIME = {
-    "@jupyter-widgets/html-manager": ["dist/*.woff2"],
     "leaflet": ["dist/images/*"],
     "mathjax": [
         *("es5/a11y/*", "es5/input/tex/extensions/*", "es5/output/**/*"),
         *(f"es5/sre/mathmaps/{name}.json" for name in ("base", "en", "nemeth")),
     ],
 }
-# The bundle of the widgets seeks its fonts in the page's folder; they lie in its own.
-BUNDLE = "dist/embed-amd.js"
-PAGE_FOLDER = re.compile(r"`\$\{\w+\.origin\}\$\{\w+\.pathname\}`")
-OWN_FOLDER = """new URL(".", document.querySelector('script[src$="/embed-amd.js"]').src).href"""
 OFFLINE = re.compile(
     r"npm error code E(?:NOTFOUND|AI_AGAIN|CONN\w+|TIMEDOUT|NETUNREACH|HOSTUNREACH|NOTCACHED)"
 )
@@ -172,9 +166,6 @@ def copy(wanted: set[tuple[str, str]], versions: dict[str, str]) -> str:
         for path in names:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / path, target / path)
-        if name == BUNDLE:
-            code = (source / name).read_text(encoding="utf-8")
-            (target / name).write_text(PAGE_FOLDER.sub(OWN_FOLDER, code), encoding="utf-8")
     (BOOK / VENDOR / "turned.css").write_text(TURNED_CSS, encoding="utf-8")
     files = [p.stat().st_size for p in (BOOK / VENDOR).rglob("*") if p.is_file()]
     return f"{len(files)} files, {sum(files) / 1e6:.1f} MB"

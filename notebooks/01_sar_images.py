@@ -329,7 +329,7 @@ for n in (1, 2, 4, 8):
 # The speckle goes, the differences between fields stay.
 # And the middle of the decibels lies below the mean power, the more so the more speckle there is: the logarithm stretches the dark side.
 #
-# In a running notebook the next cell takes any window and any average; on a page without a kernel it shows where it starts, and the wrong averages are pictured in the section after it.
+# In a running notebook the next cell takes any window and any average. A page without a kernel leaves its result out: the windows stand above, the wrong averages in the next section.
 
 
 # %% tags=["hide-input"]

@@ -234,7 +234,7 @@ tutorial.slider(
 
 # %% [markdown]
 # Share of the points per class on real Japan (JAXA HR-LULC v23.12, 250 m) for weights $p^{-k}$; dashed, equal shares.
-# In a running notebook the next cell takes any exponent; on a page without a kernel its slider moves, and the picture stays.
+# In a running notebook the next cell takes any exponent. A page without a kernel leaves its result out, and has the exponents above.
 
 
 # %%

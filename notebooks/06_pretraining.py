@@ -254,7 +254,7 @@ tutorial.slider(
 )
 
 # %% [markdown]
-# In a running notebook the next cell takes any ratio, scale and domain, and draws what multiplies the error: the mask times the weight. On a page without a kernel its sliders move, and the picture stays.
+# In a running notebook the next cell takes any ratio, scale and domain, and draws what multiplies the error: the mask times the weight. A page without a kernel leaves its result out; [the live page](../book/live) has a slider for the ratio.
 
 # %% tags=["hide-input"]
 ratio = ipywidgets.FloatSlider(0.6, min=0.05, max=0.95, step=0.05, description="ratio")

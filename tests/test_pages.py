@@ -41,17 +41,14 @@ SETTLE = """async seconds => {
   await Promise.race([late, document.fonts.ready]);
   await new Promise(done => requestIdleCallback(done, {timeout: 1000}));
 }"""
-WHOLE = """() => [...document.images].every(i => i.complete)
-  && document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length
-     <= document.querySelectorAll('.widget-subarea > *').length"""
-# Of a frame, in words: what of its images, formulas, widgets and map is missing.
+WHOLE = "() => [...document.images].every(i => i.complete)"
+# Of a frame, in words: what of its images, formulas and map is missing, and a widget without its kernel.
 MISSING = r"""() => {
   const all = query => [...document.querySelectorAll(query)], found = [];
   const say = (bad, text) => { if (bad) found.push(text); };
   for (const i of document.images)
     say(!i.naturalWidth, `an image did not load: ${i.src.slice(0, 120)}`);
-  const views = all('script[type="application/vnd.jupyter.widget-view+json"]').length;
-  say(views > all('.widget-subarea > *').length, 'a widget is not shown');
+  say(all('script[type*="jupyter.widget"]').length, 'a widget is dead without its kernel');
   for (const m of all('.math'))
     say(!m.querySelector('mjx-container') || /\\[(\[]/.test(m.textContent),
         `a formula is not set: ${m.textContent.trim().slice(0, 60)}`);

@@ -6,9 +6,14 @@ import re
 
 import pytest
 
-from book import vendor
+from book import execute, vendor
 
-VERSIONS = {"leaflet": "1.9.3", "mathjax": "3.2.2", "@a/b": "6.2.0", "requirejs": "2.3.4"}
+VERSIONS = {
+    "leaflet": "1.9.3",
+    "mathjax": "3.2.2",
+    "@a/b": "6.2.0",
+    "leaflet.awesome-markers": "2.0.5",
+}
 LEAFLET = "https://cdn.jsdelivr.net/npm/leaflet@1.9.3/dist/leaflet"
 HEAD = f'<script src="{LEAFLET}.js"></script>\n<link rel="stylesheet" href="{LEAFLET}.css"/>'
 MOVED = HEAD.replace("https://cdn.jsdelivr.net/npm/", "npm/")
@@ -80,7 +85,10 @@ def test_the_rest_is_left_alone(page):
         ("https://cdn.jsdelivr.net/npm/mathjax@3/es5/a.js?v=1", ("mathjax", "es5/a.js")),
         ("https://cdn.jsdelivr.net/npm/mathjax/es5/a.js", ("mathjax", "es5/a.js")),
         ("https://cdn.jsdelivr.net/npm/@a/b@6.2.0/css/a.css", ("@a/b", "css/a.css")),
-        (f"{vendor.CDNJS}/require.js/2.3.4/require.min.js", ("requirejs", "require.js")),
+        (
+            f"{vendor.CDNJS}/Leaflet.awesome-markers/2.0.2/leaflet.awesome-markers.css",
+            ("leaflet.awesome-markers", "dist/leaflet.awesome-markers.css"),
+        ),
         ("https://cdn.jsdelivr.net/npm/leaflet@1.9.4/dist/leaflet.js", None),
         (
             "https://cdn.jsdelivr.net/npm/leaflet@1.9/dist/leaflet.js",
@@ -88,7 +96,7 @@ def test_the_rest_is_left_alone(page):
         ),
         ("https://cdn.jsdelivr.net/npm/mathjax@32/es5/a.js", None),
         ("https://cdn.jsdelivr.net/npm/unheard@1.0.0/a.js", None),
-        (f"{vendor.CDNJS}/require.js/2.3.9/require.min.js", None),
+        (f"{vendor.CDNJS}/Leaflet.awesome-markers/2.0.9/leaflet.awesome-markers.css", None),
     ],
 )
 def test_an_address_must_fit_the_lock(address, found):
@@ -225,16 +233,6 @@ def test_a_file_that_its_package_lacks_is_named(book, capsys):
     assert book.read_text() == page
 
 
-def test_widgets_find_their_fonts_beside_their_bundle(book):
-    name, bundle = "@jupyter-widgets/html-manager", vendor.BUNDLE
-    source = vendor.PACKAGES / "node_modules" / name / bundle
-    source.parent.mkdir(parents=True)
-    source.write_text("a.p=`${b.origin}${b.pathname}`,c()")
-    vendor.copy({(name, bundle)}, {name: "1.0.6"})
-    copied = (vendor.BOOK / vendor.VENDOR / f"{name}@1.0.6" / bundle).read_text()
-    assert copied == f"a.p={vendor.OWN_FOLDER},c()"
-
-
 def test_notebooks_to_download_hold_no_outputs(tmp_path, monkeypatch):
     code = {"cell_type": "code", "source": "1", "execution_count": 3, "outputs": [{"text": "1"}]}
     notebook = {"cells": [{"cell_type": "markdown", "source": "# A"}, code], "nbformat": 4}
@@ -245,3 +243,19 @@ def test_notebooks_to_download_hold_no_outputs(tmp_path, monkeypatch):
     vendor.strip_downloads()
     found = json.loads(file.read_text())
     assert found["cells"] == [notebook["cells"][0], code | {"outputs": [], "execution_count": None}]
+
+
+def test_a_page_leaves_out_what_is_dead_without_its_kernel(tmp_path):
+    text = {"output_type": "stream", "name": "stdout", "text": "3"}
+    data = {"text/plain": "VBox()", execute.WIDGET: {"model_id": "a"}}
+    widget = {"output_type": "display_data", "data": data, "metadata": {}}
+    cells = [{"cell_type": "markdown", "source": "# A"}, {"cell_type": "code", "source": "1"}]
+    held = {"metadata": {"widgets": {"state": {}}, "language": "python"}, "nbformat": 4}
+    file = tmp_path / "a.ipynb"
+    file.write_text(
+        json.dumps(held | {"cells": [cells[0], cells[1] | {"outputs": [text, widget]}]})
+    )
+    execute.without_widgets(file)
+    found = json.loads(file.read_text())
+    assert found["metadata"] == {"language": "python"}
+    assert found["cells"] == [cells[0], cells[1] | {"outputs": [text]}]

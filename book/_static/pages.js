@@ -11,15 +11,6 @@ window.addEventListener("load", () => {
   }
   for (const frame of article.querySelectorAll("iframe:not([title])"))
     frame.title = "A map to zoom and pan";
-  // A widget's slider is drawn later, and without a name: it takes that of the label beside it.
-  const name = () => {
-    for (const handle of article.querySelectorAll(".noUi-handle:not([aria-label])")) {
-      const label = handle.closest(".jupyter-widgets")?.querySelector(".widget-label");
-      handle.setAttribute("aria-label", label?.textContent.trim() || "value");
-    }
-  };
-  new MutationObserver(name).observe(article, { childList: true, subtree: true });
-  name();
   const reach = () => {
     for (const box of article.querySelectorAll("table, pre, .cell_output, .output, .math, .wide-picture, .pst-scrollable-table-container")) {
       const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
