@@ -30,7 +30,6 @@ STEPS = {
     "predict": "predict half --model model/model.safetensors --out out --confidence",
     "mosaic": "mosaic maps --out out/region.tif --min-area 0.1",
 }
-LONGEST = ("predict", "mosaic")  # half a minute each
 TRAINING = "pretrain sampled --out out --epochs 12 --profile tiny"
 
 
@@ -112,13 +111,8 @@ def contents(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(s, marks=pytest.mark.nightly if s in LONGEST else pytest.mark.slow)
-        for s in STEPS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
 def test_a_killed_step_runs_again_to_the_same_bytes(ground, tmp_path, step):
     line = STEPS[step]
     takes = finished(prepared(ground, step, tmp_path / "undisturbed"), line)
