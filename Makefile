@@ -14,16 +14,17 @@ OURS := bad_input chapter_checks real_data recipes
 # of a file stay in one process, so that what they share is made once.
 PYTEST := -m pytest -n 2 --dist loadfile
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) tests
+QUICK := -m "not slow and not nightly"
 
 # torch and torchvision builds must match; `make lock` pins this pair.
 TORCH_PAIR := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow test-oldest check mutants hooks lab bench lock lock-pages format picture diagram clean
+.PHONY: help book test test-slow test-nightly test-oldest check mutants hooks lab bench lock lock-pages format picture diagram clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Written last, so an installation that was killed is taken up again. uv fetches and unpacks side by side,
 # in less than half the time; it knows no pip.conf, so where it fails pip is asked.
@@ -51,10 +52,13 @@ book: $(READY) ## run every chapter on a copy, then build the book from it
 	@echo "The book is at $(HTML)/index.html"
 
 test: $(READY) ## the unit tests, in minutes: make test ARGS="-k labels"
-	$(TESTS) -m "not slow" $(ARGS)
+	$(TESTS) $(QUICK) $(ARGS)
 
-test-slow: $(READY) ## the long ones: gates, kills, real data, and the pages that `make book` left
+test-slow: $(READY) ## gates, kills, interruptions, and the pages that `make book` left
 	$(TESTS) -m slow $(ARGS)
+
+test-nightly: $(READY) ## the longest: jobs of a cluster, a killed worker, real data from scene to map
+	$(TESTS) -m nightly $(ARGS)
 
 # The wheel, in an environment of its own and away from the repository.
 $(OLDEST)/.installed: $(READY) tests/oldest.lock $(shell find sartutorial -name '*.py')
@@ -69,7 +73,7 @@ $(OLDEST)/.installed: $(READY) tests/oldest.lock $(shell find sartutorial -name 
 
 # Of a test with many cases the first: a library's other version breaks the call, not the case.
 test-oldest: $(OLDEST)/.installed ## unit tests of what libraries do for us, on the oldest versions that the ranges allow
-	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python $(PYTEST) ../../tests -m "not slow" --first-cases -c ../../pyproject.toml \
+	cd $(OLDEST) && OMP_NUM_THREADS=1 bin/python $(PYTEST) ../../tests $(QUICK) --first-cases -c ../../pyproject.toml \
 	  -o pythonpath= $(patsubst %,--ignore ../../tests/test_%.py,$(HOUSE) $(OURS)) $(ARGS)
 
 check: $(READY) ## format, lint, types, imports, dependencies, notebooks and their twins, the book's promises

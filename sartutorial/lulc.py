@@ -111,10 +111,9 @@ class Legend:
         found: NDArray[np.int64] = counts @ (self._table[:, None] == np.arange(len(self.names)))
         return found
 
-    def colormap(self, training: bool = False) -> dict[int, tuple[int, int, int, int]]:
-        """A GeoTIFF colour table: of the ids, or of index + 1 if ``training``."""
-        legend = self.for_maps if training else self
-        return {legend.void: (0, 0, 0, 0)} | {c.id: (*c.rgb, 255) for c in legend.classes}
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """A GeoTIFF colour table of the ids."""
+        return {self.void: (0, 0, 0, 0)} | {c.id: (*c.rgb, 255) for c in self.classes}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""

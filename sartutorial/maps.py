@@ -120,10 +120,10 @@ def show_classes(
     """
     if isinstance(classes, rasters.Classes):
         return show_classes(classes.ids, ax, title, legend=classes.legend)
-    of = lulc.legend(legend)
-    colours = _palette(of.colormap(training))[classes]
+    of = lulc.legend(legend).for_maps if training else lulc.legend(legend)
+    colours = _palette(of.colormap())[classes]
     image = _axes(ax, title).imshow(colours, interpolation="nearest")
-    for c in (of.for_maps if training else of).classes:
+    for c in of.classes:
         here = classes == c.id
         if c.name in HATCH and here.any() and min(here.shape) > 1:  # matplotlib hatches no line
             image.axes.contourf(here, [0.5, 1], colors="none", hatches=[HATCH[c.name]])
@@ -143,10 +143,10 @@ def show_legend(
         ax: Axes of its own; default a figure of its own.
         training: Whether to draw the classes of training.
     """
-    of = lulc.legend(legend)
+    of = lulc.legend(legend).for_maps if training else lulc.legend(legend)
     handles = [
         Patch(fc=np.divide(c.rgb, 255), ec="black", lw=0, hatch=HATCH.get(c.name), label=c.name)
-        for c in (of.for_maps if training else of).classes
+        for c in of.classes
     ]
     _axes(ax, "").legend(handles=handles, loc="center left", frameon=False, fontsize="small")
 
@@ -207,7 +207,7 @@ def _drawn(layer: Layer, side: int) -> tuple[Picture, rasters.Grid, lulc.Legend 
         grey = np.nan_to_num(np.clip((db - low) / (high - low), 0, 1) * 255).astype(np.uint8)
         return np.stack([grey, grey, grey, np.isfinite(db) * np.uint8(255)], 2), grid, None
     index, grid, legend = _indices(layer, side)
-    return _palette(legend.colormap(training=True))[index + 1], grid, legend
+    return _palette(legend.for_maps.colormap())[index + 1], grid, legend
 
 
 def _indices(path: str | Path, side: int) -> tuple[NDArray[np.int64], rasters.Grid, lulc.Legend]:

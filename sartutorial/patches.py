@@ -42,7 +42,7 @@ INDEX = "patches.parquet"
 WINDOW = 512, 4096  # rows and columns of a scene that are read at a time
 ROW = ("patch", "row", "col", "transform", "crs", "spacing")  # of a patch; COMMON: of its scene
 COMMON = ("scene", "size", "quantity", "polarisation", "calibration_db", "simulated")
-SPACING = 0.05  # how much pixel spacings in one set may differ
+SPACING = 0.05  # share by which pixel spacings of a set, or of a model and its data, may differ
 _table = functools.cache(radiometry.lookup_table)
 _told = functools.cache(lulc.Legend.to_dict)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ TINY = dataclasses.replace(
     layer_decay=0.8,
 )
 profiles.PROFILES["tiny"] = TINY
+# Children are forks of a process that has all imports done: each would take seconds of its own.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *{f"sartutorial.{module}" for module in ("cli", *st._HOME.values())},
+        *("hypothesis", "lightning.fabric", "pandas", "pyarrow.parquet", "pytest", "shapely"),
+    ]
+)
 UTM = "EPSG:32653"
 GRID = Affine(5.0, 0, 500_000, 0, -5.0, 3_652_000)  # close to 33N 135E
 

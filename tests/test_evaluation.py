@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from conftest import FORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -131,7 +132,12 @@ def one_of_two(rank, folder):
 
 
 def test_two_processes_count_what_one_does(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    both = [FORKS.Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
     found = np.load(tmp_path / "found.npz")
     matrices, error = tallied(*made(np.random.default_rng(1)))
     assert found["matrices"].tolist() == matrices.tolist()

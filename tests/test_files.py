@@ -778,7 +778,7 @@ def cluster(tmp_path):
     log.close()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cluster_makes_the_same_files_even_from_a_run_that_was_killed(
     land, tmp_path, cluster, monkeypatch
 ):

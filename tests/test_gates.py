@@ -37,8 +37,6 @@ def model(method: str | None = "") -> None:
     """Make nothing."""
 '''
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def house(tmp_path):
@@ -89,14 +87,16 @@ def plant(house, twin, old, new, *, write=True):
         check_notebooks.write(house / "notebooks")
 
 
+@pytest.mark.nightly
 def test_a_sound_book_is_built(house):
-    """That `make check` passes it, its first commit shows below."""
+    """That `make check` passes it, its first commit shows below; the gate builds the whole book."""
     code, said = make(house, "book")
     assert code == 0, said
     assert "the pages keep their public links" in said
     assert (house / "build/book/_build/html/notebooks/02_two.html").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_makes_the_book_go_red(house):
     """One that fails and, in the chapter beside it, one that takes too long."""
     plant(house, "01_one.py", "print(1 + 1)", "print(one)")
@@ -113,6 +113,7 @@ def test_a_cell_makes_the_book_go_red(house):
     assert "The book is at" not in said
 
 
+@pytest.mark.slow
 def test_what_a_page_lacks_makes_the_book_go_red(house):
     """One build names every fault: a reference, a link, a figure, a citation."""
     lacks = "{ref}`nowhere`", "[that](none.md)", "![A line](gone.png)", "{cite:p}`nobody`"
@@ -124,6 +125,7 @@ def test_what_a_page_lacks_makes_the_book_go_red(house):
         assert any("02_two" in line and words in line for line in said.splitlines()), said
 
 
+@pytest.mark.nightly
 def test_make_check_goes_red(house):
     """Each of its tools finds its faults, and each stops it: make is told to go on all the same."""
 
@@ -157,6 +159,7 @@ def test_make_check_goes_red(house):
     assert said.count("(ignored)") == len(tools), said
 
 
+@pytest.mark.slow
 def test_a_commit_with_a_fault_is_refused(house, tmp_path_factory):
     who = {f"GIT_{r}_{k}": "nobody@example.org" for r in ("AUTHOR", "COMMITTER")
            for k in ("NAME", "EMAIL")}  # fmt: skip

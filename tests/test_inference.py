@@ -382,7 +382,7 @@ def test_workers_of_this_machine_share_its_gpus(monkeypatch):
     assert {device for _, device in found} == {"cuda:0", "cuda:1"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_costs_its_own_scene_alone(tmp_path, model, monkeypatch):
     """The others are mapped, byte for byte as in one process; it goes on from its last strip."""
     rng = np.random.default_rng(0)

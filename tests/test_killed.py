@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,21 +11,13 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from conftest import GRID, land_array, scene_array, write
+from conftest import FORKS, GRID, land_array, scene_array, write
 from safetensors.torch import load_file
 
 import sartutorial as st
 from sartutorial import cli
 from sartutorial.world import simulate
 
-# Children are forks of a process that has all imports done, so that a kill falls into the work.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        *{f"sartutorial.{module}" for module in ("cli", *st._HOME.values())},
-        *("hypothesis", "lightning.fabric", "pandas", "pyarrow.parquet", "pytest", "shapely"),
-    ]
-)
 KILLS = 6
 STEPS = {
     "simulate": "simulate --out out --seed 3 --profile tiny",
@@ -54,7 +45,7 @@ def act(where, *lines):
 
 
 def begin(where, *lines):
-    """A child that has begun to run commands."""
+    """A child that has begun to run commands: a fork, so that a kill falls into the work."""
     child = FORKS.Process(target=act, args=(where, *lines))
     child.start()
     return child
@@ -168,6 +159,20 @@ def test_a_training_killed_within_its_epochs_ends_with_the_same_weights(ground, 
     resumed, said = ended(tmp_path / "killed")
     assert said["history"] == description["history"]
     assert all(torch.equal(resumed[k], state[k]) for k in state)
+
+
+@pytest.mark.slow
+def test_the_same_training_twice_at_once_is_done_once(ground, tmp_path):
+    line = f"pretrain sampled --out {tmp_path / 'out'} --epochs 3 --profile tiny"
+    both = [prepared(ground, "pretrain", tmp_path / name) for name in ("one", "two")]
+    children = [begin(where, line) for where in both]
+    for child in children:
+        child.join()
+    said = [(where / "said").read_text() for where in both]
+    assert [child.exitcode for child in children] == [0, 0], said
+    assert sorted("epoch 3" in text for text in said) == [False, True]  # one has a bar
+    description = tmp_path / "out" / "encoder.json"
+    assert len(json.loads(description.read_text())["history"]) == 3
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -557,6 +556,7 @@ FOREIGN = dict(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tmp_path):
     """Steps in float32: alone, in two parts, and on two processes over gloo, from a script without a
     guard within a SLURM job."""
@@ -583,52 +583,6 @@ def test_two_processes_and_parts_of_a_batch_train_the_same_encoder(world, tmp_pa
         assert said["history"] == pytest.approx(description["history"], rel=1e-5)
         for key, value in state.items():
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5)
-
-
-def nodes(world, out):
-    """Two nodes that train one encoder, each started as a cluster's job starts them."""
-    file = out.with_suffix(".py")
-    file.write_text(CHILD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
-    command = f"pretrain {world / 'patches'} --out {out} --epochs 6 --nodes 2 --precision 32-true"
-    return [
-        subprocess.Popen(
-            [sys.executable, file, Path(__file__).parent, *command.split()],
-            env=os.environ | FOREIGN | meeting | {"NODE_RANK": str(node)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )
-        for node in range(2)
-    ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_two_nodes_train_the_same_encoder_even_if_one_is_lost(world, tmp_path):
-    """Over gloo, in float32; the one left ends in a line, and the job goes on when submitted again."""
-    exact = training.Hardware(precision="32-true")
-    alone = pretrain(
-        world / "patches", tmp_path / "alone", profile="tiny", hardware=exact, epochs=6
-    )
-    out = tmp_path / "nodes"
-    first, second = nodes(world, out)
-    while not (out / "last.ckpt").exists():
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
-    os.killpg(second.pid, signal.SIGKILL)
-    said = first.communicate()[1]
-    assert first.returncode == 1
-    assert said.splitlines()[-1].startswith(f"sartutorial: {out / 'encoder.safetensors'}: one of")
-    assert 0 < len(torch.load(out / "last.ckpt", weights_only=True)["history"]) < 6
-    for node in nodes(world, out):
-        answer = node.communicate()
-        assert (node.returncode, answer[0].split("\n")[1]) == (0, f"{out / 'encoder.safetensors'}")
-    (state, description), (other, said) = map(
-        checkpoints.load, (alone, out / "encoder.safetensors")
-    )
-    assert said["history"] == pytest.approx(description["history"], rel=1e-4)
-    for key, value in state.items():
-        torch.testing.assert_close(other[key], value, rtol=1e-2, atol=2e-4)
 
 
 def test_a_node_is_told_where_to_meet(monkeypatch):
@@ -945,20 +899,6 @@ def test_table1_runs_what_is_left(world, tmp_path, monkeypatch):
         baselines.table1(tmp_path, **options | {"profile": "laptop"})
     scratch = told(tmp_path / "MixMAE scratch 0" / "model" / "model.safetensors")
     assert (scratch["encoder"]["kind"], scratch["pretrained"]) == ("mixmae", None)
-
-
-def test_the_same_training_twice_at_once_is_done_once(world, tmp_path):
-    (tmp_path / "run.py").write_text(CHILD)
-    command = f"pretrain {world / 'patches'} --out {tmp_path / 'out'} --epochs 3"
-    words = [sys.executable, tmp_path / "run.py", Path(__file__).parent, *command.split()]
-    both = [
-        subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | FOREIGN)
-        for _ in range(2)
-    ]
-    errors = [child.communicate()[1] for child in both]
-    assert [child.returncode for child in both] == [0, 0], errors
-    assert sorted("epoch 3" in error for error in errors) == [False, True]  # one has a bar
-    assert len(told(tmp_path / "out" / "encoder.safetensors")["history"]) == 3
 
 
 # Neither modules nor their metadata, by which some libraries look for others, are to be found.

@@ -37,7 +37,7 @@ def test_forest_is_what_a_patch_must_not_consist_of():
 
 
 def test_palettes_hold_every_class_and_leave_void_transparent():
-    classes, nine = HR_LULC.colormap(), HR_LULC.colormap(training=True)
+    classes, nine = HR_LULC.colormap(), HR_LULC.for_maps.colormap()
     assert sorted(classes) == list(range(16))
     assert sorted(nine) == list(range(10))
     assert classes[1] == nine[1] == (0, 0, 100, 255)  # JAXA's water
@@ -60,7 +60,6 @@ def test_a_maps_legend_counts_from_one():
     legend = HR_LULC.for_maps
     assert legend.ids == tuple(range(1, 10))
     assert legend.names == HR_LULC.names
-    assert legend.colormap() == HR_LULC.colormap(training=True)
 
 
 @given(st.lists(st.integers(0, 300), min_size=256, max_size=256))

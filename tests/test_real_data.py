@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -15,22 +13,28 @@ from conftest import scene_array, write
 from rasterio.warp import transform
 
 import sartutorial as st
-from sartutorial import lulc, radiometry, rasters
+from sartutorial import cli, lulc, radiometry, rasters
 from sartutorial.learn import evaluation, reports
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flevoland.yaml"
 
 
-def sartutorial(*arguments):
-    """Run the command line; returns what it printed."""
-    command = [Path(sys.executable).with_name("sartutorial"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def sartutorial(capsys):
+    """Run a command in this process; returns what it printed."""
+
+    def run(*arguments):
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as stop:
+            pytest.fail(f"exit code {stop.code}: {capsys.readouterr().err}")
+        return capsys.readouterr().out
+
+    return run
 
 
-@pytest.mark.slow
-def test_flevoland_from_scene_to_map(real, tmp_path):
+@pytest.mark.nightly
+def test_flevoland_from_scene_to_map(real, sartutorial, tmp_path):
     """Real airborne L-band HH with field labels: by class, the map beats the majority's."""
     folder = real / "flevoland-l-band"
     scene = folder / "AIRSAR-HH-FLEVOLAND.tif"
@@ -62,7 +66,7 @@ def test_flevoland_from_scene_to_map(real, tmp_path):
         assert whole[score] > 1.25 * whole["majority"][score]
 
 
-def test_the_real_mosaic_tile_is_read_in_its_archive(real, tmp_path):
+def test_the_real_mosaic_tile_is_read_in_its_archive(real, sartutorial, tmp_path):
     """ALOS-2 25 m mosaic of 2020, Niihau: 899,984 of its 20,250,000 pixels hold data, and enter."""
     archive = shutil.copy(real / "N23W161_20_MOS_F02DAR.tar.gz", tmp_path)
     sartutorial("downsample", archive, "--factor", 1, "--out", tmp_path / "whole")

@@ -217,7 +217,6 @@ def test_the_open_recipe_goes_from_the_cloud_to_table_and_map(run, world, cloud,
     assert set(table["classes"]) <= {c.name for c in lulc.WORLDCOVER.classes}
 
 
-@pytest.mark.slow
 def test_the_papers_recipe_goes_from_scenes_to_table_and_map(run, world, tmp_path, monkeypatch):
     """On a simulated scene, with a tiny network for the paper's."""
     monkeypatch.setitem(profiles.PROFILES, "japan", TINY)
@@ -229,7 +228,6 @@ def test_the_papers_recipe_goes_from_scenes_to_table_and_map(run, world, tmp_pat
         assert ((one.ids > 0) == (half.read(1) > 0)).all()
 
 
-@pytest.mark.slow
 def test_a_recipe_needs_no_network_of_the_papers_size_to_be_checked(run, world, tmp_path):
     (tmp_path / "scenes").symlink_to(world / "scenes")
     (tmp_path / "hrlulc").symlink_to(world / "lulc")

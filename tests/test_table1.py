@@ -1,13 +1,13 @@
 """The recorded study of chapter 08: every number from its confusion matrices, and nothing lost twice."""
 
 import json
-import multiprocessing
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from conftest import FORKS
 
 from experiments import flevoland, shared, table1
 from sartutorial.learn import evaluation
@@ -160,9 +160,8 @@ def work(folder, number, begin=None):
 
 
 def test_processes_share_a_study(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    begin = context.Barrier(2)  # or one has done all before the other is there
-    both = [context.Process(target=work, args=(tmp_path, n, begin)) for n in range(2)]
+    begin = FORKS.Barrier(2)  # or one has done all before the other is there
+    both = [FORKS.Process(target=work, args=(tmp_path, n, begin)) for n in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -175,8 +174,7 @@ def test_processes_share_a_study(tmp_path):
 
 def test_a_unit_of_a_killed_process_is_taken_up(tmp_path):
     """Its lock opens with its end, and what waits for it goes on."""
-    context = multiprocessing.get_context("spawn")
-    first = context.Process(target=held, args=(tmp_path,))
+    first = FORKS.Process(target=held, args=(tmp_path,))
     first.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.02)

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sartutorial import InputError
 from sartutorial.lulc import Legend
-from sartutorial.patches import Store, read_index, read_legend
+from sartutorial.patches import SPACING, Store, read_index, read_legend
+from sartutorial.splits import label_counts
 
 SEEDS = 2**61 - 1  # seeds are taken modulo a prime, so that large ones stay apart
-SPACING_TOLERANCE = 0.05  # share by which pixel spacings of one model and its data may differ
 
 
 class Normalization(NamedTuple):
@@ -144,9 +144,7 @@ def selected(folder: str | Path, column: str, split: str | None = None) -> pd.Da
 
 def class_counts(rows: pd.DataFrame, legend: Legend) -> NDArray[np.int64]:
     """Labelled pixels of every patch by training class: (patches, classes)."""
-    counts = np.zeros((len(rows), 256), np.int64)
-    counts[:, legend.ids] = rows[[f"n_{i}" for i in legend.ids]]
-    return legend.merged(counts)
+    return legend.merged(label_counts(rows))
 
 
 def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.DataFrame:
@@ -184,7 +182,7 @@ def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -
     known = found | dict(given) | {"size": given["encoder"]["image_size"]}
     unlike = {k: found[k] != known[k] for k in ("size", "quantity", "polarisation")}
     unlike["polarisation"] &= "unknown" not in (found["polarisation"], known["polarisation"])
-    unlike["spacing"] = abs(found["spacing"] / known["spacing"] - 1) > SPACING_TOLERANCE
+    unlike["spacing"] = abs(found["spacing"] / known["spacing"] - 1) > SPACING
     one, other = (", ".join(f"{k} {d[k]}" for k in unlike if unlike[k]) for d in (known, found))
     if one:
         raise InputError(

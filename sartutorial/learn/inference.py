@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, published, training
-from sartutorial.learn.datasets import SPACING_TOLERANCE, Normalization
+from sartutorial.learn.datasets import Normalization
 from sartutorial.learn.segmentation import Segmenter
+from sartutorial.patches import SPACING
 
 BATCH = {"cpu": 8, "cuda": 64}  # windows
 BANDS = (  # of the file beside a map
@@ -236,9 +237,9 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
     A polarisation that one of them does not say counts as the other's.
     """
     spacing, found = known["spacing"], rasters.pixel_size(sar)
-    if abs(found / spacing - 1) > SPACING_TOLERANCE:
+    if abs(found / spacing - 1) > SPACING:
         factor, mend = round(spacing / found), "take a scene of the model's resolution"
-        if factor > 1 and abs(found * factor / spacing - 1) <= SPACING_TOLERANCE:
+        if factor > 1 and abs(found * factor / spacing - 1) <= SPACING:
             mend = f"run 'sartutorial downsample --factor {factor}' on it first"
         fault = f"pixels of {found:.2f} m, the model was trained on {spacing:.2f} m"
         raise InputError(f"{scene}: {fault}; {mend}")

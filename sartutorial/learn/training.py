@@ -76,14 +76,12 @@ class Hardware:
         nodes: Machines that share it; on each the same command, with MASTER_ADDR, MASTER_PORT, NODE_RANK.
         accumulate: Parts of a process's share of a batch, one after the other, to save memory.
         precision: bf16-mixed or 32-true; default bf16-mixed where the device multiplies it natively.
-        compile: Whether to compile the model with torch.compile.
     """
 
     devices: int = 1
     nodes: int = 1
     accumulate: int = 1
     precision: Precision | None = None
-    compile: bool = False
 
     def __post_init__(self) -> None:
         if min(self.devices, self.nodes, self.accumulate) < 1:
@@ -174,8 +172,6 @@ def fit(
     order = datasets.Shuffled(len(data), s.seed, s.batch, rank=fabric.global_rank, world=world)
     batches = datasets.loader(data, s.batch // (world * parts), order)
     adamw = torch.optim.AdamW(parameter_groups(model, s), betas=s.betas, fused=True)
-    if run.hardware.compile:
-        model.compile()
     wrapped, optimiser = fabric.setup(model, adamw)
     history: list[float] = []
     if state.exists():
