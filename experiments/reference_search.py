@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import sartutorial as st
 from experiments import shared
 from experiments.reference_weights import confusions, fine_tuned, laptop, patches, segmenter
-from experiments.table1 import FRESH, world
+from experiments.table1 import FRESH, world  # and with it the head "detail"
 from sartutorial import profiles
 from sartutorial.learn import baselines, checkpoints, datasets, evaluation
 from sartutorial.learn.encoders import Encoder

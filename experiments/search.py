@@ -29,9 +29,16 @@ from torch import Tensor, nn
 import sartutorial as st
 from experiments.reference_weights import SIZE, flipped, laptop
 from sartutorial import profiles, tutorial
-from sartutorial.learn import baselines, checkpoints, datasets, evaluation, training
+from sartutorial.learn import baselines, checkpoints, datasets, evaluation, segmentation, training
 from sartutorial.learn.encoders import Encoder
-from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
+from sartutorial.learn.segmentation import (
+    Decoder,
+    Segmenter,
+    block,
+    rarity_weights,
+    resized,
+    segmentation_loss,
+)
 
 RESULT = Path(__file__).parents[1] / "book" / "results" / "live.json"
 PRETRAINED, SCRATCH, UNET = STARTS = ("pretrained (reference)", "scratch", "U-Net, scratch")
@@ -115,6 +122,33 @@ class Source:
             torch.cat(r, 1).view(-1, batch, SIZE, SIZE)[0] for r in zip(*rows, strict=True)
         )
         return {"image": images[:, None], "label": labels}
+
+
+class DetailHead(nn.Module):
+    """From 1/4 of the image to its classes, with detail from the image itself: tried, and not taken.
+
+    A token spans 4 x 4 pixels, so edges and small fields are lost to the encoder: the image joins at
+    half resolution, where convolutions cost a quarter, and classes come for 2 x 2 pixels at a time.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.coarse = block(width, width, 3)
+        self.detail = nn.Sequential(
+            nn.PixelUnshuffle(2), block(4, half, 3), nn.Conv2d(half, width, 3, padding=1)
+        )
+        self.fine = block(width, width, 3)
+        self.classify = nn.Sequential(nn.Conv2d(width, 4 * classes, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """``x`` (B, width, H/4, W/4) and the image (B, 1, H, W) to logits (B, K, H, W)."""
+        x = resized(self.coarse(x), image.shape[-1] // 2) + self.detail(image)
+        logits: Tensor = self.classify(self.fine(x))
+        return logits
+
+
+segmentation.SEEING["detail"] = DetailHead
 
 
 def network(start: str, s: dict[str, Any], given: Encoder | None = None) -> nn.Module:

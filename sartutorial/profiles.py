@@ -40,7 +40,7 @@ class Profile:
     dropout: float = 0.0  # in the decoder; authors: 0.5
     drop_path: float = 0.0  # in the encoder, in fine-tuning; authors: 0.1
     merged_taps: bool = False  # the decoder sees stages after patch merging (authors), or before
-    head: Literal["grown", "detail", "quarter"] = "quarter"  # of the decoder; authors: grown
+    head: Literal["grown", "skips", "quarter"] = "quarter"  # of the decoder; authors: grown
     layer_decay: float = 0.9  # of the rate, a block from an encoder's top down; authors: 0.8
     # Paper: the first.
     loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"] = "cross-entropy"

@@ -16,7 +16,7 @@ DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is l
 GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
 
 LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
-HeadName = Literal["grown", "detail", "skips", "quarter"]
+HeadName = Literal["grown", "skips", "quarter"]
 
 
 class Decoder(NamedTuple):
@@ -27,8 +27,8 @@ class Decoder(NamedTuple):
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
     # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
-    # of its features, resized, as Xiao et al.; detail and skips: it sees the image too (ours),
-    # ``DetailHead`` and ``SkipHead`` (whose batch normalisation is of a process's own part of a batch).
+    # of its features, resized, as Xiao et al.; skips: ``SkipHead``, which sees the image too (ours; its
+    # batch normalisation is of a process's own part of a batch).
     head: HeadName = "grown"
 
 
@@ -50,30 +50,6 @@ def block(channels: int, width: int, side: int, dropout: float | None = None) ->
         nn.Conv2d(channels, width, side, padding=side // 2), nn.GroupNorm(groups, width), nn.GELU()
     )
     return parts if dropout is None else parts.append(nn.Dropout(dropout))
-
-
-class DetailHead(nn.Module):
-    """From 1/4 of the image to its classes, with detail from the image itself (ours).
-
-    A token spans 4 x 4 pixels, so edges and small fields are lost to the encoder: the image joins at
-    half resolution, where convolutions cost a quarter, and classes come for 2 x 2 pixels at a time.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        half = width // 2
-        self.coarse = block(width, width, 3)
-        self.detail = nn.Sequential(
-            nn.PixelUnshuffle(2), block(4, half, 3), nn.Conv2d(half, width, 3, padding=1)
-        )
-        self.fine = block(width, width, 3)
-        self.classify = nn.Sequential(nn.Conv2d(width, 4 * classes, 1), nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """``x`` (B, width, H/4, W/4) and the image (B, 1, H, W) to logits (B, K, H, W)."""
-        x = resized(self.coarse(x), image.shape[-1] // 2) + self.detail(image)
-        logits: Tensor = self.classify(self.fine(x))
-        return logits
 
 
 def convolved(inputs: int, outputs: int) -> nn.Sequential:
@@ -104,6 +80,9 @@ class SkipHead(nn.Module):
         return logits
 
 
+SEEING: dict[str, type[nn.Module]] = {"skips": SkipHead}  # heads that take the image too
+
+
 class UPerNet(nn.Module):
     """UPerNet (Xiao et al. 2018) as the authors wire it to Swin, from their code.
 
@@ -126,9 +105,8 @@ class UPerNet(nn.Module):
         self.fuse = block(4 * width, width, 1, dropout)
         twice = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.head: nn.Module = nn.Conv2d(width, classes, 1)
-        if config.head in ("detail", "skips"):
-            head = DetailHead if config.head == "detail" else SkipHead
-            self.head = head(width, classes)
+        if config.head in SEEING:
+            self.head = SEEING[config.head](width, classes)
         elif config.head == "grown":
             self.head = nn.Sequential(
                 nn.Sequential(twice, *block(width, width, 3)),
@@ -147,9 +125,8 @@ class UPerNet(nn.Module):
         x3 = self.smooth[1](resized(x2, 2 * side) + resized(self.laterals[1](f2), 2 * side))
         x4 = self.smooth[0](resized(x3, 4 * side) + resized(self.laterals[0](f1), 4 * side))
         x = self.fuse(torch.cat([*(resized(x, 4 * side) for x in (x1, x2, x3)), x4], 1))
-        logits: Tensor = (
-            self.head(x, image) if isinstance(self.head, DetailHead | SkipHead) else self.head(x)
-        )
+        sees = isinstance(self.head, tuple(SEEING.values()))
+        logits: Tensor = self.head(x, image) if sees else self.head(x)
         return resized(logits, image.shape[-1])
 
 
