@@ -123,7 +123,9 @@ pasted = np.where(hidden, fill, seen)
 pictures = {"seen": seen, "without speckle": clean, "the fill": pasted}
 for ax, (title, db) in zip(axes[0], pictures.items(), strict=True):
     grey = st.show_backscatter(db, ax, title=title)
-for ax, (title, db) in zip(axes[1], list(pictures.items())[:2], strict=False):
+for ax, (title, db) in zip(
+    axes[1], {"seen": seen, "clean": clean}.items(), strict=False
+):
     off = np.where(hidden, fill - db, np.nan)
     drawn = ax.imshow(off, cmap="RdBu_r", vmin=-8, vmax=8)
     ax.set_axis_off()
@@ -518,7 +520,7 @@ display(pd.DataFrame(exhibits).set_index("exhibit"))
 lost = {k: -m["reference model"]["change"] for k, m in factors["museum"].items()}
 assert max(lost, key=lost.get) in ("DN", "linear power", "dB, not normalised")
 
-# %% mystnb={"figure": {"caption": "One simulated patch, its truth, and the reference model's map from seven ways to hand it over, the first of them right.", "name": "fig-museum"}, "image": {"alt": "Eight small maps: the truth, the map from normalised decibels, which agrees with it, and six maps from wrong units. DN, plain decibels and the wrong logarithm give maps of nearly one class, power a map of wrong ones; other statistics and gamma nought give maps that look right and differ in places."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "One simulated patch, its truth, and the reference model's map from seven ways to hand it over, the first of them right.", "name": "fig-museum"}, "image": {"alt": "Eight small maps: the truth, the map from normalised decibels, which agrees with it, and six maps from wrong units. DN, power, plain decibels and the wrong logarithm give maps of nearly one class; other statistics and gamma nought give maps that look right and differ in places."}} tags=["hide-input"]
 model, known = st.load_model("reference")
 own = datasets.Normalization(**known["normalization"])
 slips = {
