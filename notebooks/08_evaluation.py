@@ -345,7 +345,7 @@ table.style.format(shown, na_rep="–")
 # %% [markdown]
 # The forest and the two rows below it train no network and have no seed of weights; their interval knows the blocks alone.
 # Five seeds are few still, and intervals of so few are too narrow: read them as the least that there is of doubt.
-# A frozen encoder is no worse than one that is trained on, in a run this short, and even a *random* frozen one beats its trained twin. Who compares a new encoder with *scratch* alone compares it with a weak rival: the plain U-Net and the random frozen encoder are both ahead of that.
+# A frozen encoder is no worse than one that is trained on, in a run this short, and even a *random* frozen one beats its trained twin. Who compares a new encoder with *scratch* alone compares it with a weak rival: on these test blocks the plain U-Net and the random frozen encoder are both ahead of that.
 #
 # ## What is a difference, and what is not
 #
@@ -544,22 +544,24 @@ if (UNET, 0.01) in curve:  # what the text below says
 # %%
 fresh, held = next(u["world"] for u in units if u["world"].startswith("fresh")), {}
 for one_row, other in (
-    (REFERENCE, SCRATCH), (REFERENCE, UNET), ("SimMIM", SCRATCH), ("SAR-W-SimMIM", SCRATCH),
+    (REFERENCE, SCRATCH), (REFERENCE, UNET), (REFERENCE, "random forest"),
     ("MixMAE", "MixMAE's encoder, scratch"), ("SAR-W-MixMAE", "MixMAE's encoder, scratch"),
+    ("SimMIM", SCRATCH), ("SAR-W-SimMIM", SCRATCH), (UNET, SCRATCH),
+    ("SAR-W-SimMIM", "SimMIM"), ("SAR-W-MixMAE", "MixMAE"),
 ):  # fmt: skip
     for place in ("laptop", fresh):
-        a, b = runs(one_row, place), runs(other, place)
-        if set(a) & set(b):
-            d = paired(a, b)
-            said = as_text(d["miou"], d["miou_95"], "+")
-            held.setdefault(f"{one_row} minus {other}", {})[place] = said
-            assert d["seeds"] == 5
-    holds = d["miou_95"][0] > 0  # on the fresh world, what the text below says
-    assert holds == ("SimMIM" not in one_row)
+        d = paired(runs(one_row, place), runs(other, place))
+        said = as_text(d["miou"], d["miou_95"], "+")
+        held.setdefault(f"{one_row} minus {other}", {})[place] = said
+        assert d["seeds"] == 5
+    # On the fresh world, says the text below, the first five leads hold and no others.
+    assert (d["miou_95"][0] > 0) == (len(held) <= 5)
 pd.DataFrame(held).T.rename_axis("five seeds each")
 
 # %% [markdown]
-# The reference encoder's lead **holds**, and so does that of both short MixMAE pretrainings over their scratch. The lead of the short SimMIM pretrainings, whose interval left out 0 at home, does **not**: such is the use of a world that no choice has seen.
+# The reference encoder's lead **holds**, and so does that of both short MixMAE pretrainings over their scratch. The lead of the short SimMIM pretrainings, whose interval left out 0 at home, does **not**, and neither does that of the U-Net over scratch: such is the use of a world that no choice has seen. What the weight adds cannot be told from chance here either.
+#
+# Not everything was run again: frozen encoders, the weight of linear power and the longer runs have one world only.
 #
 # ## Real radar: Flevoland
 #
