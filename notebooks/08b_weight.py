@@ -117,7 +117,7 @@ image = torch.from_numpy((seen - norm.mean) / norm.std)[None, None].float()
 with torch.inference_mode():
     fill = pretrained(image, mask)[1][0, 0].numpy() * norm.std + norm.mean
 
-# %% mystnb={"figure": {"caption": "One simulated test patch: as the scene shows it, the same land without speckle, and the reference encoder's fill of the hidden cells; below, the error of the fill against each, hidden cells only; the number is the mean absolute error.", "name": "fig-clean"}, "image": {"alt": "Five panels. The noisy patch is grainy; the clean one shows smooth fields, roads and the texture of woods. The fill is smooth. Its error against the noisy patch is grain on top of large patches; against the clean one the grain is gone, and what is left are houses, woods and fields that the fill did not know of."}}
+# %% mystnb={"figure": {"caption": "One simulated test patch: as the scene shows it, the same land without speckle, and the reference encoder's fill of the hidden cells; below, the error of the fill against each, hidden cells only; the number is the mean absolute error.", "name": "fig-clean"}, "image": {"alt": "Five panels. The noisy patch is grainy; the clean one shows smooth fields, roads and the texture of woods. The fill is smooth. Its error against the noisy patch is grain on top of large patches; against the clean one the grain is gone, and what is left are houses, woods and fields that the fill did not know of."}} tags=["hide-input"]
 fig, axes = plt.subplots(2, 3, figsize=(9.6, 6.2), layout="constrained")
 pasted = np.where(hidden, fill, seen)
 pictures = {"seen": seen, "without speckle": clean, "the fill": pasted}
@@ -187,7 +187,7 @@ print(f"weighted median {heavy:.3f} dB")
 print(f"floor over deviation: {floor / q.std():.2f}")
 assert abs(floor - known["floor"]) < 0.02 and heavy < median
 
-# %% mystnb={"figure": {"caption": "Speckle of an even simulated field after halving, in dB about its mean power, with the best constant guess under the plain and the weighted loss (domain normalised, a patch between \u221230 and 0 dB).", "name": "fig-even-field"}, "image": {"alt": "A histogram of decibels, skewed towards dark, with its peak slightly above zero. Two vertical lines: the median just below zero, and the weighted median a little further to the left."}}
+# %% mystnb={"figure": {"caption": "Speckle of an even simulated field after halving, in dB about its mean power, with the best constant guess under the plain and the weighted loss (domain normalised, a patch between \u221230 and 0 dB).", "name": "fig-even-field"}, "image": {"alt": "A histogram of decibels, skewed towards dark, with its peak slightly above zero. Two vertical lines: the median just below zero, and the weighted median a little further to the left."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 ax.hist(q.ravel(), 120, range=(-9, 6), color="0.8", density=True)
 ax.axvline(median, color="#0072b2", label="median")
@@ -237,7 +237,7 @@ for loss, f in floors.items():
 #
 # By intensity, in ten equal groups of pixels. On the left groups are made by the *land's* level, on the right by the pixel as *seen*, as in [chapter 6](06_pretraining):
 
-# %% mystnb={"figure": {"caption": "Speckle's share of the loss by decile of intensity (reference encoder, simulated test patches), grouped by the land's level and by what is seen; bars hold 95 % of draws of blocks.", "name": "fig-floor"}, "image": {"alt": "Two charts of three lines over ten deciles. The three lines nearly coincide: speckle's share is highest in the middle, lower on the darkest land and lowest on the brightest."}}
+# %% mystnb={"figure": {"caption": "Speckle's share of the loss by decile of intensity (reference encoder, simulated test patches), grouped by the land's level and by what is seen; bars hold 95 % of draws of blocks.", "name": "fig-floor"}, "image": {"alt": "Two charts of three lines over ten deciles. The three lines nearly coincide: speckle's share is highest in the middle, lower on the darkest land and lowest on the brightest."}} tags=["hide-input"]
 styles = {
     "plain": ("0.45", "o", "-"),
     "weighted": ("#0072b2", "s", "-"),
@@ -283,7 +283,7 @@ display(frame.style.format("{:.2f}"))
 #
 # If the weight reduces "the impact of speckle", the last three should be a smaller share with it than without. The gradient is that of all parameters, of the trained reference encoder and of an untrained one.
 
-# %% mystnb={"figure": {"caption": "Speckle's share of the variance of the gradient between simulated patches, without and with the SAR weight: speckle in the cells that are seen, in those that are hidden, and both together; the rest is land. Black bars hold 95 % of draws of blocks for their sum.", "name": "fig-gradient"}, "image": {"alt": "Two charts of three stacked bars, for the reference and an untrained network: the shares of speckle in the gradient's variance. For the reference network most of it is speckle in the cells that are seen, for the untrained one in those that are hidden. Within each chart the bars are nearly alike, and their intervals overlap."}}
+# %% mystnb={"figure": {"caption": "Speckle's share of the variance of the gradient between simulated patches, without and with the SAR weight: speckle in the cells that are seen, in those that are hidden, and both together; the rest is land. Black bars hold 95 % of draws of blocks for their sum.", "name": "fig-gradient"}, "image": {"alt": "Two charts of three stacked bars, for the reference and an untrained network: the shares of speckle in the gradient's variance. For the reference network most of it is speckle in the cells that are seen, for the untrained one in those that are hidden. Within each chart the bars are nearly alike, and their intervals overlap."}} tags=["hide-input"]
 _, *parts = weight["gradient"]["parts"]  # the first is the land
 colours = dict(zip(parts, ("#56b4e9", "#e69f00", "0.6"), strict=True))
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.2), sharey=True, layout="constrained")
@@ -333,7 +333,7 @@ for kind, name in (("noisy", "what is seen"), ("clean", "the land")):
     )
 assert against["reference"]["clean"]["value"] < against["reference"]["noisy"]["value"]
 
-# %% mystnb={"figure": {"caption": "Error of the reference encoder by decile of the land's level, against what is seen and against the land (simulated test patches); and how far the fill lies off the land.", "name": "fig-against"}, "image": {"alt": "Left, two lines over ten deciles: the error against what is seen lies above that against the land, but for the brightest land, where both are large. Right, the signed error: the fill is too bright on the darkest land and too dark on the brightest."}}
+# %% mystnb={"figure": {"caption": "Error of the reference encoder by decile of the land's level, against what is seen and against the land (simulated test patches); and how far the fill lies off the land.", "name": "fig-against"}, "image": {"alt": "Left, two lines over ten deciles: the error against what is seen lies above that against the land, but for the brightest land, where both are large. Right, the signed error: the fill is too bright on the darkest land and too dark on the brightest."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
 for kind, name, colour, marker in (
     ("noisy", "against what is seen", "0.45", "o"),
