@@ -793,12 +793,10 @@ def probe_scores(layer, x, y):
 
 # %%
 probes, kept = {}, {}
+taught, asked = train.iloc[::4], val.iloc[::2]  # some, for time
 for name, each in encoders.items():
     look = partial(maps_of, each)
-    kept[name] = (
-        tokens(look, train.iloc[::2], every=13),
-        tokens(look, val.iloc[::2], every=5),
-    )
+    kept[name] = tokens(look, taught, every=7), tokens(look, asked, every=5)
     layer = probe(*kept[name][0])
     probes[name] = probe_scores(layer, *kept[name][1])
 table = pd.DataFrame(
@@ -819,10 +817,10 @@ assert probes["pretrained"]["miou"] > probes["random"]["miou"]
 # ## A tenth of the labels: frozen, fine-tuned, from scratch
 #
 # Labels are what costs, so the question is asked twice: with all of them, and with a tenth.
-# `labels=0.1` takes a tenth of the labelled patches, drawn so that every class keeps its share. Fewer patches make fewer steps an epoch; more epochs make up for some of that, not for all: the cell says how many steps are left.
+# `labels=0.1` takes a tenth of the labelled patches, drawn so that every class keeps its share. Fewer patches make fewer steps an epoch; more epochs make up for some of that, not for all: the cell says how many steps are left. The first time it trains for a minute or two.
 
 # %%
-less = {"labels": 0.1, "epochs": 8}
+less = {"labels": 0.1, "epochs": 6}
 models = profiles.data_dir() / "models"
 few_file = {
     "scratch": st.finetune(folder, models / "scratch-tenth", **less),
@@ -897,8 +895,11 @@ for one, other in (
 for r in results.values():
     assert r["miou"] > most["miou"]
 assert results["reference model"]["miou"] > results["fine-tuned"]["miou"]
+still = results["frozen encoder, a tenth"]["miou"]
+assert still > results["fine-tuned, a tenth"]["miou"] - 0.02  # what the text says
+assert results["fine-tuned, a tenth"]["miou"] > results["scratch, a tenth"]["miou"]
 
-# %% mystnb={"figure": {"caption": "mIoU on the simulated validation blocks with 95 % intervals from blocks drawn anew, one run each: with a tenth of the labels (open) and with all of them (filled).", "name": "fig-tenth"}, "image": {"alt": "Six points with horizontal error bars on an axis of mIoU. With a tenth of the labels scratch is lowest, frozen and fine-tuned encoders lie clearly above it; with all labels fine-tuned lies above scratch, by less; the reference model is far above all."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "mIoU on the simulated validation blocks with 95 % intervals from blocks drawn anew, one run each: with a tenth of the labels (open) and with all of them (filled).", "name": "fig-tenth"}, "image": {"alt": "Six points with horizontal error bars on an axis of mIoU. With a tenth of the labels scratch is lowest, the frozen and the fine-tuned encoder lie above it; with all labels fine-tuned lies above scratch, by less; the reference model is far above all."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
 for i, (name, r) in enumerate(results.items()):
     ends = np.abs(np.array(r["miou_95"])[:, None] - r["miou"])
@@ -914,9 +915,9 @@ plt.show()
 # %% [markdown]
 # The intervals know the chance of which land was looked at, not that of which seed was trained: this is **one run each**. [Chapter 8](08_evaluation) has five seeds of each share of labels, all with the same steps.
 #
-# With few labels and few steps the start decides most. The line that compares a tenth with pretraining to *all* labels without it also compares steps: scratch had several times as many there.
+# With few labels and few steps the start decides most. Yet pretraining does not make up for labels *and* steps: with a tenth of the one and a fraction of the other it stays behind scratch with all of them. At equal steps that turns round ([chapter 8](08_evaluation)).
 #
-# A frozen encoder is no poor cousin: in so few steps little is gained by moving the encoder. Why, this page does not measure.
+# A frozen encoder is no poor cousin: with few labels it does at least as well as the one that is trained on. Why, this page does not measure; a guess of **ours** is that large steps spoil good features before the decoder knows what it wants.
 #
 # The reference model had all labels, thousands of steps, and a head that sees the image.
 
@@ -1111,7 +1112,7 @@ for name, slip in slips.items():
         """The model, given what the slip makes of the decibels."""
         return reference(slip(z * own.std + own.mean))
 
-    units[name] = evaluation.scored(given, folder, val.iloc[::4], own, names)["miou"]
+    units[name] = evaluation.scored(given, folder, val.iloc[::8], own, names)["miou"]
 for name, miou in units.items():
     print(f"{name:<20} mIoU {miou:.3f}")
 assert max(units, key=units.get) == "as trained" and units["not normalised"] < 0.2
@@ -1135,7 +1136,7 @@ plt.show()
 #
 # Each has a `check` that takes *your* answer and says what it looks like. The cell that defines it is folded; so is a solution, run.
 #
-# **1.** A linear probe tells what is in the features, and it needs a rival. For each 4 × 4 token take the mean and the deviation of its pixels, fit `probe` on those (with `tokens(look, train.iloc[::2], 13)`), and score it with `probe_scores` on `tokens(look, val.iloc[::2], 5)`. What IoU do towns (`built-up`) reach, and what with the pretrained encoder's features? Then `check_towns(encoder=…, statistics=…)`.
+# **1.** A linear probe tells what is in the features, and it needs a rival. For each 4 × 4 token take the mean and the deviation of its pixels, fit `probe` on those (with `tokens(look, taught, 7)`), and score it with `probe_scores` on `tokens(look, asked, 5)`. What IoU do towns (`built-up`) reach, and what with the pretrained encoder's features? Then `check_towns(encoder=…, statistics=…)`.
 
 
 # %% tags=["hide-cell"]
@@ -1166,8 +1167,8 @@ def mean_and_deviation(images):
 
 
 kept["statistics"] = (
-    tokens(mean_and_deviation, train.iloc[::2], 13),
-    tokens(mean_and_deviation, val.iloc[::2], 5),
+    tokens(mean_and_deviation, taught, 7),
+    tokens(mean_and_deviation, asked, 5),
 )
 facts = {}
 for kind, source in (("encoder", "pretrained"), ("statistics", "statistics")):
@@ -1195,12 +1196,12 @@ check_towns(
 # more: its features know what lies around the token, and a town has streets and blocks.
 
 # %% [markdown]
-# **2.** How does the probe fare with fewer labels? Take `datasets.share(train.iloc[::2], st.HR_LULC, part, seed=0)` for half, a tenth and a fiftieth of the labelled patches, fit the probe on the pretrained encoder's tokens of these patches, and score it as above. What mIoU is left with a fiftieth? `check_labels(…)`.
+# **2.** How does the probe fare with fewer labels? Take `datasets.share(taught, st.HR_LULC, part, seed=0)` for half, a tenth and a twentieth of its patches, fit the probe on the pretrained encoder's tokens of these, and score it as above. What mIoU is left with a twentieth? `check_labels(…)`.
 
 
 # %% tags=["hide-cell"]
 def check_labels(miou):
-    """Say whether the mIoU with a fiftieth of the patches is right, or which mistake it looks like."""
+    """Say whether the mIoU with a twentieth of the patches is right, or which mistake it is."""
     if abs(miou - few_labels["patches"]) < 0.01:
         return print(f"Right: {miou:.3f}, against {few_labels['all']:.3f} with all.")
     if abs(miou - few_labels["tokens"]) < 0.01:
@@ -1211,27 +1212,27 @@ def check_labels(miou):
     if abs(miou - few_labels["all"]) < 0.01:
         return print("That is with all labels; did the share reach `probe`?")
     if abs(miou - few_labels["tenth"]) < 0.01:
-        return print("That is with a tenth. A fiftieth is a fifth of that.")
+        return print("That is with a tenth. A twentieth is half of that.")
     if abs(miou - (few_labels["all"] - few_labels["patches"])) < 0.01:
         return print("That is what is lost. What is left?")
-    print("No. Seed 0, the pretrained encoder's features, scored on val.iloc[::2]?")
+    print("No. Seed 0, the pretrained encoder's features, scored on `asked`?")
 
 
-half = train.iloc[::2].reset_index(drop=True)
+numbered = taught.reset_index(drop=True)
 (x, y), held = kept["pretrained"]
 few_labels, number = {}, {}
-for part in (1, 0.5, 0.1, 0.02):
-    chosen = datasets.share(half, st.HR_LULC, part, seed=0).index.tolist()
+for part in (1, 0.5, 0.1, 0.05):
+    chosen = datasets.share(numbered, st.HR_LULC, part, seed=0).index.tolist()
     number[part] = len(chosen)
     few_labels[part] = probe_scores(probe(x[chosen], y[chosen]), *held)["miou"]
 few_labels |= {"all": few_labels[1], "tenth": few_labels[0.1]}
-few_labels["patches"] = few_labels[0.02]
-few_labels["tokens"] = probe_scores(probe(x[:, 3::50], y[:, 3::50]), *held)["miou"]
+few_labels["patches"] = few_labels[0.05]
+few_labels["tokens"] = probe_scores(probe(x[:, 3::20], y[:, 3::20]), *held)["miou"]
 
 # %% tags=["hide-cell"]
 for part, patches in number.items():
     print(f"{patches:>4} patches: mIoU {few_labels[part]:.3f}")
-check_labels(few_labels[0.02])
+check_labels(few_labels[0.05])
 check_labels(few_labels["tokens"])  # a usual slip
 # A smaller share lies within a larger one, so the numbers can be compared. For the whole model
 # it is st.finetune(folder, out, encoder="reference", labels=0.5), as above with a tenth.
