@@ -452,15 +452,15 @@ best = trials.sort_values("miou.validation").groupby(["start", "steps"]).tail(1)
 number = trials.groupby(["start", "steps"]).size()
 best = best.set_index(["start", "steps"]).sort_index()
 best.insert(0, "trials", number)
-called = {"miou.validation": "validation mIoU", "settings.lr": "learning rate"}
-called |= {f"settings.{k}": k for k in ("loss", "head", "batch")}
-called |= {"settings.cw": "class weight", "settings.width": "decoder width"}
+called = {"miou.validation": "mIoU", "settings.lr": "rate"}
+called |= {f"settings.{k}": k for k in ("loss", "head", "width", "batch")}
+called |= {"settings.cw": "class weight"}
 shown = best[["trials", *called]].rename(columns=called)
 display(shown.style.format(precision=3, na_rep="–"))
 print(search["device"], search["date"], "|", search["limits"])
 
 # %% [markdown]
-# *Class weight* is the exponent of a class's rarity in the cross-entropy (a half is the root), *width* the channels of the decoder or U-Net, *skips* the head that sees the image.
+# *mIoU* is that of the validation patches, *rate* the learning rate at its highest, *class weight* the exponent of a class's rarity in the cross-entropy (a half is the root), *width* the channels of the decoder or U-Net, *skips* the head that sees the image.
 #
 # Read the table with its limits: sixteen trials a start, one seed each. It cannot rank networks finely. But settings that were tried from a pretrained encoder were tried from scratch as well:
 
