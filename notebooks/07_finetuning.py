@@ -291,7 +291,7 @@ plt.show()
 #
 # - the authors' (**code**) grows to full resolution in two steps of 3 × 3 convolutions;
 # - {cite:t}`xiao2018unified` name classes at the resolution of the features and enlarge those, which costs far less;
-# - **ours** lets the image itself join again, through the two finest scales of a U-Net, at a quarter and at half of its resolution. A token spans 4 × 4 pixels, so edges and small fields are lost to the encoder. (`DetailHead`, a lighter one of ours in the code below, was tried in the searches further down.)
+# - **ours** lets the image itself join again, through the two finest scales of a U-Net, at a quarter and at half of its resolution. A token spans 4 × 4 pixels, so edges and small fields are lost to the encoder. (A lighter one, `detail`, was tried in the searches further down.)
 
 # %%
 reference, its = st.load_model("reference")
@@ -519,7 +519,7 @@ plain = {
     "head grown": "the authors' head, grown to full resolution",
     "loss dice-focal, cw 0.0": "the paper's loss, Dice and focal",
     "merged True": "maps tapped after merging, as the authors do",
-    "head detail": "a head that sees the image (DetailHead, ours too)",
+    "head detail": "the lighter head that sees the image",
 }
 rows = {"the recipe": kept_recipe} | {
     plain[", ".join(f"{k} {v}" for k, v in r["changed"].items())]: r

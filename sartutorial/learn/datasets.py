@@ -180,13 +180,14 @@ def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -
     """
     found = common(rows) | {"size": int(rows["size"].iloc[0])}
     known = found | dict(given) | {"size": given["encoder"]["image_size"]}
+    found, known = (d | {"spacing": round(d["spacing"], 2)} for d in (found, known))
     unlike = {k: found[k] != known[k] for k in ("size", "quantity", "polarisation")}
     unlike["polarisation"] &= "unknown" not in (found["polarisation"], known["polarisation"])
     unlike["spacing"] = abs(found["spacing"] / known["spacing"] - 1) > SPACING
     one, other = (", ".join(f"{k} {d[k]}" for k in unlike if unlike[k]) for d in (known, found))
     if one:
         raise InputError(
-            f"{file}: was trained on patches of {one}, these have {other}; pretrain on these patches"
+            f"{file}: was trained on patches of {one}, these have {other}; train anew on these"
         )
 
 
