@@ -107,6 +107,13 @@ def described(doc: str) -> str:
     return "\n\n".join(lines)
 
 
+def written(signature: inspect.Signature) -> str:
+    """A signature as the source has it: types without quotes, texts with, a legend by its name."""
+    text = str(signature).replace(repr(st.HR_LULC), "HR_LULC")
+    text = re.sub(r"""(: |-> )(["'])(.*?)\2(?=,| =|\)|$)""", r"\1\3", text)
+    return text.replace("'", '"')
+
+
 def reference() -> str:
     """The public names of the package by their modules, with signature and docstring."""
     parts = []
@@ -117,7 +124,7 @@ def reference() -> str:
             if not callable(thing):
                 parts.append(f"### st.{name}\n\nThe {type(thing).__name__.lower()} {thing.name}.")
                 continue
-            signature = str(inspect.signature(thing)).replace("'", "")
+            signature = written(inspect.signature(thing))
             call = f"st.{name}{signature}"
             if len(call) > 70:  # a parameter a line
                 call = re.sub(r", (?=\w+:|\*)", ",\n    ", call).replace("(", "(\n    ", 1)

@@ -14,6 +14,8 @@
 # Each step of the book is a command, and each can be run again: it leaves alone what is done.
 
 # %%
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -40,31 +42,34 @@ from sartutorial.learn.encoders import config_of
 
 # %%
 work = tutorial.data_dir()
-# The command `sartutorial`, of the Python that runs this page.
-main = [sys.executable, "-c", "from sartutorial.cli import main; main()"]
-
-
-def sartutorial(command):
-    """Run a command of the package and show what it prints."""
-    print(f"$ sartutorial {command}")
-    arguments = [*main, *command.split()]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=work)
-    # Progress bars go where errors go, and are left out here.
-    errors = [e for e in done.stderr.splitlines() if e.startswith("sartutorial: ")]
-    print(done.stdout + "\n".join(errors))
-    return done.returncode
-
-
 tutorial.sampled()  # the commands below find their inputs, whichever chapter is opened first
-# Plain text for this page.
-os.environ |= {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
-os.environ.pop("FORCE_COLOR", None)
-assert sartutorial("--help") == 0
+# Of the Python that runs this page, and as plain text.
+command = [sys.executable, "-c", "import sartutorial; sartutorial._main()", "--help"]
+plain = os.environ | {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
+plain.pop("FORCE_COLOR", None)
+done = subprocess.run(command, capture_output=True, text=True, env=plain, check=True)
+print(done.stdout)
 
 # %% [markdown]
-# One scene through all raster steps, in a folder of its own:
+# One scene through all raster steps, in a folder of its own. So that the page need not start Python anew for each of them, the commands are run here by the function behind them:
+
 
 # %%
+def sartutorial(command):
+    """Run a command as a shell in the folder of data would: what it prints, and its exit code."""
+    print(f"$ sartutorial {command}")
+    code, said = 0, io.StringIO()
+    with contextlib.chdir(work), contextlib.redirect_stderr(said):
+        try:
+            cli.main(command.split())
+        except SystemExit as end:
+            code = end.code
+    # Progress bars go where errors go, and are left out here.
+    errors = [e for e in said.getvalue().splitlines() if e.startswith("sartutorial: ")]
+    print(*errors, sep="\n")
+    return code
+
+
 shutil.rmtree(work / "chain", ignore_errors=True)
 name = tutorial.scenes()[0].name
 for command in (
@@ -202,20 +207,20 @@ assert [p.name for p in (work / "chain" / "few").glob("*.tif")] == [name]
 # So scenes as small as ours are not worth a worker. The times hold for this page's machine, while it did whatever else it had to do:
 
 # %%
-took = {}
+took, few = {}, tutorial.scenes()[:4]
 for workers in (1, 2):
     out = work / "chain" / f"by-{workers}"
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    st.downsample(tutorial.scenes(), out, workers=workers)
+    st.downsample(few, out, workers=workers)
     took[workers] = time.perf_counter() - start
 for one in (work / "chain" / "by-1").glob("*.tif"):
     assert one.read_bytes() == (work / "chain" / "by-2" / one.name).read_bytes()
-many, start = len(tutorial.scenes()), max(took[2] - took[1] / 2, 0)
+many, to_start = len(few), max(took[2] - took[1] / 2, 0)
 print(f"{many} scenes, {os.cpu_count()} cores:", end=" ")
-print(f"{took[1]:.1f} s alone, {took[2]:.1f} s by two, {start:.1f} s of it to start")
+print(f"{took[1]:.1f} s alone, {took[2]:.1f} s by two, {to_start:.1f} s of it to start")
 print(
-    f"two, were they twice as quick once they run, would pay from {2 * start / took[1] * many:.0f} such scenes on"
+    f"two, were they twice as quick once they run, would pay from {2 * to_start / took[1] * many:.0f} such scenes on"
 )
 
 # %% [markdown]
