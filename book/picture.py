@@ -36,7 +36,8 @@ def main() -> None:
     fig, axes = plt.subplots(
         1, 4, figsize=(11, 3.9), width_ratios=[1, 1, 1, 0.36], layout="constrained"
     )
-    st.show_backscatter(radar, axes[0], "simulated scene, σ⁰")
+    image = st.show_backscatter(radar, axes[0], "simulated scene, σ⁰")
+    fig.colorbar(image, ax=axes[0], location="left", shrink=0.6, label="dB")
     label = st.read_classes(tutorial.labelled() / scene.name, max_size=SIDE)
     indices = label.legend.to_index(label.ids) + 1
     st.show_classes(indices, axes[1], "its land cover", legend=label.legend, training=True)

@@ -61,14 +61,25 @@ def classes_of(scene):
     return truth.legend.to_index(truth.ids) + 1
 
 
+def show_beside(images, part):
+    """Draw classes (name: ids) side by side, a part of each, with its width and a key."""
+    fig, axes = plt.subplots(
+        1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
+    )
+    free = axes[3 - len(images) : 3]
+    for ax, (name, ids) in zip(free, images.items(), strict=True):
+        st.show_classes(ids[part], ax, name, legend=legend)
+    width = len(range(*part[1].indices(ids.shape[1]))) * (part[1].step or 1)
+    kilometres = width * rasters.pixel_size(view.grid) / 1000
+    free[0].set_title(f"{free[0].get_title()}, {kilometres:.1f} km across")
+    st.show_legend(legend, axes[3])
+    return fig, axes
+
+
 merged = classes_of(scenes[0])
-fig, axes = plt.subplots(
-    1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
-)
-st.show_backscatter(view.db[::3, ::3], axes[0], "σ⁰")
-st.show_classes(merged[::3, ::3], axes[1], "labels", legend=legend)
-st.show_classes(mapped.ids[::3, ::3], axes[2], "map", legend=legend)
-st.show_legend(legend, axes[3])
+fig, axes = show_beside({"labels": merged, "map": mapped.ids}, np.s_[::3, ::3])
+image = st.show_backscatter(view.db[::3, ::3], axes[0], "σ⁰")
+fig.colorbar(image, ax=axes[0], location="left", shrink=0.6, label="dB")
 plt.show()
 
 # %% [markdown]
@@ -185,14 +196,9 @@ pd.DataFrame(shares, index=columns).T.style.format("{:.3f}").set_caption(
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The swath's western edge (simulated): the labels, the map where no data counts as the mean backscatter, and the map where it is mirrored.", "name": "fig-edge"}, "image": {"alt": "Three crops of the same slanted swath edge. In the middle one a band of wrong classes runs along the edge; in the right one the classes run up to the edge as in the labels."}}
 left = max(int(np.argmax(valid.any(0))) - 10, 0)
-crop = np.s_[:, left : left + 300]
-fig, axes = plt.subplots(1, 3, figsize=(11, 5), layout="constrained")
-for ax, name, image in (
-    (axes[0], "labels", truth),
-    (axes[1], "no data as the mean", forgotten),
-    (axes[2], "no data mirrored", kept),
-):
-    st.show_classes(np.where(valid, image, 0)[crop], ax, name, legend=legend)
+three = {"labels": truth, "no data as the mean": forgotten, "no data mirrored": kept}
+seen = {name: np.where(valid, image, 0) for name, image in three.items()}
+show_beside(seen, np.s_[:, left : left + 300])
 plt.show()
 
 # %% [markdown]
@@ -230,7 +236,7 @@ for name, image in (("side by side", butted), ("blended", blended)):
     known = (merged > 0) & (image > 0)
     print(f"{name:<13} {(image == merged)[known].mean():.4f} of the pixels are right")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A part of the map (simulated) where the seams show most: windows side by side, whose seams the ticks mark, the same with windows that overlap, and the labels.", "name": "fig-seams"}, "image": {"alt": "Three crops of the same land cover. In the left one patches of classes end in straight lines at the ticks; in the middle one they go on across these places, as in the labels on the right."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A part of the map (simulated) where the seams show most: windows side by side, whose seams the ticks mark, the same with windows that overlap, and the labels.", "name": "fig-seams"}, "image": {"alt": "Three crops of the same land cover. In the left one patches of classes end in straight lines at the ticks; in the middle one they go on across these places. The labels on the right show smaller fields, and a road that both miss in part."}}
 part = side + side // 2  # so that a seam is always inside
 differs = (butted != blended) & known
 top, left = max(
@@ -238,15 +244,10 @@ top, left = max(
     key=lambda at: differs[at[0] : at[0] + part, at[1] : at[1] + part].sum(),
 )
 crop = np.s_[top : top + part, left : left + part]
-fig, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-for ax, name, image in (
-    (axes[0], "side by side", butted),
-    (axes[1], "blended", blended),
-    (axes[2], "labels", merged),
-):
-    st.show_classes(image[crop], ax, name, legend=legend)
+three = {"side by side": butted, "blended": blended, "labels": merged}
+fig, axes = show_beside(three, crop)
+axes[0].set_axis_on()
 for axis, start in ((axes[0].xaxis, left), (axes[0].yaxis, top)):
-    axis.set_visible(True)
     axis.set_ticks(np.arange(-start % side, part, side) - 0.5, labels=[])
 plt.show()
 
@@ -350,8 +351,9 @@ table = st.estimate_areas(
 table.insert(2, "true", np.bincount(true, minlength=k + 1)[1:] / hectare)
 outside = (table["true"] < table["low"]) | (table["true"] > table["high"])
 print("true area outside of low to high:", ", ".join(table.index[outside]) or "none")
-table.iloc[:, :8].style.format("{:.0f}").set_caption(
-    "Pixels sampled of each class of the map, and hectares"
+shown = table.iloc[:, :8]
+shown.style.format("{:.1f}", subset=shown.columns[1:]).set_caption(
+    "Pixels sampled of each class of the map, and areas in hectares"
 )
 
 # %% [markdown]
@@ -418,10 +420,7 @@ top, left = max(
     itertools.product(tops, lefts),
     key=lambda at: changed[at[0] : at[0] + 250, at[1] : at[1] + 250].sum(),
 )
-fig, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-for ax, (name, image) in zip(axes, views.items(), strict=True):
-    crop = image[top : top + 250, left : left + 250]
-    st.show_classes(crop, ax, name, legend=legend)
+show_beside(views, np.s_[top : top + 250, left : left + 250])
 plt.show()
 lost = 1 - areas["map, sieved"] / areas["map"]
 worst = int(np.argmax(lost))
@@ -436,7 +435,7 @@ assert further > k / 2
 #
 # ## Its papers
 #
-# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for.
+# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for, and so do the map's own tags.
 
 # %%
 papers = st.describe_map(written[0], file, labels=labels / scenes[0].name)
@@ -471,7 +470,7 @@ st.web_map(
 # %% tags=["hide-input"]
 def check(answer, right, slips, near):
     """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
-    known = {f"Right: {right:.3g}.": right, **slips}
+    known = {f"Right: {right:,.4g}.": right, **slips}
     said = min(known, key=lambda text: abs(answer - known[text]))
     no = "No, and none of the usual mistakes either. Read the question again."
     print(said if abs(answer - known[said]) <= near else no)
@@ -560,7 +559,7 @@ print(
 assert (mapped.ids == merged)[known & (confidence < 50)].mean() < accuracy
 
 # %% [markdown]
-# **3.** Draw the same number of pixels, `sample.sum()`, at random from the whole map instead of class by class. How many of them do you expect to be solar panels in the map: `check_expected(…)`? Draw them, and say what the sample tells of that class's accuracy.
+# **3.** Draw the same number of pixels, `sample.sum()`, at random from the whole map instead of class by class. How many of them do you expect to be solar panels in the map: `check_expected(…)`? Draw them, and say how well the sample tells that class's *users' accuracy*: of what the map calls so, the share that is so.
 
 # %% tags=["hide-cell"]
 rare = legend.names.index("solar panel")

@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,12 +44,12 @@ from sartutorial.learn.encoders import config_of
 # %%
 work = tutorial.data_dir()
 tutorial.sampled()  # the commands below find their inputs, whichever chapter is opened first
-# Of the Python that runs this page, and as plain text.
+# Of the Python that runs this page, and as plain text, without colours and frames.
 command = [sys.executable, "-c", "import sartutorial; sartutorial._main()", "--help"]
 plain = os.environ | {"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
 plain.pop("FORCE_COLOR", None)
 done = subprocess.run(command, capture_output=True, text=True, env=plain, check=True)
-print(done.stdout)
+print(re.sub(" *│$|[╭─╮│╰╯]", "", done.stdout, flags=re.MULTILINE))
 
 # %% [markdown]
 # One scene through all raster steps, in a folder of its own. So that the page need not start Python anew for each of them, the commands are run here by the function behind them:
@@ -157,7 +158,11 @@ fig, axes = plt.subplots(
     1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
 )
 for ax, title, ids in (
-    (axes[0], "labels", true),
+    (
+        axes[0],
+        f"labels, {SIDE * rasters.pixel_size(halved.grid) / 1000:.1f} km across",
+        true,
+    ),
     (axes[1], f"halved: {shares['halved']:.0%} right", halved.ids),
     (axes[2], f"not halved: {shares['not halved']:.0%} right", unhalved.ids),
 ):
@@ -240,7 +245,7 @@ print(
 # | HR-LULC v25.04, smaller tiles | open; © JAXA | JAXA Earth, `JAXA.EORC_ALOS_HRLULC.v25.04_japan`, without registration | `hrlulc/`, or a URL | as above | one id more (15, unlabelled here: **ours**); scores do not compare with v23.12's |
 # | ESA WorldCover 2021 or 2020, 10 m | `CC BY 4.0`; © ESA WorldCover project, contains modified Copernicus Sentinel data | its [site](https://esa-worldcover.org) | `landcover/` | `label --legend worldcover` | 11 classes of its own, anywhere on Earth: another legend, another model |
 #
-# The folders are those that the recipes look in, below `data:`; every command takes any other path as well. All radar products but the first are **open**: whoever has no agreement can still do all steps, ten times coarser. A mosaic's pixels are degrees, so they are smaller on the ground the farther from the equator; one set of patches, and one model, takes spacings that differ by 5 %: from 30° to 37° N, say, but not all of Japan at once.
+# The folders are those that the recipes look in, below `data:`; every command takes any other path as well, and where it reads rasters a URL (`https://…`, `s3://…`), of which it fetches the blocks that it needs. All radar products but the first are **open**: whoever has no agreement can still do all steps, ten times coarser. A mosaic's pixels are degrees, so they are smaller on the ground the farther from the equator; one set of patches, and one model, takes spacings that differ by 5 %: from 30° to 37° N, say, but not all of Japan at once.
 #
 # The declared nodata value matters: in a real mosaic tile that declares 1, taking 0 instead turns its no-data pixels into numbers.
 # `st.read_db` heeds what the file declares, and so does every step that reads a scene. A tiny tile, made up, under a mosaic's name:
