@@ -24,21 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
-import torch
 from rasterio.transform import from_origin
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 import sartutorial as st
 from sartutorial import cli, profiles, rasters, tutorial
-from sartutorial.learn import pretraining, training
 from sartutorial.learn.encoders import config_of
 
 # %%
@@ -463,6 +457,15 @@ assert alone / 8 < 72 and tuned / 8 < 48
 # First the roof, measured with a product of matrices and a copy, in the precision that training would choose here:
 
 # %%
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from sartutorial.learn import pretraining, training
+
 device = "cuda" if torch.cuda.is_available() else "cpu"
 half_precision = training.precision() == "bf16-mixed"
 dtype = torch.bfloat16 if half_precision else torch.float32
