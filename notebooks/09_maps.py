@@ -70,7 +70,7 @@ def show_beside(images, part):
     for ax, (name, ids) in zip(free, images.items(), strict=True):
         st.show_classes(ids[part], ax, name, legend=legend)
     width = len(range(*part[1].indices(ids.shape[1]))) * (part[1].step or 1)
-    kilometres = width * rasters.pixel_size(view.grid) / 1000
+    kilometres = width * st.pixel_size(view.grid) / 1000
     free[0].set_title(f"{free[0].get_title()}, {kilometres:.1f} km across")
     st.show_legend(legend, axes[3])
     return fig, axes
@@ -97,7 +97,8 @@ print(evaluation.scores(confusion, legend.names))
 # %%
 built = next(c.id for c in legend.classes if c.name == "built-up")
 towns, number = ndimage.label(merged == built)
-ids, hectare = np.arange(1, number + 1), 1e4 / rasters.pixel_size(view.grid) ** 2
+ids = np.arange(1, number + 1)
+hectare = 1e4 / st.pixel_size(view.grid) ** 2  # in pixels
 size = ndimage.sum_labels(towns > 0, towns, ids)
 share = ndimage.mean(mapped.ids == built, towns, ids)[size >= 2 * hectare]
 print(f"{(share > 0.5).sum()} of {len(share)} towns are there")
@@ -345,9 +346,7 @@ for c in range(1, k + 1):
     at = rng.choice(at, min(100, len(at)), replace=False)
     sample[c - 1] = np.bincount(true[at] - 1, minlength=k)
 pixels = np.bincount(found, minlength=k + 1)[1:]
-table = st.estimate_areas(
-    sample, pixels, legend.names, pixel=rasters.pixel_size(view.grid) ** 2 / 1e4
-)
+table = st.estimate_areas(sample, pixels, legend.names, pixel=1 / hectare)
 table.insert(2, "true", np.bincount(true, minlength=k + 1)[1:] / hectare)
 outside = (table["true"] < table["low"]) | (table["true"] > table["high"])
 print("true area outside of low to high:", ", ".join(table.index[outside]) or "none")

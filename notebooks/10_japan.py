@@ -154,7 +154,7 @@ fig, axes = plt.subplots(
 for ax, title, ids in (
     (
         axes[0],
-        f"labels, {SIDE * rasters.pixel_size(halved.grid) / 1000:.1f} km across",
+        f"labels, {SIDE * st.pixel_size(halved.grid) / 1000:.1f} km across",
         true,
     ),
     (axes[1], f"halved: {shares['halved']:.0%} right", halved.ids),
