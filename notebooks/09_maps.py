@@ -354,10 +354,9 @@ pixels = np.bincount(found, minlength=k + 1)[1:]
 table = st.estimate_areas(sample, pixels, legend.names, pixel=1 / hectare)
 table.insert(2, "true", np.bincount(true, minlength=k + 1)[1:] / hectare)
 outside = (table["true"] < table["low"]) | (table["true"] > table["high"])
-print("true area outside of low to high:", ", ".join(table.index[outside]) or "none")
-shown = table.iloc[:, :8]
-shown.style.format("{:.1f}", subset=shown.columns[1:]).set_caption(
-    "Pixels sampled of each class of the map, and areas in hectares"
+print(f"true area outside of low to high: {', '.join(table.index[outside]) or 'none'}")
+table.iloc[:, 1:8].style.format("{:.1f}").set_caption(
+    f"Areas in hectares, from {sample.sum()} pixels"
 )
 
 # %% [markdown]
