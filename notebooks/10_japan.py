@@ -147,7 +147,7 @@ for how, share in shares.items():
     print(f"{how}: {share:.3f} of the pixels are right")
 assert shares["not halved"] < shares["halved"] - 0.05
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same ground (simulated): its labels, the map of the halved scene, and the map of the scene at 2.5 m whose file says 5 m.", "name": "fig-unhalved"}, "image": {"alt": "Three square maps of the same ground in nine colours, with a key. The second resembles the first. In the third, fields have turned into bare land and grassland, and forest is sprinkled with built-up spots."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same ground (simulated): its labels, the map of the halved scene, and the map of the scene at 2.5 m whose file says 5 m.", "name": "fig-unhalved"}, "image": {"alt": "Three square maps of the same ground in nine colours, with a key. The second resembles the first. The third is mostly built-up and bare land, with spots of forest, wetland and grassland."}}
 fig, axes = plt.subplots(
     1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
 )
