@@ -53,18 +53,24 @@ print(re.sub(" *│$|[╭─╮│╰╯]", "", done.stdout, flags=re.MULTILINE)
 def sartutorial(command):
     """Run a command as a shell in the folder of data would: what it prints, and its exit code."""
     print(f"$ sartutorial {command}")
-    code, said = 0, io.StringIO()
-    with contextlib.chdir(work), contextlib.redirect_stderr(said):
+    code, out, said = 0, io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(work),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(said),
+    ):
         try:
             cli.main(command.split())
         except SystemExit as end:
             code = end.code
-    # Progress bars go where errors go, and are left out here.
-    errors = [e for e in said.getvalue().splitlines() if e.startswith("sartutorial: ")]
-    print(*errors, sep="\n")
+    # A wide table is cut; progress bars go where errors go, and are left out here.
+    lines = [t if len(t) < 100 else f"{t[:81]} …" for t in out.getvalue().splitlines()]
+    lines += [e for e in said.getvalue().splitlines() if e.startswith("sartutorial: ")]
+    print(*lines, "", sep="\n")
     return code
 
 
+# %%
 shutil.rmtree(work / "chain", ignore_errors=True)
 name = tutorial.scenes()[0].name
 for command in (
