@@ -49,8 +49,9 @@ def exhibits(path: Path) -> list[tuple[str, str, list[Any]]]:
     return found
 
 
-def exhibit(chapter: str, number: int, heading: str, words: str, cells: list[Any]) -> str:
+def exhibit(chapter: str, room: str, number: int, shown: tuple[str, str, list[Any]]) -> str:
     """A mistake as the museum shows it: what it is, what it cost in this run, its first picture."""
+    heading, words, cells = shown
     name = heading.removeprefix(MISTAKE.removeprefix("## "))
     words = re.sub(r"\]\((\d\d_)", r"](../notebooks/\1", words)
     printed, picture = [], ""
@@ -72,7 +73,7 @@ def exhibit(chapter: str, number: int, heading: str, words: str, cells: list[Any
                 )
     link = f'<a href="../notebooks/{chapter}.html#{anchor(heading)}">where it is made</a>'
     title = f"### {name[0].upper()}{name[1:]}"
-    parts = (title, words, f"In [chapter {int(chapter[:2])}](../notebooks/{chapter}): {link}.")
+    parts = (title, words, f"In [{room}](../notebooks/{chapter}): {link}.")
     return "\n\n".join([*parts, *printed, *([picture] if picture else [])])
 
 
@@ -80,10 +81,11 @@ def museum() -> str:
     """Every mistake that the chapters make on purpose, with what these runs measured."""
     rooms = []
     for path in sorted((SOURCE / "notebooks").glob("[0-9]*.ipynb")):
-        shown = [exhibit(path.stem, i, *each) for i, each in enumerate(exhibits(path), 1)]
-        title = next(iter(nbformat.read(path, as_version=4).cells)).source.splitlines()[0]
+        first = next(iter(nbformat.read(path, as_version=4).cells)).source
+        room = first.splitlines()[0].removeprefix("# ")
+        shown = [exhibit(path.stem, room, i, each) for i, each in enumerate(exhibits(path), 1)]
         if shown:
-            rooms.append("\n\n".join([f"## {title.removeprefix('# ')}", *shown]))
+            rooms.append("\n\n".join([f"## {room}", *shown]))
     return "\n\n".join(rooms)
 
 
@@ -105,6 +107,13 @@ def described(doc: str) -> str:
     return "\n\n".join(lines)
 
 
+def written(signature: inspect.Signature) -> str:
+    """A signature as the source has it: types without quotes, texts with, a legend by its name."""
+    text = str(signature).replace(repr(st.HR_LULC), "HR_LULC")
+    text = re.sub(r"""(: |-> )(["'])(.*?)\2(?=,| =|\)|$)""", r"\1\3", text)
+    return text.replace("'", '"')
+
+
 def reference() -> str:
     """The public names of the package by their modules, with signature and docstring."""
     parts = []
@@ -115,7 +124,7 @@ def reference() -> str:
             if not callable(thing):
                 parts.append(f"### st.{name}\n\nThe {type(thing).__name__.lower()} {thing.name}.")
                 continue
-            signature = str(inspect.signature(thing)).replace("'", "")
+            signature = written(inspect.signature(thing))
             call = f"st.{name}{signature}"
             if len(call) > 70:  # a parameter a line
                 call = re.sub(r", (?=\w+:|\*)", ",\n    ", call).replace("(", "(\n    ", 1)

@@ -2,7 +2,7 @@
 # # Maps
 #
 # ```{admonition} This chapter
-# **You will** slide the model over two whole scenes, keep it honest at the edge of the data, ask where it doubts, estimate areas with intervals, and lay it all over the radar image in the browser.
+# **You will** slide the model over two whole scenes, keep it honest at the edge of the data, ask where it doubts, estimate areas with intervals, join maps and take small patches out, and lay it all over the radar image in the browser.
 #
 # **You need** [chapter 7](07_finetuning).
 #
@@ -36,13 +36,15 @@ written = st.predict(scenes, file, work / "maps", confidence=True)
 print(*[path.name for path in written], sep="\n")
 
 # %% [markdown]
-# A map is a Cloud-Optimized GeoTIFF on the scene's grid: class index + 1, 0 for no data, with the class colours inside, so that QGIS shows it right, and the names, which `st.read_classes` reads.
+# A map is a GeoTIFF on the scene's grid: class index + 1, 0 for no data. The class colours are inside, so that QGIS and other programs for maps (GIS) show it right, and so are the names, which `st.read_classes` reads.
+# It is Cloud-Optimized (COG): cut into tiles, with smaller copies of itself inside, the overviews, so that a program reads only what it shows, from far away too.
+#
 # It is made strip by strip: memory does not grow with the scene's length, and a run that was killed goes on from its last strip.
 # Scenes do not depend on each other: `workers=2` (`--workers 2`) takes two at a time, and `--scheduler ADDRESS` hands them to a dask cluster; where there are several GPUs, each worker takes its own.
 
 # %%
 with rasterio.open(written[0]) as found:
-    print(found.tags(ns="IMAGE_STRUCTURE"), found.overviews(1))
+    print(found.tags(ns="IMAGE_STRUCTURE"), "overviews, one in", found.overviews(1))
 view, mapped = st.read_db(scenes[0]), st.read_classes(written[0])
 legend = mapped.legend  # the model's training classes, as ids 1, 2, 3, ...
 print(", ".join(f"{c.id} {c.name}" for c in legend.classes))
@@ -59,20 +61,31 @@ def classes_of(scene):
     return truth.legend.to_index(truth.ids) + 1
 
 
+def show_beside(images, part):
+    """Draw classes (name: ids) side by side, a part of each, with its width and a key."""
+    fig, axes = plt.subplots(
+        1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
+    )
+    free = axes[3 - len(images) : 3]
+    for ax, (name, ids) in zip(free, images.items(), strict=True):
+        st.show_classes(ids[part], ax, name, legend=legend)
+    width = len(range(*part[1].indices(ids.shape[1]))) * (part[1].step or 1)
+    kilometres = width * st.pixel_size(view.grid) / 1000
+    free[0].set_title(f"{free[0].get_title()}, {kilometres:.1f} km across")
+    st.show_legend(legend, axes[3])
+    return fig, axes
+
+
 merged = classes_of(scenes[0])
-fig, axes = plt.subplots(
-    1, 4, figsize=(12, 3.9), width_ratios=[1, 1, 1, 0.35], layout="constrained"
-)
-st.show_backscatter(view.db[::3, ::3], axes[0], "σ⁰")
-st.show_classes(merged[::3, ::3], axes[1], "labels", legend=legend)
-st.show_classes(mapped.ids[::3, ::3], axes[2], "map", legend=legend)
-st.show_legend(legend, axes[3])
+fig, axes = show_beside({"labels": merged, "map": mapped.ids}, np.s_[::3, ::3])
+image = st.show_backscatter(view.db[::3, ::3], axes[0], "σ⁰")
+fig.colorbar(image, ax=axes[0], location="left", shrink=0.6, label="dB")
 plt.show()
 
 # %% [markdown]
 # ## How good is it?
 #
-# On all labelled pixels of these scenes, *including those that were trained on*: this describes the map, it does not test the model ([chapter 8](08_evaluation) does).
+# On all labelled pixels of these scenes, *including those that were trained on*: this describes the map, it does not test the model ([chapter 8](08_evaluation) does). The line *majority* is what a map of nothing but the most frequent class would score.
 
 # %%
 confusion = sum(reports.agreement(path, labels / path.name) for path in written)
@@ -84,7 +97,8 @@ print(evaluation.scores(confusion, legend.names))
 # %%
 built = next(c.id for c in legend.classes if c.name == "built-up")
 towns, number = ndimage.label(merged == built)
-ids, hectare = np.arange(1, number + 1), 1e4 / rasters.pixel_size(view.grid) ** 2
+ids = np.arange(1, number + 1)
+hectare = 1e4 / st.pixel_size(view.grid) ** 2  # in pixels
 size = ndimage.sum_labels(towns > 0, towns, ids)
 share = ndimage.mean(mapped.ids == built, towns, ids)[size >= 2 * hectare]
 print(f"{(share > 0.5).sum()} of {len(share)} towns are there")
@@ -100,7 +114,7 @@ assert (share > 0.5).mean() > 0.5
 tutorial.show_source(inference.mirrored)
 
 # %% [markdown]
-# So beside the edge the map is as good as elsewhere. We measure it by the distance to the nearest pixel without data, for water and for land.
+# Is the map as good beside the edge as elsewhere? We measure it by the distance to the nearest pixel without data, for water and for land.
 
 # %%
 EDGES = [0, 8, 16, 32, np.inf]
@@ -126,13 +140,15 @@ for scene, path in zip(scenes, written, strict=True):
     image = st.read_classes(path).ids
     for name, both in right_by_distance(image, classes_of(scene), image > 0).items():
         counts[name] = counts[name] + both
-columns = [f"{a} to {b} px" for a, b in itertools.pairwise(EDGES)]
+columns = [f"{a} to {b} px" for a, b in itertools.pairwise(EDGES[:-1])] + ["beyond"]
 right = pd.DataFrame(
     {name: both[0] / both[1] for name, both in counts.items()}, index=columns
 )
 near, far = counts["water"][:, :2].sum(1), counts["water"][:, 2:].sum(1)
 assert near[0] / near[1] > far[0] / far[1] - 0.02  # two points
-right.T.style.format("{:.3f}")
+right.T.style.format("{:.3f}").set_caption(
+    "Share that is right, by distance to no data"
+)
 
 # %% [markdown]
 # ## Wrong on purpose: no data forgotten
@@ -179,28 +195,26 @@ pd.DataFrame(shares, index=columns).T.style.format("{:.3f}").set_caption(
     "Land that is right, by distance to no data"
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The swath's western edge (simulated): the labels, the map where no data counts as the mean backscatter, and the map where it is mirrored.", "name": "fig-edge"}, "image": {"alt": "Three crops of the same slanted swath edge. In the middle one a band of wrong classes runs along the edge; in the right one the classes run up to the edge as in the labels."}}
-left = max(int(np.argmax(valid.any(0))) - 10, 0)
-crop = np.s_[:, left : left + 300]
-fig, axes = plt.subplots(1, 3, figsize=(11, 5), layout="constrained")
-for ax, name, image in (
-    (axes[0], "labels", truth),
-    (axes[1], "no data as the mean", forgotten),
-    (axes[2], "no data mirrored", kept),
-):
-    st.show_classes(np.where(valid, image, 0)[crop], ax, name, legend=legend)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A part of the swath's edge (simulated) where it matters most: the labels, the map where no data counts as the mean backscatter, and the map where it is mirrored.", "name": "fig-edge"}, "image": {"alt": "Three crops of the same slanted swath edge. In the middle one a band of cropland runs along the edge, over grassland and forest; in the right one the classes run up to the edge as in the labels."}}
+small = 128
+worse = valid & (truth > 0) & (forgotten != truth) & (kept == truth)
+row, column = max(
+    itertools.product(*(range(0, n - small + 1, 16) for n in worse.shape)),
+    key=lambda at: worse[at[0] : at[0] + small, at[1] : at[1] + small].sum(),
+)
+three = {"labels": truth, "no data as the mean": forgotten, "no data mirrored": kept}
+seen = {name: np.where(valid, image, 0) for name, image in three.items()}
+show_beside(seen, np.s_[row : row + small, column : column + small])
 plt.show()
 
 # %% [markdown]
 # ## Wrong on purpose: no overlap
 #
-# Lay the windows side by side instead, with no rim left out, and compare the class changes along the seams with those 20 to 60 pixels off.
+# Lay the windows side by side instead, with no rim left out, and count how often the class changes from one column to the next: at the seams, over 20 to 60 pixels beside them. Where no seam shows, that is 1.
 
 # %%
-butted, blended = (
-    whole(scenes[0], inference.windows(side, step=side, rim=0)),
-    mapped.ids,
-)
+butted = whole(scenes[0], inference.windows(side, step=side, rim=0))
+blended = mapped.ids
 seams = np.arange(side, butted.shape[1] - side, side)
 
 
@@ -228,10 +242,25 @@ for name, image in (("side by side", butted), ("blended", blended)):
     known = (merged > 0) & (image > 0)
     print(f"{name:<13} {(image == merged)[known].mean():.4f} of the pixels are right")
 
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A part of the map (simulated) where the seams show most: windows side by side, whose seams the ticks mark, the same with windows that overlap, and the labels.", "name": "fig-seams"}, "image": {"alt": "Three crops of the same land cover. In the left one patches of classes end in straight lines at the ticks; in the middle one they go on across these places. The labels on the right show smaller fields, and a road that both miss in part."}}
+part = side + side // 2  # so that a seam is always inside
+differs = (butted != blended) & known
+top, left = max(
+    itertools.product(*(range(0, n - part, side // 2) for n in differs.shape)),
+    key=lambda at: differs[at[0] : at[0] + part, at[1] : at[1] + part].sum(),
+)
+crop = np.s_[top : top + part, left : left + part]
+three = {"side by side": butted, "blended": blended, "labels": merged}
+fig, axes = show_beside(three, crop)
+axes[0].set_axis_on()
+for axis, start in ((axes[0].xaxis, left), (axes[0].yaxis, top)):
+    axis.set_ticks(np.arange(-start % side, part, side) - 0.5, labels=[])
+plt.show()
+
 # %% [markdown]
 # ## Where does it doubt?
 #
-# With `confidence=True` (`--confidence`), a second file lies beside the map. Its bands say what they are:
+# With `confidence=True` (`--confidence`), a second file lies beside the map. Its bands say what they are; outside the training range is what lies more than three standard deviations off the training's mean.
 
 # %%
 doubts = written[0].with_suffix(".confidence.tif")
@@ -242,8 +271,8 @@ codes, number = np.unique(validity[validity < 255], return_counts=True)
 print(dict(zip(codes.tolist(), (number / number.sum()).round(4).tolist(), strict=True)))
 
 # %% [markdown]
-# Is a confidence of 80 % right in 80 % of the cases? The expected calibration error is the mean distance between the two, weighted by pixels.
-# Again, some of these pixels were trained on, so the map looks surer of itself than new land would find it.
+# Is a confidence of 80 % right in 80 % of the cases? We sort the pixels by confidence into steps of ten percent, and compare. The expected calibration error is the mean distance between the two, weighted by pixels.
+# Again, some of these pixels were trained on: on new land the two will lie further apart.
 
 # %%
 known = (merged > 0) & (mapped.ids > 0)
@@ -261,11 +290,12 @@ pd.DataFrame(
         "pixels": number[there] / number.sum(),
         "confidence": (said / np.maximum(number, 1))[there],
         "right": (hits / np.maximum(number, 1))[there],
-    }
+    },
+    index=[f"{10 * i} to {10 * i + 10} %" for i in np.flatnonzero(there)],
 ).style.format("{:.3f}")
 
 # %% [markdown]
-# Training asks a network to be right, not to be as sure as it is right. What `finetune` adds to mend that is **ours**: it divides the logits by one number, the temperature, at which the cross-entropy of the *validation* patches is least {cite:p}`guo2017calibration`. The order of the classes stays what it was.
+# Training asks a network to be right, not to be as sure as it is right. What `finetune` adds to mend that is **ours**, after {cite:t}`guo2017calibration`: it divides the logits by one number, the temperature, at which the cross-entropy of the *validation* patches is least. The order of the classes stays what it was.
 # On the test blocks, which neither training nor temperature has seen:
 
 # %%
@@ -307,7 +337,9 @@ assert in_map >= alone["accuracy"]
 # ## How large is each class?
 #
 # Counting the map's pixels gives areas with the map's errors in them. The recommended way is a sample, drawn class by class of the map, whose true classes somebody looks up; here the labels tell.
-# The estimator and its interval are those of the good-practice paper {cite:p}`olofsson2014good`. The interval is an approximation for large samples; the exact one beside it is ours, made of Clopper and Pearson's.
+#
+# The estimator and its interval, *low* to *high*, are those of the good-practice paper {cite:p}`olofsson2014good`. The interval is an approximation for large samples.
+# The exact one beside it is **ours**: Clopper and Pearson's interval of a share, which follows from counting alone, for each class of the map, added up.
 
 # %%
 rng = np.random.default_rng(0)
@@ -319,14 +351,16 @@ for c in range(1, k + 1):
     at = rng.choice(at, min(100, len(at)), replace=False)
     sample[c - 1] = np.bincount(true[at] - 1, minlength=k)
 pixels = np.bincount(found, minlength=k + 1)[1:]
-table = st.estimate_areas(
-    sample, pixels, legend.names, pixel=rasters.pixel_size(view.grid) ** 2 / 1e4
-)
+table = st.estimate_areas(sample, pixels, legend.names, pixel=1 / hectare)
 table.insert(2, "true", np.bincount(true, minlength=k + 1)[1:] / hectare)
-table.iloc[:, :8].style.format("{:.0f}").set_caption("Hectares")
+outside = (table["true"] < table["low"]) | (table["true"] > table["high"])
+print(f"true area outside of low to high: {', '.join(table.index[outside]) or 'none'}")
+table.iloc[:, 1:8].style.format("{:.1f}").set_caption(
+    f"Areas in hectares, from {sample.sum()} pixels"
+)
 
 # %% [markdown]
-# How far may one trust the intervals? The simulator knows the truth, so we can count: `python -m experiments.area_coverage` draws a thousand such samples and looks how often each interval holds the true area. It should be 95 %.
+# How far may one trust the intervals? The simulator knows the truth, so we can count: `python -m experiments.area_coverage` draws a thousand such samples of the maps of both scenes and looks how often each interval holds the true area. It should be 95 %.
 
 # %%
 coverage = json.loads(profiles.book_file("results/area_coverage.json").read_text())
@@ -348,7 +382,7 @@ assert exact.min().min() >= 0.95 - 0.02 and normal.min().min() < 0.9
 held.style.format("{:.2f}")
 
 # %% [markdown]
-# With small samples the normal interval misses the true area of some classes far more often than it says: a sample that holds none of the few hidden pixels takes them for impossible.
+# With small samples the normal interval misses the true area of some classes far more often than it says: where a few pixels of a rare class hide among those of a large one, a sample that meets none of them takes them for impossible.
 # The exact one keeps its word and more: it is wider than it need be, for rare classes many times their area. A larger sample helps both.
 #
 # ## One map of a region
@@ -389,21 +423,22 @@ top, left = max(
     itertools.product(tops, lefts),
     key=lambda at: changed[at[0] : at[0] + 250, at[1] : at[1] + 250].sum(),
 )
-fig, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-for ax, (name, image) in zip(axes, views.items(), strict=True):
-    crop = image[top : top + 250, left : left + 250]
-    st.show_classes(crop, ax, name, legend=legend)
+show_beside(views, np.s_[top : top + 250, left : left + 250])
 plt.show()
 lost = 1 - areas["map, sieved"] / areas["map"]
 worst = int(np.argmax(lost))
 print(f"{legend.names[worst]} loses {lost[worst]:.0%} of its area")
+off = {name: np.abs(areas[name] - areas["labels"]) for name in ("map", "map, sieved")}
+further = (off["map, sieved"] > off["map"]).sum()
+print(f"{further} of {k} areas are further from the true ones than before")
+assert further > k / 2
 
 # %% [markdown]
-# The map is calmer, and what it shows of a class is even less what there is of it: a class of small patches loses its area to those around it, a thin river breaks where the map had gaps in it, and the labels themselves hold many patches below the unit. So areas are estimated on the map as it was predicted, and the sieve comes last. What it leaves of the small ones are those that no data or nothing but other small ones surround. Confidence stays that of the map before it.
+# The map is calmer, and most of its areas are worse: a class of small patches loses to those around it, a thin river breaks where the map had gaps in it, and the labels themselves hold many patches below the unit. So areas are estimated on the map as it was predicted, and the sieve comes last. What it leaves of the small ones are those that no data or nothing but other small ones surround.
 #
 # ## Its papers
 #
-# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for.
+# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for, and so do the map's own tags.
 
 # %%
 papers = st.describe_map(written[0], file, labels=labels / scenes[0].name)
@@ -438,14 +473,14 @@ st.web_map(
 # %% tags=["hide-input"]
 def check(answer, right, slips, near):
     """Say whether an answer is right, or which mistake (what to say: its value) it looks like."""
-    known = {f"Right: {right:.3g}.": right, **slips}
+    known = {f"Right: {right:,.4g}.": right, **slips}
     said = min(known, key=lambda text: abs(answer - known[text]))
     no = "No, and none of the usual mistakes either. Read the question again."
     print(said if abs(answer - known[said]) <= near else no)
 
 
 # %% [markdown]
-# **1.** Take all patches under 25 pixels out of the map by hand, with `rasterio.features.sieve`. What does it do to the accuracy, and how many patches of one class are left: `check_sieve(…)`?
+# **1.** Take all patches under 25 pixels out of the map by hand, with `rasterio.features.sieve`. What does it do to the accuracy, and how many patches of one class are left: `check_sieve(…)`? Pixels that only touch at a corner are two patches.
 
 # %% tags=["hide-cell"]
 from rasterio import features
@@ -460,6 +495,10 @@ sieved = features.sieve(mapped.ids, size=25, mask=mapped.ids > 0)
 facts = {"left": count_patches(sieved), "before": count_patches(mapped.ids)}
 facts |= {"joined": ndimage.label(sieved > 0)[1]}
 facts |= {"unmasked": count_patches(features.sieve(mapped.ids, size=25))}
+corners = np.ones((3, 3))
+facts["corners"] = sum(
+    ndimage.label(sieved == c.id, corners)[1] for c in legend.classes
+)
 
 
 def check_sieve(answer):
@@ -471,6 +510,7 @@ def check_sieve(answer):
             "joined"
         ],
         "No data was sieved as a class: mask=mapped.ids > 0.": facts["unmasked"],
+        "You joined pixels that only touch at a corner.": facts["corners"],
     }
     check(answer, facts["left"], slips, near=0)
 
@@ -493,6 +533,11 @@ for least in range(0, 100, 5):
     if accuracy >= 0.95:
         break
 facts |= {"least": least, "share": 100 * kept.sum() / known.sum()}
+for start in range(0, 100, 5):  # the slip: only the pixels of that step
+    those = known & (confidence >= start) & (confidence < start + 5)
+    if those.any() and (mapped.ids == merged)[those].mean() >= 0.95:
+        break
+facts["alone"] = start
 
 
 def check_confidence(answer):
@@ -503,6 +548,7 @@ def check_confidence(answer):
         "That is how much of the scene is kept; from which confidence on?": facts[
             "share"
         ],
+        "There alone; count all pixels from a confidence on together.": facts["alone"],
     }
     check(answer, facts["least"], slips, near=2)
 
@@ -516,12 +562,31 @@ print(
 assert (mapped.ids == merged)[known & (confidence < 50)].mean() < accuracy
 
 # %% [markdown]
-# **3.** Draw the same number of pixels at random from the whole map instead of class by class. How many of them are solar panels in the map, and what can be said of that class's accuracy?
+# **3.** Draw the same number of pixels, `sample.sum()`, at random from the whole map instead of class by class. How many of them do you expect to be solar panels in the map: `check_expected(…)`? Draw them, and say how well the sample tells that class's *users' accuracy*: of what the map calls so, the share that is so.
 
 # %% tags=["hide-cell"]
+rare = legend.names.index("solar panel")
+area = {"map": pixels[rare], "truth": (true == rare + 1).sum(), "all": pixels.sum()}
+facts |= {"drawn": sample.sum(), "each": sample[rare].sum()}
+facts |= {name: facts["drawn"] * area[name] / area["all"] for name in ("map", "truth")}
+facts["percent"] = 100 * area["map"] / area["all"]
+
+
+def check_expected(answer):
+    """Say whether the expected number is right, or which mistake it looks like."""
+    slips = {
+        "That is the sample by class; draw from all pixels of the map.": facts["each"],
+        "That is a percentage; how many of those drawn is that?": facts["percent"],
+        "Those are the panels of the labels; the map's are asked.": facts["truth"],
+    }
+    check(answer, facts["map"], slips, near=0.35)
+
+
+# %% tags=["hide-cell"]
+check_expected(sample.sum() * pixels[rare] / pixels.sum())
+check_expected(100)  # a usual slip
 at = rng.choice(len(found), sample.sum(), replace=False)
 plain = np.bincount((found[at] - 1) * k + true[at] - 1, minlength=k * k).reshape(k, k)
-rare = legend.names.index("solar panel")
 print(f"solar panels: {plain[rare].sum()} at random, {sample[rare].sum()} by class")
 assert plain[rare].sum() < sample[rare].sum()
 if plain.sum(1).min() >= 2:  # else the estimator refuses

@@ -2,7 +2,7 @@
 # # The determinism receipt
 #
 # A seed does not make two computers agree to the last digit.
-# Which instructions a CPU has, how many threads add up a sum, and which version of a library does it all change the order in which floating-point numbers are added; training then makes small differences larger.
+# Which instructions a CPU has (AVX are those that work on several numbers at once), how many threads add up a sum, and which version of a library does it all change the order in which floating-point numbers are added; training then makes small differences larger.
 # This page computes key numbers of the whole chain on a small simulated world, says how far they moved between kinds of CPU, threads and versions, and whether yours lie within.
 
 # %%
@@ -24,7 +24,7 @@ exact, real = {}, {}  # numbers that must agree, and numbers that may move
 # %% [markdown]
 # ## From the scene to the patches
 #
-# One scene of a world of its own, seed 0: simulated, halved, labelled, cut and sampled. A checksum says whether all pixels are the same; a mean, how far off they are where they are not.
+# One scene of a world of its own, seed 0: simulated, halved, labelled, cut and sampled. A checksum is a number made of all pixels, and another one as soon as a single pixel differs; a mean tells how far off they are.
 
 # %%
 if not work.exists():
@@ -92,7 +92,7 @@ assert all(np.isfinite(list((exact | real).values())))
 # %% [markdown]
 # ## Do yours lie within?
 #
-# `python -m experiments.receipt` ran the cells above with one thread and two, with libraries that were told to leave AVX instructions alone, and with the oldest versions that the package allows. *Agree* is for whole numbers: yours is one that was seen. *Within* is for the rest: yours lies in the range that was seen, widened on either side by its own width, because few machines show less than all of the range, and by a part in 100,000, because sums of single-precision numbers differ by about that where nothing else does.
+# `python -m experiments.receipt` ran the cells above with one thread and two, with libraries that were told to leave AVX instructions alone, and with the oldest versions that the package allows. *Agrees* is for whole numbers and checksums: yours is one that was seen. *Within* is for the rest: yours lies in the range that was seen, widened on either side by its own width, because few machines show less than all of the range, and by a part in 100,000, because sums of single-precision numbers differ by about that where nothing else does.
 
 # %%
 from IPython.display import display

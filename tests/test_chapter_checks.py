@@ -219,8 +219,9 @@ OF = {
     },
     "09": {
         "facts": {
-            **{"left": 900, "before": 4000, "joined": 3, "unmasked": 910},
-            **{"least": 60, "share": 85.0},
+            **{"left": 900, "before": 4000, "joined": 3, "unmasked": 910, "corners": 850},
+            **{"least": 60, "share": 84.0, "alone": 90},
+            **{"map": 5.3, "truth": 4.5, "each": 100, "percent": 0.6},
         }
     },
     "10": {
@@ -339,10 +340,17 @@ OF = {
         ("09", "sieve", 3100, "took"),
         ("09", "sieve", 3, "class by class"),
         ("09", "sieve", 910, "mask="),
+        ("09", "sieve", 850, "touch at a corner"),
         ("09", "confidence", 60, "Right"),
         ("09", "confidence", 0.6, "In percent"),
         ("09", "confidence", 95, "count"),
-        ("09", "confidence", 85, "from which confidence"),
+        ("09", "confidence", 84, "from which confidence"),
+        ("09", "confidence", 90, "all pixels from a confidence on"),
+        ("09", "expected", 5, "Right"),
+        ("09", "expected", 100, "sample by class"),
+        ("09", "expected", 0.6, "percentage"),
+        ("09", "expected", 4.5, "of the labels"),
+        ("09", "expected", 50, "none of the usual"),
         ("10", "map", 31, "Right"),
         ("10", "map", 108_000, "seconds"),
         ("10", "map", 1800, "minutes"),

@@ -146,6 +146,25 @@ def test_the_site_is_light_enough_to_carry():
     assert {n: s for n, s in sizes.items() if n.endswith(".html") and s > 6e6} == {}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not PAGES, reason=f"PAGES NOT TESTED: no built book in {BOOK}; run `make book`")
+def test_the_first_picture_is_swiped_by_keyboard_and_mouse(browser):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto((BOOK / "book" / "index.html").as_uri())
+    swipe, shown = page.locator(".swipe input"), "e => getComputedStyle(e).clipPath"
+    above = page.locator(".swipe img + img")
+    seen = [above.evaluate(shown)]
+    swipe.focus()
+    page.keyboard.press("ArrowRight")
+    seen.append(above.evaluate(shown))
+    swipe.click(position={"x": 20, "y": 20})
+    seen.append(above.evaluate(shown))
+    page.close()
+    assert "50%" in seen[0]
+    assert "51%" in seen[1]
+    assert len(set(seen)) == 3
+
+
 @pytest.fixture
 def live(browser):
     """The live page, once it has drawn."""
