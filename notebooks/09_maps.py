@@ -387,13 +387,14 @@ held.style.format("{:.2f}")
 #
 # ## One map of a region
 #
-# `st.mosaic` joins the maps of many scenes, on the grid of the first. Where two show a pixel, the surer one counts, or with `overlap="newest"` that of the later scene. The paper shows such a map and says no rule; this one is **ours**.
+# `st.mosaic` joins the maps of many scenes, on the grid of the first. Where two show a pixel, the surer one counts, or with `overlap="newest"` that of the later scene. The paper shows such a map and says no rule; this one is **ours**. Joined by confidence, the region has its doubts beside it, of the pixels that it took.
 
 # %%
 region = st.mosaic(written, work / "region.tif")
 with rasterio.open(region) as joined:
-    print(joined.height, "x", joined.width, "pixels of", joined.tags()["SCENES"])
+    print(joined.height, "x", joined.width, "pixels of", joined.tags()["SCENE"])
     print("smallest patch:", joined.tags()["MIN_AREA"])
+print("beside it:", region.with_suffix(".confidence.tif").name)
 
 # %% [markdown]
 # The tag says the smallest patch as well, which here is none. Users often ask for one, the minimum mapping unit: with `min_area`, in hectares, a patch that is smaller joins its largest neighbour. What does that do to a map of one scene, whose truth we know?
@@ -438,7 +439,7 @@ assert further > k / 2
 #
 # ## Its papers
 #
-# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for, and so do the map's own tags.
+# A map travels without the notebook that made it. `st.describe_map` lays two files beside it: an item of STAC, the catalogue standard that GIS programs and archives search, with the model, its seed, versions and licence; and a card of one page for people. Where the authors' weights were used, both hold the sentence that these ask for, and so do the map's own tags. `st.describe_map` does the same for a region, with the span of its scenes' dates.
 
 # %%
 papers = st.describe_map(written[0], file, labels=labels / scenes[0].name)

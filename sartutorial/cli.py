@@ -226,10 +226,10 @@ def _plan(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
         share = written * (2 / given.get("factor", 2)) ** 2
         made |= {str(given["out"]): (stored * share, full * share)} if given.get("out") else {}
         minutes = (start + seconds * (full if name in BY_PIXEL else stored)) / 60
-        disk = f"{stored * share:.2g} GB of disk, {memory} GB of memory"
-        lines.append(
-            f"{name:<11}reads {stored:.2g} GB, takes {minutes:.2g} min of one core, {disk}"
-        )
+        least = "" if scale.name == "laptop" else "at least "  # larger networks were not measured
+        reads, takes, disk = (f"{float(f'{x:.2g}'):g}" for x in (stored, minutes, stored * share))
+        need = f"{disk} GB of disk, {least}{memory} GB of memory"
+        lines.append(f"{name:<11}reads {reads} GB, takes {takes} min of one core, {need}")
     return lines
 
 

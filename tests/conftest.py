@@ -39,7 +39,7 @@ TINY = dataclasses.replace(
     finetune_batch=8,  # from here on what tests were written for, whatever the laptop's recipe is
     finetune_base_lr=0.32,
     merged_taps=True,
-    head="skips",
+    head="quarter",
     layer_decay=0.8,
 )
 profiles.PROFILES["tiny"] = TINY

@@ -225,3 +225,20 @@ def test_flevoland_folds_hold_every_cell_once_and_guard_their_borders(monkeypatc
                        .permute(0, 3, 1, 2).float())  # fmt: skip
     assert found["miou"] < 0.2  # noise
     assert len(found["blocks"]) == 8
+
+
+def test_labels_are_wrong_in_a_share_of_the_squares():
+    """There every label is another class; void stays void, and a smaller share lies in a larger."""
+    classes = torch.randint(-1, 9, (60, 32, 32), generator=torch.Generator().manual_seed(0))
+    known, hit = classes >= 0, {}
+    for share in table1.WRONG:
+        found = table1.mislabelled(classes, share, seed=1)
+        hit[share] = found != classes
+        squares = hit[share].unfold(1, 8, 8).unfold(2, 8, 8)
+        whole = (squares | ~known.unfold(1, 8, 8).unfold(2, 8, 8)).all(-1).all(-1)
+        assert torch.equal(whole, squares.any(-1).any(-1))
+        assert float(whole.float().mean()) == pytest.approx(share, abs=0.04)
+        assert torch.equal(found >= 0, known)
+        assert int(found.max()) == 8
+    assert (hit[0.2] | ~hit[0.05]).all()
+    assert not torch.equal(table1.mislabelled(classes, 0.2, seed=2), found)
