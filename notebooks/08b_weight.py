@@ -485,7 +485,7 @@ assert (
 #
 # What the simulator can say here and what not: looks and calibration are exact. The angle changes slopes, shadows and, by the same law with each class's own exponent, flat ground (**ours**); real fields and towns change in more ways. Steeper relief leaves the land cover where it was, which no real mountain does.
 #
-# Wrong labels in the *test* are no fault of the model: a perfect map would lose as well. The curve is computed from the confusion matrix, for labels that turn into any other class with equal chance, and by the classes' frequency. It shows how a rare class suffers: a few per cent of the forest, called greenhouse, outnumber all greenhouses. Training on wrong labels is not measured here.
+# Wrong labels in the *test* are no fault of the model: a perfect map would lose as well. The curve is computed from the confusion matrix, for labels that turn into any other class with equal chance, and by the classes' frequency. It shows how a rare class suffers: a few per cent of the forest, called greenhouse, outnumber all greenhouses. What *training* on wrong labels does stands in [chapter 8](wrong-labels).
 #
 # Another *island* is a factor too, and one that changes everything at once. The long runs of [chapter 8](08_evaluation) were scored on one that no choice had seen:
 
