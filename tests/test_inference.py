@@ -227,7 +227,13 @@ def test_a_map_is_made_anew_when_its_scene_or_model_is_another(tmp_path, model):
     second = made()
     assert second != first
     save(mine, normalization={"mean": -20.0, "std": 5.0})
-    assert made() != second
+    third = made()
+    assert third != second
+    sartutorial.predict(scene, mine, out, confidence=True)
+    beside = out.with_suffix(".confidence.tif")
+    assert made() == third and beside.exists()
+    write(scene, dn)
+    assert made() != third and not beside.exists()  # no map has the doubts of another
 
 
 def test_what_a_model_doubts_lies_beside_its_map(tmp_path, model):

@@ -172,6 +172,8 @@ def _map(
                     part = _stored(store, sar, bands, window)
                     raw.write(part[:1] if file == out else part[1:], window=window)
     store.unlink(missing_ok=True)
+    if not confidence:
+        out.with_suffix(BESIDE).unlink(missing_ok=True)  # of the map that was here
     return out
 
 

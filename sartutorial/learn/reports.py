@@ -89,6 +89,8 @@ def mosaic(
                 raw = stack.enter_context(inference.cog(whole, file, grid, tags, legend))
                 for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
                     raw.write(inference.sieved(read, grid, window, n), window=window)
+        if by_age:
+            own.unlink(missing_ok=True)  # of a region that was joined by confidence
     return out
 
 
