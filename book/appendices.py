@@ -5,22 +5,29 @@
     python -m book.appendices
 
 Into build/src/book it writes what the pages in book/ include: the mistakes that the chapters make on
-purpose, with what these runs measured; the public functions with their docstrings; and data/README.md
-and CONTRIBUTING.md as pages.
+purpose, with what these runs measured; the public functions with their docstrings; data/README.md and
+CONTRIBUTING.md as pages; and what the ten recipes, run one after the other, print and draw.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
+import io
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
+import rasterio
 
 import sartutorial as st
 from book.execute import ROOT, SOURCE
+from sartutorial import tutorial
 
 MISTAKE = "## Wrong on purpose: "
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes):$", re.MULTILINE)
@@ -140,6 +147,49 @@ def page(file: str) -> str:
     return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
 
 
+RECIPES = sorted((ROOT / "book" / "gallery").glob("*.md"))
+
+
+def recipe(page: Path) -> str:
+    """The code of a recipe's page."""
+    found = re.search(r"^```\{code-block\} python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    assert found, page
+    return found[1]
+
+
+def shown(page: Path) -> str:
+    """What a recipe prints and draws, run in the working folder, whose scene is simulated."""
+    said, parts = io.StringIO(), []
+    with contextlib.redirect_stdout(said):
+        exec(compile(recipe(page), page.name, "exec"), {})
+    if said.getvalue():
+        parts.append(f"```text\n{said.getvalue().rstrip()}\n```")
+    if plt.get_fignums():
+        file = SOURCE / "book" / "gallery" / f"{page.stem}.png"
+        plt.gcf().savefig(file, dpi=100, bbox_inches="tight")
+        plt.close("all")
+        alt = re.search(r"^% picture: (.+)$", page.read_text("utf-8"), re.MULTILINE)
+        assert alt, page
+        parts.append(f"```{{figure}} {file.name}\n:alt: {alt[1]}\n\nA simulated scene.\n```")
+    return "\n\n".join(parts)
+
+
+def gallery() -> None:
+    """Run the recipes one after the other on a simulated scene, for their pages to include."""
+    scene, tile = (
+        tutorial.scenes()[0],
+        tutorial.tiles()[0],
+    )  # found from here, not from a folder apart
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        shutil.copyfile(scene, "scene.tif")
+        with rasterio.open("scene.tif", "r+") as source:  # a name that tells no product
+            source.update_tags(QUANTITY="sigma0")
+        Path("lulc").symlink_to(tile.parent)
+        for page in RECIPES:
+            made = SOURCE / "book" / "gallery" / f"{page.stem}_made.md"
+            made.write_text(shown(page) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write what the appendices include, of those that the book has."""
     for name, made, write in (
@@ -150,6 +200,8 @@ def main() -> None:
     ):
         if (SOURCE / "book" / f"{name}.md").exists():
             (SOURCE / "book" / f"{made}.md").write_text(write().strip() + "\n", encoding="utf-8")
+    if (SOURCE / "book" / "gallery").exists():
+        gallery()
 
 
 if __name__ == "__main__":

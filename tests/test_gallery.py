@@ -1,21 +1,20 @@
-"""The recipes of book/gallery.md run from top to bottom, in a folder with a scene and its land cover."""
+"""The recipes of book/gallery run from top to bottom, in a folder with a scene and its land cover."""
 
 import ast
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import rasterio
 
 import sartutorial as st
+from book import appendices
 from sartutorial import profiles
 
-PAGE = (Path(__file__).parents[1] / "book" / "gallery.md").read_text(encoding="utf-8")
-RECIPES = re.findall(r"^## (.+?)$.*?^```\{code-block\} python\n(.*?)^```", PAGE, re.M | re.S)
+RECIPES = [(page.stem, appendices.recipe(page)) for page in appendices.RECIPES]
 
 
 def test_ten_recipes_of_about_ten_lines():
-    assert len(RECIPES) == len(re.findall("^## ", PAGE, re.M)) == 10
+    assert len(RECIPES) == 10
     for name, code in RECIPES:
         lines = [t for t in code.splitlines() if t.strip() and not t.startswith(("import", "from"))]
         assert len(lines) <= 11, name
@@ -34,10 +33,11 @@ def test_the_recipes_run_one_after_the_other(world, tiny, tmp_path, monkeypatch,
     with rasterio.open("scene.tif", "w", **form) as target:
         target.write(pixels)
         target.update_tags(QUANTITY="sigma0", SIMULATED="yes")
-    space = {}
+    space = {}  # of a recipe what the last one that has this name gave; each runs on its own
     try:
         for name, code in RECIPES:
-            exec(compile(code, name, "exec"), space)
+            exec(compile(code, name, "exec"), own := {})
+            space |= own
     finally:
         plt.close("all")
     said = capsys.readouterr().out
