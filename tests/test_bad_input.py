@@ -261,7 +261,7 @@ def kit(world, tmp_path_factory):
 
     said = json.dumps(lulc.HR_LULC.for_maps.to_dict())
     write(at / "maps" / "m.tif", rng.integers(0, 10, ids.shape).astype(np.uint8), LEGEND=said)
-    write(at / "maps" / "m.confidence.tif", np.full_like(ids, 50), nodata=255)
+    write(at / "maps" / "m.confidence.tif", np.full((3, *ids.shape), 50, np.uint8), nodata=255)
 
     sampled = world / "patches"
     st.export(sampled, at / "theirs")

@@ -266,8 +266,12 @@ def test_maps_that_cannot_be_joined_are_refused_in_a_line(tmp_path):
             st.mosaic([one, near], out)
         torn.write_bytes(whole)
     beside.write_bytes(one.with_suffix(".confidence.tif").read_bytes())
-    with pytest.raises(InputError, match=r"c.confidence.tif: not on the grid of"):
-        st.mosaic([one, near], out)
+    with pytest.raises(InputError, match=r"c.confidence.tif: not the confidence of"):
+        st.mosaic([one, near], out)  # of another place
+    near_grid = GRID * Affine.translation(150, 0)
+    write(beside, np.full((200, 200), 50, np.uint8), transform=near_grid, nodata=255)
+    with pytest.raises(InputError, match=r"c.confidence.tif: not the confidence of"):
+        st.mosaic([one, near], out)  # of one band
     assert not out.exists()
     beside.write_bytes(whole)
     with rasterio.open(st.mosaic([one, near], out)) as found:

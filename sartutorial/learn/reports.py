@@ -71,8 +71,11 @@ def mosaic(
         legend, grid = _one_legend(maps), _around(maps)
         sure = [stack.enter_context(rasterio.open(p)) for p in beside]
         for one, other in zip(maps, sure, strict=not by_age):
-            if not rasters.same_grid(rasters.grid_of(one), rasters.grid_of(other)):
-                raise InputError(f"{other.name}: not on the grid of {one.name}; predict that again")
+            grids = map(rasters.grid_of, (one, other))
+            if other.count != len(inference.BANDS) or not rasters.same_grid(*grids):
+                raise InputError(
+                    f"{other.name}: not the confidence of {one.name}; predict that again"
+                )
         form = grid._asdict()
         views = [stack.enter_context(WarpedVRT(m, nodata=0, **form)) for m in maps]
         doubts = [stack.enter_context(WarpedVRT(m, **form)) for m in sure]
