@@ -27,6 +27,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 SOURCE = BUILD / "src"
+LONG = ("07_finetuning", "09_maps", "10_japan")  # begin first, or a core waits for the last of them
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS = BUILD / "chapters.json"
 # A cell that runs longer fails; on a busy machine training takes its time.
@@ -176,7 +177,7 @@ def main() -> int:
             return 1
         name = Path(chapter).name
         jobs.append(Job(name, [*NBMAKE, f"{chapter}.ipynb"], needs(name)))
-    costs = run_all(jobs)
+    costs = run_all(sorted(jobs, key=lambda job: job.name not in LONG))
     if any(cost.status for cost in costs.values()):
         return 1
     for chapter in chapters(ROOT / "book" / "_toc.yml"):
