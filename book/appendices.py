@@ -200,7 +200,7 @@ def main() -> None:
     ):
         if (SOURCE / "book" / f"{name}.md").exists():
             (SOURCE / "book" / f"{made}.md").write_text(write().strip() + "\n", encoding="utf-8")
-    if (SOURCE / "book" / "gallery").exists():
+    if "book/gallery" in (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"):
         gallery()
 
 
