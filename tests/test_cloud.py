@@ -200,7 +200,7 @@ def test_every_command_on_rasters_reads_the_cloud_and_makes_the_same(
     run, cloud, bucket, model, tmp_path
 ):
     said, pixels, rasters = taken(run, tmp_path / "copied", lambda n: cloud.folder / n, model)
-    assert len(rasters) == 6
+    assert len(rasters) == 7
     for kind, form in PLACES.items():
         place = partial(form.format, cloud.at[7:])
         found = taken(run, tmp_path / kind, place, model)

@@ -19,4 +19,6 @@ window.addEventListener("load", () => {
   };
   reach();
   window.addEventListener("resize", reach);
+  // In the other theme a table may be wider.
+  new MutationObserver(reach).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 });
