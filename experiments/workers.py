@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,6 @@ def enlarged(scene: Path, out: Path) -> None:
                 target.write(np.tile(part, TIMES), 1, window=Window(0, top, TIMES * n, 512))
 
 
-def loaded() -> None:
-    """What a worker imports before its first scene."""
-    from sartutorial import downsampling  # noqa: F401
-
-
 def prepare(scenes: Path, out: Path, workers: int) -> dict[str, float]:
     """Seconds of the workers' start and of halving."""
     at, took = {}, [time.perf_counter()]
@@ -63,7 +59,7 @@ def prepare(scenes: Path, out: Path, workers: int) -> dict[str, float]:
         if workers:
             how = dict(n_workers=workers, threads_per_worker=1, dashboard_address=None)
             client = stack.enter_context(Client(stack.enter_context(LocalCluster(**how))))
-            client.run(loaded)
+            client.run(import_module, "sartutorial.downsampling")  # before the first scene
             at = {"scheduler": client.scheduler.address}
         took.append(time.perf_counter())
         st.downsample(scenes, out, **at)
@@ -84,8 +80,8 @@ def child(world: Path, out: Path, workers: int) -> dict[str, float]:
 
 def differing(one: Path, other: Path) -> list[str]:
     """Products of one folder that the other lacks or holds with other bytes."""
-    files = [p for p in one.rglob("*") if p.is_file() and ".made" not in p.parts]
-    return [str(p.relative_to(one)) for p in files
+    made = [p for p in one.rglob("*") if p.is_file() and ".made" not in p.parts]
+    return [str(p.relative_to(one)) for p in made
             if not filecmp.cmp(p, other / p.relative_to(one), shallow=False)]  # fmt: skip
 
 
@@ -118,7 +114,7 @@ def main() -> None:
         "seconds": best,
         "two_workers_over_one": one / two,
         "two_workers_over_one_process": alone / two,
-        "identical": True,
+        "identical": not apart,
         "runs": runs,
         "script": "python -m experiments.workers",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -574,7 +574,7 @@ assert paired(runs(REFERENCE, place), runs(SCRATCH, place))["miou_95"][0] > 0
 pd.DataFrame(wrong).T.rename_axis(index=["wrong labels", "start"])
 
 # %% [markdown]
-# Errors that fall anywhere and mean nothing do little harm: a network finds no rule in them and learns the rule that the rest obeys. A fifth of wrong land costs the two transformers a few hundredths, and what it costs the U-Net cannot be told from chance, though at a twentieth its interval just leaves out 0: a hint, and no more. The reference encoder keeps its lead over scratch. A real map errs otherwise, the same way in the same kind of place, where there is a rule to be learnt. Such errors are not measured here.
+# A fifth of wrong land costs the two transformers a few hundredths, and what it costs the U-Net cannot be told from chance, though at a twentieth its interval just leaves out 0: a hint, and no more. The reference encoder keeps its lead over scratch. These errors fall anywhere, so there is no rule in them to be learnt. A real map errs in the same way in the same kind of place, where there is one; such errors are not measured here.
 #
 # ## A fresh world
 #

@@ -251,7 +251,7 @@ assert 1 < measured["two_workers_over_one"] < 1.5
 assert measured["two_workers_over_one_process"] < 1
 
 # %% [markdown]
-# A worker is more than a core: it reads and writes while it averages, so one worker keeps most of this small machine busy, and two have little left to gain. The one process, which also decodes with both cores, is quicker than either. Workers are for more cores than one process can use, and for more machines than one; on such a machine this book has measured nothing.
+# Our explanation, which this does not prove: a worker reads and writes while it averages, so one of them keeps most of so small a machine busy, and two have little left to gain. The one process, which also decodes with both cores, is quicker than either. Workers are for more cores than one process can use, and for more machines than one; on such a machine this book has measured nothing.
 #
 # ## Real products
 #

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import rasterio.shutil
@@ -673,9 +674,11 @@ def endless(tmp_path):
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(endless):
+    workers = psutil.Process(endless.pid).children(recursive=True)
     endless.kill()
     endless.wait()
-    endless.stdout.read()  # ends when the last process that could write to it has ended
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=300)[1]  # those alive, where none should be
 
 
 @pytest.mark.slow
