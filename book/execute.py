@@ -27,7 +27,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 SOURCE = BUILD / "src"
-LONG = ("07_finetuning", "09_maps", "10_japan")  # begin first, or a core waits for the last of them
+# What others wait for begins first, then what takes long: or a core waits for the last of them.
+FIRST = ("data", "models", "encoder", "07_finetuning", "09_maps", "10_japan")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS = BUILD / "chapters.json"
 # A cell that runs longer fails; on a busy machine training takes its time.
@@ -42,6 +43,13 @@ CHAIN = [
     ("encoder", "tutorial.encoder()", "data"),
     ("models", "tutorial.model(); tutorial.model(None)", "data"),
 ]
+# What of it a chapter builds on, where that is not the data.
+NEEDS = {
+    "06_pretraining": "encoder",
+    "07_finetuning": "models",
+    "08_evaluation": "models",
+    "99_receipt": "",
+}
 
 
 class Job(NamedTuple):
@@ -70,12 +78,6 @@ def chapters(toc: Path) -> list[str]:
     entries = [entry for part in parts for entry in part["chapters"]]
     files = [page["file"] for entry in entries for page in (entry, *entry.get("sections", []))]
     return [file for file in files if file.startswith("notebooks/")]
-
-
-def needs(chapter: str) -> str:
-    """What of the chain a chapter of this number builds on."""
-    number = int(chapter[:2])
-    return "data" if number < 6 else "encoder" if number == 6 else "models"
 
 
 def copy_sources() -> None:
@@ -176,8 +178,8 @@ def main() -> int:
             print(f"{chapter}.ipynb is in book/_toc.yml and not on disk", file=sys.stderr)
             return 1
         name = Path(chapter).name
-        jobs.append(Job(name, [*NBMAKE, f"{chapter}.ipynb"], needs(name)))
-    costs = run_all(sorted(jobs, key=lambda job: job.name not in LONG))
+        jobs.append(Job(name, [*NBMAKE, f"{chapter}.ipynb"], NEEDS.get(name, "data")))
+    costs = run_all(sorted(jobs, key=lambda job: (*FIRST, job.name).index(job.name)))
     if any(cost.status for cost in costs.values()):
         return 1
     for chapter in chapters(ROOT / "book" / "_toc.yml"):
