@@ -83,7 +83,9 @@ def _main() -> None:
             signal.signal(signal.SIGINT, _interrupt)
         import_module("sartutorial.cli").main()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # done: what is left is taking Python down
+        return
     except KeyboardInterrupt:
-        said = "sartutorial: interrupted; run it again, and it goes on where it stopped"
-        print(said, file=sys.stderr)
-        sys.exit(130)
+        pass  # not ended here: what its traceback holds open is closed while Python is whole
+    said = "sartutorial: interrupted; run it again, and it goes on where it stopped"
+    print(said, file=sys.stderr)
+    sys.exit(130)

@@ -265,10 +265,8 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for place, (command, function) in enumerate(COMMANDS.items()):
-    app.command(
-        f"{__name__}:command_{function}", command, help=_docstring(function), sort_key=place
-    )
+for place, (name, function) in enumerate(COMMANDS.items()):
+    app.command(f"{__name__}:command_{function}", name, help=_docstring(function), sort_key=place)
 
 
 def _print(result: Any) -> None:

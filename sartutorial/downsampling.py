@@ -44,10 +44,9 @@ def block_mean(
         uint16 of shape (ceil(H / factor), ceil(W / factor)), 0 = no data.
     """
     _check(factor, average)
-    tops = range(0, len(dn), PIECE * factor)
-    return np.concatenate(
-        [_mean_of_blocks(dn[t : t + PIECE * factor], factor, average) for t in tops]
-    )
+    rows = PIECE * factor
+    pieces = (dn[top : top + rows] for top in range(0, len(dn), rows))
+    return np.concatenate([_mean_of_blocks(piece, factor, average) for piece in pieces])
 
 
 def _mean_of_blocks(dn: NDArray[np.uint16], factor: int, average: Average) -> NDArray[np.uint16]:
@@ -145,11 +144,13 @@ def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool
             grid = rasters.Grid(source.crs, place, width, height)
             # Three windows are under way at a time: one is read, one averaged, one written.
             windows = list(rasters.row_windows(source, factor * ROWS, factor * COLUMNS))
-            read = files.prefetch(partial(rasters.read_dn, source), windows)
             mean = partial(block_mean, factor=factor, average=how["average"])
-            blocks = files.prefetch(mean, read)
-            bar = tqdm(blocks, f"downsample {out.name}", len(windows), disable=not progress)
-            with rasters.create(made, grid, tags, dtype="uint16", **DEFLATE) as target:
+            with (
+                rasters.create(made, grid, tags, dtype="uint16", **DEFLATE) as target,
+                files.prefetch(partial(rasters.read_dn, source), windows) as read,
+                files.prefetch(mean, read) as blocks,
+            ):
+                bar = tqdm(blocks, f"downsample {out.name}", len(windows), disable=not progress)
                 for w, dn in zip(windows, bar, strict=True):
                     top, left = w.row_off // factor, w.col_off // factor
                     target.write(dn, 1, window=Window(left, top, dn.shape[1], dn.shape[0]))

@@ -20,9 +20,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
+from threading import Event
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
+import psutil
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -182,7 +184,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         notes.mkdir(parents=True, exist_ok=True)
         for left in os.listdir(notes):
             run, _, rest = left.removeprefix(f"{here}.").partition(".")
-            if rest[9:] == path.name and run.isdigit() and not _alive(int(run)):
+            if rest[9:] == path.name and run.isdigit() and not psutil.pid_exists(int(run)):
                 (notes / left).unlink(missing_ok=True)
         partial.touch()
         mode = partial.stat().st_mode  # as the umask has it, whatever mode a library would take
@@ -198,14 +200,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         if not isinstance(error, OSError) or str(path) in str(error):
             raise
         raise OSError(f"{path}: could not be written ({error.__cause__ or error})") from error
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
 
 
 @contextmanager
@@ -464,11 +458,9 @@ def _own_workers(number: int) -> Iterator[Any]:
     before = mask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        quiet = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
-        once = dict(allowed_failures=1)  # a scene may kill one worker, not a second
-        cluster: Any = LocalCluster(
-            n_workers=number, threads_per_worker=1, scheduler_kwargs=once, **quiet
-        )
+        how: dict[str, Any] = dict(dashboard_address=":0", silence_logs=logging.CRITICAL)
+        how["scheduler_kwargs"] = dict(allowed_failures=1)  # a scene may kill one worker, no second
+        cluster: Any = LocalCluster(n_workers=number, threads_per_worker=1, **how)
     finally:
         sys.modules["__main__"] = main
         mask(signal.SIG_SETMASK, before)
@@ -477,13 +469,28 @@ def _own_workers(number: int) -> Iterator[Any]:
         yield cluster
 
 
-def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
-    """``work(item)`` in order; while the caller uses one result, ``threads`` make the next ones."""
+@contextmanager
+def prefetch(work: Callable[[T], R], items: Iterable[T], threads: int = 1) -> Iterator[Iterator[R]]:
+    """``work(item)`` in order; while the caller uses one result, ``threads`` make the next ones.
+
+    No thread works on when the context has ended: what they read may be closed then.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        coming: deque[Future[R]] = deque()
-        for item in items:
-            coming.append(pool.submit(work, item))
-            if len(coming) > threads:
+        # Threads start before there is work: the pool does not wait for one that Ctrl-C met starting.
+        idle = Event()
+        try:
+            for _ in range(threads):
+                pool.submit(idle.wait)
+        finally:
+            idle.set()
+
+        def results() -> Iterator[R]:
+            coming: deque[Future[R]] = deque()
+            for item in items:
+                coming.append(pool.submit(work, item))
+                if len(coming) > threads:
+                    yield coming.popleft().result()
+            while coming:
                 yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+
+        yield results()

@@ -97,8 +97,10 @@ def _label(
         } | ({"MISSING": absent} if absent else {})
         lookups = [Lookup(source, grid, legend) for source in sources]
         windows = list(rasters.row_windows(sar, columns=COLUMNS))
-        strips = files.prefetch(partial(merged, lookups), windows, threads=rasters.threads())
-        with rasters.create(made, grid, tags, dtype="uint8", nodata=legend.void) as target:
+        with (
+            rasters.create(made, grid, tags, dtype="uint8", nodata=legend.void) as target,
+            files.prefetch(partial(merged, lookups), windows, rasters.threads()) as strips,
+        ):
             target.write_colormap(1, legend.colormap())
             bar = tqdm(strips, f"label {out.name}", len(windows), disable=not progress)
             for window, ids in zip(windows, bar, strict=True):

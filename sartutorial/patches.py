@@ -341,7 +341,8 @@ def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) ->
             return rows, dn[down, :, across], ids[keep]
 
         rows, columns = (size * math.ceil(n / size) for n in WINDOW)
-        yield from files.prefetch(read, rasters.row_windows(sar, rows, columns))
+        with files.prefetch(read, rasters.row_windows(sar, rows, columns)) as batches:
+            yield from batches
 
 
 def _write_scene(
@@ -498,9 +499,9 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
             _write_patch(path, pixels, row, legend)
 
     rows = enumerate(index.itertuples())
-    jobs = files.prefetch(write, rows, threads=rasters.threads())
-    for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
-        pass
+    with files.prefetch(write, rows, threads=rasters.threads()) as jobs:
+        for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
+            pass
     day, ground = index["scene"].map(days), corners(index)
     table = day.str.split("/", expand=True).set_axis(DAY, axis=1)
     table["FolderPath"], table["FileName"] = day, index["patch"] + ".tif"
@@ -596,10 +597,11 @@ def import_patches(
     with tqdm(desc="import", total=len(pairs), unit="patch", disable=not progress) as bar:
 
         def batches(some: list[Pair]) -> Iterator[Batch]:
-            for about, batch in files.prefetch(read, some, threads=rasters.threads()):
-                _check_alike(about, [first])
-                yield batch
-                bar.update()
+            with files.prefetch(read, some, threads=rasters.threads()) as found:
+                for about, batch in found:
+                    _check_alike(about, [first])
+                    yield batch
+                    bar.update()
 
         for scene, group in groupby(pairs, lambda pair: pair[0]):
             some = list(group)

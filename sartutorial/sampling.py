@@ -86,8 +86,8 @@ class _Land:
             self.counts[i] += found.sum(axis=0)
 
     def _each(self, name: str, work: Callable[[int], T], windows: Sequence[int]) -> list[T]:
-        done = files.prefetch(work, windows, rasters.threads())
-        return list(tqdm(done, name, len(windows), unit="window", disable=not self.progress))
+        with files.prefetch(work, windows, rasters.threads()) as done:
+            return list(tqdm(done, name, len(windows), unit="window", disable=not self.progress))
 
     def _ids(self, k: int) -> NDArray[np.uint8]:
         """The ids of window ``k``, row by row."""
@@ -392,9 +392,7 @@ def _choose(
 
     on, hit = match(cloud, index)
     if not len(on):
-        raise InputError(
-            f"{folder}: none of the points fell on a patch; do tiles and patches overlap?"
-        )
+        raise InputError(f"{folder}: none of the points fell on a patch; do tiles overlap them?")
     index["points"] = np.bincount(hit, minlength=len(index))
     labels, category = splits.label_counts(index), cloud["category"].to_numpy()
     of_points = {

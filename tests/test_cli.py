@@ -277,6 +277,29 @@ def interrupted(command, at, wait):
     return 130
 
 
+def test_what_an_interrupted_command_holds_open_is_closed_before_python_ends(monkeypatch, capsys):
+    """GDAL may crash if a raster is closed while Python itself is taken down."""
+
+    def held():
+        try:
+            yield
+        finally:
+            print("closed", file=sys.stderr)
+
+    def main():
+        raster = held()
+        next(raster)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        sartutorial._main()
+    assert ended.value.code == 130
+    closed, said = capsys.readouterr().err.splitlines()
+    assert (closed, said.partition(";")[0]) == ("closed", "sartutorial: interrupted")
+
+
 @pytest.fixture(scope="module")
 def ground(world, tmp_path_factory):
     """Three scenes that a step takes long over, and what it needs beside them."""

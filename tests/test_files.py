@@ -604,13 +604,52 @@ def test_work_goes_ahead_in_order_and_not_far():
         return i
 
     def use():
-        for i in files.prefetch(work, range(100), threads=2):
-            used.append(i)
-            assert max(asked) <= i + 2  # so that memory does not grow with the work
+        with files.prefetch(work, range(100), threads=2) as results:
+            for i in results:
+                used.append(i)
+                assert max(asked) <= i + 2  # so that memory does not grow with the work
 
     with pytest.raises(InputError, match="7"):
         use()
     assert used == list(range(7))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nobody_reads_on_when_an_interrupted_step_closes_its_rasters(threads):
+    begun, done = [], []
+
+    def work(i):
+        begun.append(i)
+        time.sleep(0.1)
+        done.append(i)
+
+    def use():
+        with files.prefetch(work, range(9), threads) as results:
+            next(results)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as _held:  # whose traceback keeps the results alive
+        use()
+    assert sorted(begun) == sorted(done)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_thread_that_is_interrupted_while_it_starts_reads_nothing(monkeypatch, nth):
+    """The pool does not know of it, and would not wait for it."""
+    begun, started, start = [], [], threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        started.append(thread)
+        if len(started) == nth:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.prefetch(begun.append, range(9), 2) as results:
+        list(results)
+    for thread in started:
+        thread.join()
+    assert begun == []
 
 
 @pytest.mark.slow

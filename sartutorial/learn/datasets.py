@@ -186,9 +186,7 @@ def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -
     unlike["spacing"] = abs(found["spacing"] / known["spacing"] - 1) > SPACING
     one, other = (", ".join(f"{k} {d[k]}" for k in unlike if unlike[k]) for d in (known, found))
     if one:
-        raise InputError(
-            f"{file}: was trained on patches of {one}, these have {other}; train anew on these"
-        )
+        raise InputError(f"{file}: was trained on patches of {one}, these have {other}; train anew")
 
 
 def fingerprint(rows: pd.DataFrame) -> int:

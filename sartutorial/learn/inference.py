@@ -303,15 +303,16 @@ def blended(
     # Of the probabilities, by their weights, and of the weights; columns are those of the scene.
     sums = np.zeros((model.config.classes + 1, inner, columns), np.float32)
     read = partial(_read, sar, norm, laid)
-    for i, (image, seen, validity) in zip(rows, files.prefetch(read, rows), strict=True):
-        for left, p in _inside(model, image, seen, laid):
-            sums[:-1, :, left : left + inner] += p * weight
-            sums[-1, :, left : left + inner] += weight
-        if i >= begin:
-            done = sums[:, : len(validity), : sar.width]
-            yield done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity
-        sums[:, :-step] = sums[:, step:]
-        sums[:, -step:] = 0
+    with files.prefetch(read, rows) as images:
+        for i, (image, seen, validity) in zip(rows, images, strict=True):
+            for left, p in _inside(model, image, seen, laid):
+                sums[:-1, :, left : left + inner] += p * weight
+                sums[-1, :, left : left + inner] += weight
+            if i >= begin:
+                done = sums[:, : len(validity), : sar.width]
+                yield done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity
+            sums[:, :-step] = sums[:, step:]
+            sums[:, -step:] = 0
 
 
 def _turned(sar: DatasetReader) -> tuple[int, int]:

@@ -73,14 +73,13 @@ def mosaic(
         for one, other in zip(maps, sure, strict=not by_age):
             grids = map(rasters.grid_of, (one, other))
             if other.count != len(inference.BANDS) or not rasters.same_grid(*grids):
-                raise InputError(
-                    f"{other.name}: not the confidence of {one.name}; predict that again"
-                )
+                raise InputError(f"{other.name}: not the confidence of {one.name}; predict anew")
         form = grid._asdict()
         views = [stack.enter_context(WarpedVRT(m, nodata=0, **form)) for m in maps]
         doubts = [stack.enter_context(WarpedVRT(m, **form)) for m in sure]
         scenes = [m.tags().get("SCENE", files.name_of(m.name)) for m in maps]
-        ranks: Sequence[Any] = _by_age(scenes) if by_age else doubts
+        days = [_span(scene, None)[0] for scene in scenes] if by_age else []
+        ranks: Sequence[Any] = [sorted(days).index(day) for day in days] or doubts
         tags = {k: v for m in maps for k, v in m.tags().items() if k in inference.KEPT}
         tags |= {"SCENE": ", ".join(scenes), "MIN_AREA": f"{min_area:g} ha"}
         how = {"overlap": overlap, "min_area": min_area}
@@ -115,9 +114,7 @@ def _one_legend(maps: Sequence[DatasetReader]) -> lulc.Legend:
     legend = rasters.legend_of(maps[0])
     for one in maps:
         if legend is None or rasters.legend_of(one) != legend:
-            raise InputError(
-                f"{one.name}: no map with the legend of {maps[0].name}; join them apart"
-            )
+            raise InputError(f"{one.name}: no map with the legend of {maps[0].name}; leave it out")
     assert legend
     return legend
 
@@ -137,12 +134,6 @@ def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
     left, top = np.floor(np.min(ends, axis=0) + 1e-3).astype(int).tolist()
     right, bottom = np.ceil(np.max(ends, axis=0) - 1e-3).astype(int).tolist()
     return rasters.Grid(crs, transform * Affine.translation(left, top), right - left, bottom - top)
-
-
-def _by_age(scenes: Sequence[str]) -> list[int]:
-    """The place of each scene in the order of their dates."""
-    days = [_span(scene, None)[0] for scene in scenes]
-    return [sorted(days).index(day) for day in days]
 
 
 def _chosen(

@@ -276,7 +276,7 @@ def _survey(out: Path, made: dict[str, int], cells: int, keep: Collection[Path],
         if CLASSES in written:
             written[CLASSES].write_colormap(1, lulc.HR_LULC.colormap())
         look = partial(landscape.survey, landscape.plan(cells, made["seed"]))
-        surveyed = files.prefetch(look, windows, rasters.threads())
+        surveyed = stack.enter_context(files.prefetch(look, windows, rasters.threads()))
         for window, land in zip(tqdm(windows, "land", disable=not bar), surveyed, strict=True):
             tone = np.rint(100 * land.tone).astype(np.int16)
             for path, band in {CLASSES: land.classes, TONE: tone, DEM: land.dem}.items():
@@ -314,9 +314,9 @@ def _scene(out: Path, made: dict[str, int], new: Path, row: int, col: int) -> No
     form = dict(dtype="uint16", nodata=0, predictor=2)
     with rasters.create(new, grid, _tags(made) | SCENE_TAGS, **form) as file:
         windows = list(rasters.row_windows(file))
-        seen = files.prefetch(look, windows, rasters.threads())
-        for window, dn in zip(windows, seen, strict=True):
-            file.write(dn, 1, window=window)
+        with files.prefetch(look, windows, rasters.threads()) as seen:
+            for window, dn in zip(windows, seen, strict=True):
+                file.write(dn, 1, window=window)
 
 
 def _tile(out: Path, made: dict[str, int], new: Path, west: int, south: int) -> None:
