@@ -377,10 +377,12 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch, gpus, worker, wanted):
 
 
 @pytest.mark.slow
-def test_workers_of_this_machine_share_its_gpus(monkeypatch):
+def test_workers_of_this_machine_share_its_gpus(tmp_path):
     def where(scene):
         torch.cuda.device_count = lambda: 2  # in the worker, which has none
-        time.sleep(0.5)  # so that the other takes a scene as well
+        (tmp_path / str(os.getpid())).touch()
+        while len(os.listdir(tmp_path)) < 2:  # until the other has taken a scene as well
+            time.sleep(0.02)
         return os.getpid(), inference.device()
 
     found = set(sartutorial.map_scenes(where, [*"abcdef"], name="where", workers=2))

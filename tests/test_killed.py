@@ -105,10 +105,15 @@ def prepared(ground, step, where):
     return where
 
 
+def products(folder):
+    """Every file under its final name; not locks, notes and partial files."""
+    return [p for p in folder.rglob("*") if p.is_file() and ".made" not in p.parts]
+
+
 def contents(folder):
-    """The bytes of every file under its final name; not locks, notes and partial files."""
-    files = (p for p in folder.rglob("*") if p.is_file() and ".made" not in p.parts)
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    """The bytes of every product."""
+    digest = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in products(folder)}
+    return {str(p.relative_to(folder)): code for p, code in digest.items()}
 
 
 @pytest.mark.slow
@@ -194,19 +199,22 @@ def test_ten_scenes_killed_thirty_times_end_as_if_undisturbed(tmp_path):
             f"patches {out}/half --labels {out}/labels --out {out}/patches --size 32 --max-void 1",
         )
 
-    takes, whole = finished(tmp_path, *chain("undisturbed")), contents(tmp_path / "undisturbed")
+    finished(tmp_path, *chain("undisturbed"))
+    whole, out = contents(tmp_path / "undisturbed"), tmp_path / "killed"
     assert len(whole) == 10 + 10 + 3 * 10 + 1
-    moments, kills, progress = random.Random(30), 0, [0]
+    moments, kills, found = random.Random(30), 0, {}
     for _ in range(90):
         if kills == 30:
             break
-        kills += killed(begin(tmp_path, *chain("killed")), moments.uniform(0, takes / 4))
-        found = contents(tmp_path / "killed")
+        child, some = begin(tmp_path, *chain("killed")), len(found) + moments.randrange(8)
+        while child.is_alive() and len(products(out)) < some:
+            time.sleep(0.005)
+        kills += killed(child, moments.uniform(0, 0.1))
+        found = contents(out)
         assert found.items() <= whole.items()  # whole files, and right ones
-        progress.append(len(found))
         if found == whole:  # done too early: begin anew
-            shutil.rmtree(tmp_path / "killed")
+            shutil.rmtree(out)
+            found = {}
     assert kills == 30
-    assert len(set(progress)) > 5  # the kills fell into the work
     finished(tmp_path, *chain("killed"))
     assert contents(tmp_path / "killed") == whole
