@@ -10,10 +10,10 @@ HOUSE := check_weights dependencies gates house lint notebooks pages reference t
 # Of the unit tests, what no version of a library decides: the words in which our own code refuses bad
 # input, and real data, which the newest versions read.
 OURS := bad_input chapter_checks real_data recipes
-# Processes with a thread each: two cores are used better so than by torch's own threads, and four of them,
-# because a test waits for children and browsers as long as it computes. The tests of a file stay in one
-# process, so that what they share is made once.
-PYTEST := -m pytest -n 4 --dist loadfile
+# Processes with a thread each: two cores are used better so than by torch's own threads, and three of them,
+# because tests also wait; four make too much anew. The tests of a file stay in one process, so that what
+# they share is made once.
+PYTEST := -m pytest -n 3 --dist loadfile
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) tests
 QUICK := -m "not slow and not nightly"
 

@@ -11,8 +11,9 @@ weights that fall towards the rim, and write a COG:
 - tiler cuts up the scene, read whole, and its Merger adds up.
 
 The latter two know no rim to leave out, and so need a row and a column of windows less (225 for our 256
-in a scene of 1,024 pixels). They need ``PYTHONPATH=FOLDER`` with torchgeo and tiler, which
-are no dependencies of the book's; one that is missing is left out, and the result says so.
+in a scene of 1,024 pixels, 961 for our 1,024 in one of 2,048). They need ``PYTHONPATH=FOLDER`` with
+torchgeo and tiler, which are no dependencies of the book's; one that is missing is left out, and the
+result says so.
 
 Memory is measured beside it, with a stand-in of one convolution in place of the model, so that
 scenes of up to 24,000 pixels a side are mapped in minutes; a process of its own for each. It follows
@@ -55,7 +56,7 @@ from sartutorial import radiometry, rasters
 from sartutorial.learn import datasets, inference
 
 ROOT = Path(__file__).resolve().parents[1]
-WHOLE = 1_536, 3
+WHOLE = 2_048, 4
 SIDE, RUNS = (int(os.environ.get(k, n)) for k, n in zip(("SIDE", "RUNS"), WHOLE, strict=True))
 SIZES, WIDTH = (3_000, 6_000, 12_000, 24_000), 3_000  # of those whose memory is measured
 SHAPES = [f"{n}x{n}" for n in SIZES] + [f"{WIDTH}x{n}" for n in SIZES[1:]]  # width, height

@@ -334,7 +334,7 @@ print(f"{len(inside)} patches: {alone['accuracy']:.4f} right, in the map {in_map
 assert in_map >= alone["accuracy"]
 
 # %% [markdown]
-# And the time? Most of it is the network's. On a small scene `st.predict` is quicker than a plain loop that reads, predicts and writes a window at a time, but **no quicker** than two libraries made for this, TorchGeo's grid sampler and tiler. They leave no rim out and so lay fewer windows. `benchmarks/results/inference.json` in the repository has the times of all.
+# And the time? Most of it is the network's. `st.predict` is quicker than a plain loop that reads, predicts and writes a window at a time. Two libraries are made for this, and they leave no rim out, so they lay fewer windows. Than TorchGeo's grid sampler it is **no quicker** on a small scene and a little quicker on one four times as large; tiler, which holds the whole scene in memory, is quicker than it on both. `benchmarks/results/inference.json` in the repository has the times of all.
 #
 # ## How large is each class?
 #

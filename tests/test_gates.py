@@ -113,7 +113,7 @@ def test_a_cell_makes_the_book_go_red(house):
     assert "The book is at" not in said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_a_page_lacks_makes_the_book_go_red(house):
     """One build names every fault: a reference, a link, a figure, a citation."""
     lacks = "{ref}`nowhere`", "[that](none.md)", "![A line](gone.png)", "{cite:p}`nobody`"
@@ -159,7 +159,7 @@ def test_make_check_goes_red(house):
     assert said.count("(ignored)") == len(tools), said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_commit_with_a_fault_is_refused(house, tmp_path_factory):
     who = {f"GIT_{r}_{k}": "nobody@example.org" for r in ("AUTHOR", "COMMITTER")
            for k in ("NAME", "EMAIL")}  # fmt: skip
