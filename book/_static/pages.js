@@ -2,6 +2,8 @@
 window.addEventListener("load", () => {
   const article = document.querySelector(".bd-article");
   if (!article) return;
+  // pandas' styled tables look as its plain ones do, in the dark too.
+  for (const table of article.querySelectorAll("table[id^='T_']")) table.classList.add("dataframe");
   for (const picture of article.querySelectorAll("img")) {
     if (picture.naturalWidth < 2 * picture.naturalHeight || picture.naturalWidth < 700) continue;
     if (picture.closest(".frames, .leaflet-container, a")) continue;
