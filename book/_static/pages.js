@@ -11,6 +11,9 @@ window.addEventListener("load", () => {
     picture.replaceWith(box);
     box.append(picture);
   }
+  // What a cell says at length would be a word wide and a screen tall on a phone.
+  for (const cell of article.querySelectorAll("td"))
+    cell.classList.toggle("long", cell.textContent.trim().length > 40);
   for (const frame of article.querySelectorAll("iframe:not([title])"))
     frame.title = "A map to zoom and pan";
   const reach = () => {
