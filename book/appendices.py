@@ -68,7 +68,8 @@ def exhibit(chapter: str, room: str, number: int, shown: tuple[str, str, list[An
             if output.get("name") == "stdout":
                 printed.append(f"```text\n{output.text.rstrip()}\n```")
             elif "text/html" in data and "<table" in data["text/html"]:
-                printed.append(f"```{{raw}} html\n{data['text/html']}\n```")
+                html = f'<div class="cell_output">\n{data["text/html"]}\n</div>'
+                printed.append(f"```{{raw}} html\n{html}\n```")
             elif "image/png" in data and not picture:
                 file = SOURCE / "book" / "museum" / f"{chapter}_{number}.png"
                 file.parent.mkdir(exist_ok=True)
