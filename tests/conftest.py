@@ -4,6 +4,9 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -98,6 +101,22 @@ def world(tmp_path_factory):
     # Forty patches: too few to lose some to a buffer.
     st.sample(out / "patches", out / "lulc", points=20_000, block=2, buffer=0)
     return out
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A folder with the package as it is installed, far from the repository."""
+    out, root = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[1]
+    for name in ("sartutorial", "book/results", "book/weights"):
+        shutil.copytree(root / name, out / "source" / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, out / "source")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", out, out / "source"], check=True)
+    (made,) = out.glob("*.whl")
+    shutil.unpack_archive(made, out / "site", "zip")
+    shutil.rmtree(out / "source")
+    return out / "site"
 
 
 @pytest.fixture(scope="session")

@@ -110,30 +110,20 @@ def test_a_running_lab_sets_box_equations_and_citations(page):
 
 
 @pytest.mark.slow
-def test_what_pages_read_comes_with_the_package(tmp_path):
+def test_what_pages_read_comes_with_the_package(wheel, tmp_path):
     """A wheel, unpacked far from the repository, holds the results that chapters read, and the weights."""
-    source = tmp_path / "source"
-    for name in ("sartutorial", "book/results", "book/weights"):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "-w", tmp_path, source], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
     chapters = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "notebooks").glob("*.py"))]
     places = {p for text in chapters for p in re.findall(r"book_file\(\"([^\"]+)\"\)", text)}
     assert len(places) >= 8
     code = f"""
-import sys; sys.path.insert(0, {str(tmp_path / "site")!r})
+import sys; sys.path.insert(0, {str(wheel)!r})
 from sartutorial import profiles
 from sartutorial.learn import published
 for place in {sorted(places)}: print(profiles.book_file(place))
 print(published.load_model("reference").description["legend"]["names"])
 """
-    shutil.rmtree(source)
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True)
     *found, names = done.stdout.decode().splitlines()
     assert len(found) == len(places), done.stderr.decode()
-    assert all(Path(p).is_relative_to(tmp_path / "site") for p in found)
+    assert all(Path(p).is_relative_to(wheel) for p in found)
     assert "forest" in names
