@@ -18,7 +18,7 @@ window.addEventListener("load", () => {
     frame.title = "A map to zoom and pan";
   const reach = () => {
     for (const box of article.querySelectorAll("table, pre, .cell_output, .output, .math, .wide-picture, .pst-scrollable-table-container")) {
-      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
+      const scrolls = box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible";
       if (scrolls && !box.hasAttribute("tabindex")) box.tabIndex = 0;
     }
   };
