@@ -260,6 +260,7 @@ LOOKED_AT = [
     *("notebooks/09_maps.html", "book/live.html", "book/glossary.html", "book/mistakes.html"),
     *("book/data.html", "notebooks/99_receipt.html"),
 ]
+AT_NIGHT = [p for p in PAGES if p.startswith(("book/", "notebooks/")) and p not in LOOKED_AT]
 # What the theme makes is not ours: its bars and its search.
 AXE_RUN = """async () => {
   const {violations} = await axe.run(".bd-article", {resultTypes: ["violations"]});
@@ -290,7 +291,9 @@ WITHHELD = r"""() => {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOOKED_AT)
+@pytest.mark.parametrize(
+    "name", [*LOOKED_AT, *(pytest.param(p, marks=pytest.mark.nightly) for p in AT_NIGHT)]
+)
 def test_a_page_withholds_nothing_and_axe_finds_nothing_serious(browser, name):
     """Loaded once, and looked at in the width of a phone and of a screen, in light and dark."""
     if not (BOOK / name).exists():

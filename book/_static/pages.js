@@ -14,6 +14,8 @@ window.addEventListener("load", () => {
   // What a cell says at length would be a word wide and a screen tall on a phone.
   for (const cell of article.querySelectorAll("td"))
     cell.classList.toggle("long", cell.textContent.trim().length > 40);
+  // Sphinx calls the references a list, and its entries no items.
+  for (const entry of article.querySelectorAll(".citation-list > .citation")) entry.role = "listitem";
   for (const frame of article.querySelectorAll("iframe:not([title])"))
     frame.title = "A map to zoom and pan";
   const reach = () => {
