@@ -456,15 +456,15 @@ display(Markdown(written[0].with_suffix(".md").read_text().partition("\n")[2]))
 st.web_map(
     {
         "backscatter (simulated)": scenes[0],
-        "labels (simulated)": labels / scenes[0].name,
-        "map": written[0],
         "confidence": doubts,
         "errors (white)": (written[0], labels / scenes[0].name),
+        "labels (simulated)": labels / scenes[0].name,
+        "map": written[0],
     }
 )
 
 # %% [markdown]
-# Each layer can be switched off and made transparent; the swipe takes the uppermost one off from the right.
+# Each layer can be switched off and made transparent; the swipe takes the uppermost one, the map, off from the right, and the labels show. With both switched off, the errors lie on the confidence.
 # The map has no base layer, so that the page needs no map server; `st.web_map(..., base=True)` adds OpenStreetMap.
 # (There is nothing to see there: the island lies in the open Pacific.)
 #
