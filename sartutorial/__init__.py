@@ -64,12 +64,14 @@ _asked: list[int] = []  # each Ctrl-C of a command: a library may swallow what i
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but not while a library is imported: its C++ could not unwind it."""
+    """Raise KeyboardInterrupt, but not within an import or while what an error left is closed."""
     _asked.append(number)
-    within = frame
+    error, within = sys.exc_info()[1], frame
+    if isinstance(error, KeyboardInterrupt):  # of somebody who is impatient
+        return
     while within and not within.f_code.co_filename.startswith("<frozen importlib"):
         within = within.f_back
-    if not within:
+    if not (within or error):  # or C++ could not unwind it, or a thread still reads what is closed
         raise KeyboardInterrupt
     again = Timer(0.05, signal.pthread_kill, [get_ident(), number])  # which wakes a wait
     again.daemon = True  # no reason to wait at the end
@@ -85,7 +87,8 @@ def _main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # done: what is left is taking Python down
         return
     except KeyboardInterrupt:
-        pass  # not ended here: what its traceback holds open is closed while Python is whole
+        # Not ended here: what its traceback holds open is closed while Python is whole.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     said = "sartutorial: interrupted; run it again, and it goes on where it stopped"
     print(said, file=sys.stderr)
     sys.exit(130)

@@ -241,9 +241,8 @@ def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Bo
     here = {"src_transform": grid.transform, "src_crs": grid.crs}
     reproject(np.moveaxis(picture, 2, 0), out, **here, dst_transform=at, dst_crs=crs)  # nearest
     west, east = (middle + math.degrees(m / EARTH) for m in (at.c, at.c + width * at.a))
-    south, north = (
-        math.degrees(math.atan(math.sinh(m / EARTH))) for m in (at.f + height * at.e, at.f)
-    )
+    ends = at.f + height * at.e, at.f
+    south, north = (math.degrees(math.atan(math.sinh(m / EARTH))) for m in ends)
     return np.moveaxis(out, 0, 2), (west, south, east, north)
 
 

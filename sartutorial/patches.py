@@ -213,9 +213,8 @@ def cut(
             kinds.append(_describe(one, labels, size, legend)[0])
     for kind in kinds:
         _check_alike(kind, kinds[:1])
-    work = functools.partial(
-        _cut_scene, labels=labels, out=out, size=size, max_void=max_void, legend=legend
-    )
+    how: dict[str, Any] = dict(labels=labels, out=out, size=size, max_void=max_void, legend=legend)
+    work = functools.partial(_cut_scene, **how)
     try:
         files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
                          progress=progress)  # fmt: skip

@@ -392,7 +392,7 @@ def _choose(
 
     on, hit = match(cloud, index)
     if not len(on):
-        raise InputError(f"{folder}: none of the points fell on a patch; do tiles overlap them?")
+        raise InputError(f"{folder}: none of the points fell on a patch; are these its tiles?")
     index["points"] = np.bincount(hit, minlength=len(index))
     labels, category = splits.label_counts(index), cloud["category"].to_numpy()
     of_points = {

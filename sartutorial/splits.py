@@ -123,7 +123,7 @@ def by_block(
         InputError: A parameter is out of its range.
     """
     if block < 1 or not 0 <= buffer < np.inf:
-        raise InputError(f"--block {block} --buffer {buffer:g}: take at least 1, and 0 sides")
+        raise InputError(f"--block {block} --buffer {buffer:g}: the least are 1 and 0 sides")
     a, b = pairs = neighbours(index, buffer)
     code = _deal(index, blocks(index, block), seed, pairs)
     for k in (2, 1):  # whoever is near a test patch, then whoever is near a validation patch

@@ -250,8 +250,11 @@ def group(process):
         return None
 
 
-def interrupted(command, at, wait):
-    """Send Ctrl-C to a command in the folder ``at``, ``wait`` seconds after it began; its exit code."""
+def interrupted(command, at, wait, times=1):
+    """Send Ctrl-C to a command in the folder ``at``, ``wait`` seconds after it began; its exit code.
+
+    Somebody impatient sends it several ``times``, the next one while the first is at its work.
+    """
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     begin = f"{heard}; import sartutorial; print(flush=True); sartutorial._main()"
     child = subprocess.Popen(
@@ -264,7 +267,9 @@ def interrupted(command, at, wait):
     )
     child.stdout.readline()
     time.sleep(wait)
-    os.killpg(child.pid, signal.SIGINT)
+    for _ in range(times):
+        os.killpg(child.pid, signal.SIGINT)  # its process is there until it is waited for
+        time.sleep(0.02)
     _, err = child.communicate()
     if child.returncode == 0:
         return 0
@@ -300,6 +305,37 @@ def test_what_an_interrupted_command_holds_open_is_closed_before_python_ends(mon
     assert (closed, said.partition(";")[0]) == ("closed", "sartutorial: interrupted")
 
 
+def test_a_second_ctrl_c_does_not_cut_short_what_the_first_closes(monkeypatch):
+    monkeypatch.setattr(sartutorial, "_asked", [])
+    with pytest.raises(KeyboardInterrupt):
+        sartutorial._interrupt(signal.SIGINT, None)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sartutorial._interrupt(signal.SIGINT, None)
+
+
+def test_a_ctrl_c_waits_until_what_an_error_leaves_open_is_closed(monkeypatch):
+    closed = []
+
+    def torn():
+        try:
+            raise InputError("torn")
+        except InputError:
+            signal.raise_signal(signal.SIGINT)
+            closed.append(True)
+        time.sleep(60)
+
+    monkeypatch.setattr(sartutorial, "_asked", [])
+    before = signal.signal(signal.SIGINT, sartutorial._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            torn()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert closed
+
+
 @pytest.fixture(scope="module")
 def ground(world, tmp_path_factory):
     """Three scenes that a step takes long over, and what it needs beside them."""
@@ -324,7 +360,7 @@ def test_an_interrupted_command_ends_with_one_line(ground, world, tmp_path, comm
     for path in ground.iterdir():
         (tmp_path / path.name).symlink_to(path)
     line = LONG[command].format(world=world)
-    assert 130 in [interrupted(line, tmp_path, wait) for wait in (0.3, 3)]
+    assert 130 in [interrupted(line, tmp_path, *how) for how in ((0.3,), (3, 2))]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,7 +139,11 @@ def test_our_recipes_hold_options_that_their_commands_have(file):
         first = {"patches": "scene", "predict": "scene"}.get(name, "patches")
         given += [] if sections[name].keys() & {"scene", "patches"} else [f"--{first}", "x"]
         more = {"patches": ["--labels", "l"], "sample": ["--tiles", "t"]}.get(name, [])
-        cli.app.parse_args(given + (more if more and more[0][2:] not in sections[name] else []))
+        more = [] if more and more[0][2:] in sections[name] else more
+        _, bound, unused = cli.app.parse_args(given + more)
+        known = bound.arguments | vars(bound.arguments.get("hardware", SimpleNamespace()))
+        assert {option.replace("-", "_") for option in sections[name]} <= known.keys()
+        assert not unused
 
 
 def test_the_papers_recipe_holds_what_is_known():

@@ -220,9 +220,8 @@ def baselines(
     train = datasets.Patches(patches, fitted, seed=seed)
     counts = torch.from_numpy(datasets.class_counts(fitted, legend).sum(0))
     said = {"network": "U-Net", "classes": legend.names, "data": datasets.fingerprint(fitted)}
-    schedule = training.Settings(
-        epochs, epochs / 4, min(batch, len(train)), learning_rate, "cosine", seed=seed
-    )
+    batch = min(batch, len(train))
+    schedule = training.Settings(epochs, epochs / 4, batch, learning_rate, "cosine", seed=seed)
     run = training.Run(said, schedule, progress=progress)
     makers: dict[str, Callable[[], Predict]] = {
         "majority": lambda: partial(_majority, counts),
