@@ -62,7 +62,7 @@ def test_the_protocol_was_kept():
         if u["row"] in table1.SIMPLE:
             continue
         assert u["seed"] in table1.SEEDS
-        searched = trials[table1.REFERENCE.name if u["row"] == table1.OWN.name else u["row"]]
+        searched = trials[table1.ROWS[u["row"]].searched.name]
         assert set(searched) == set(table1.TRIALS)
         best = max(searched, key=lambda i: searched[i]["miou"])
         assert (u["chosen"], u["settings"]) == (best, searched[best]["settings"])
