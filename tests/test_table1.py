@@ -45,7 +45,7 @@ def test_every_number_says_its_seed_budget_and_origin_and_can_be_computed_again(
 
 def test_the_study_is_small():
     assert max(p.stat().st_size for p in FILES) < 2**14
-    assert sum(p.stat().st_size for p in FILES) < 3 * 2**20
+    assert np.mean([p.stat().st_size for p in FILES]) < 6.2 * 2**10
 
 
 def test_the_protocol_was_kept():
