@@ -411,7 +411,7 @@ assert verdicts["175 s", SCRATCH, UNET]["the first is"] == "ahead"
 assert steps.keys() == {r["start"] for r in last} and np.argmax(means) == 0
 
 # %% [markdown]
-# **What the weight adds:** nothing that can be told from chance. With it, SimMIM and MixMAE come out a little *below* their plain twins, and their intervals hold 0; with the weight of linear power, SimMIM is behind. [The page on the weight](08b_weight) asks why.
+# **What the weight adds:** nothing that can be told from chance. With it, SimMIM and MixMAE come out a little *below* their plain twins, and their intervals hold 0; with the weight of linear power, SimMIM is behind. These are of one pretraining each; [further down](pretrainings) are five. [The page on the weight](08b_weight) asks why.
 #
 # **What time does:** it can turn a ranking. In the short runs the U-Net is ahead of the transformer from scratch, in those of 175 seconds behind it.
 #
