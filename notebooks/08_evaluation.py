@@ -509,6 +509,8 @@ for w in PLACES:
         print(
             f"{PLACES[w]}, SAR-W-{name} minus {name}: {as_text(*chance[w, name], '+')}"
         )
+
+# %%
 for w in PLACES:
     for m in METHODS:
         start = SCRATCH if "SimMIM" in m else "MixMAE's encoder, scratch"
