@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from shapely import Geometry, box, union_all
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, rasters
@@ -117,10 +117,8 @@ def merged(lookups: Sequence[Lookup], window: Window) -> NDArray[np.uint8]:
     return ids
 
 
-def _area(*grids: rasters.Grid) -> Any:
+def _area(*grids: rasters.Grid) -> Geometry:
     """The bounding boxes of grids in degrees, as one shape."""
-    from shapely import box, union_all
-
     return union_all([box(*b) for g in grids for b in rasters.bounds_of(g)])
 
 
@@ -137,10 +135,8 @@ def overlapping(scene: rasters.Grid, tiles: Sequence[str | Path]) -> list[str]:
 def missing(scene: rasters.Grid, tiles: Iterable[rasters.Grid]) -> list[str]:
     """The HR-LULC tiles, by name, in whose square degree ``tiles`` leave part of the scene uncovered.
 
-    Seas without land have no tile, so this need not be a fault. Bounding boxes are compared.
+    Seas without land have no tile, so this need not be a fault.
     """
-    from shapely import box
-
     covered = _area(*tiles).buffer(1e-6)
     return [
         lulc.tile_name(lon, lat)

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,14 +27,13 @@ from rasterio.windows import Window
 
 from sartutorial import InputError, __version__, files, lulc, radiometry
 
-# GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
-# an archive's size in a file beside it, in a folder that is not ours.
-os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
-os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
 # A server that is busy or cut off is asked again, after 0.5, 1, 2, 4 s; one that is silent is given up.
 WEB = dict(MAX_RETRY=4, RETRY_DELAY=0.5, CONNECTTIMEOUT=10, LOW_SPEED_TIME=30, LOW_SPEED_LIMIT=1)
-for _name, _value in WEB.items():
-    os.environ.setdefault(f"GDAL_HTTP_{_name}", str(_value))
+# GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
+# an archive's size in a file beside it, in a folder that is not ours.
+_SET = {"GDAL_CACHEMAX": 64, "CPL_VSIL_GZIP_WRITE_PROPERTIES": "NO"}  # MB
+for _name, _value in (_SET | {f"GDAL_HTTP_{key}": value for key, value in WEB.items()}).items():
+    os.environ.setdefault(_name, str(_value))
 
 DEGREES = "EPSG:4326"
 ROWS = 512  # of a strip: a multiple of the tile height that we write
@@ -53,9 +52,6 @@ def threads() -> int:
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-# Grids -------------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
@@ -120,9 +116,9 @@ def bounds_of(grid: Grid) -> list[Box]:
 
 
 def pixel_size(grid: Grid | DatasetReader) -> float:
-    """The pixel spacing on the ground of a grid or an open raster, in any CRS.
+    """The pixel spacing of a grid or an open raster in any CRS: metres on the ellipsoid.
 
-    It is in metres on the ellipsoid at the raster's centre: the geometric mean of both axes.
+    It is the geometric mean of both axes, at the raster's centre.
     """
     col, row = grid.width / 2, grid.height / 2
     x, y = grid.transform * np.array([(col, row), (col + 1, row), (col, row + 1)]).T
@@ -135,19 +131,14 @@ def pixel_size(grid: Grid | DatasetReader) -> float:
     return math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
 
 
-# Reading -----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def opened(
     path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
 ) -> Iterator[DatasetReader]:
     """Open a raster of one band, and of alpha beside it, for reading with as many ``decoders``.
 
-    It must hold ``dtype``: uint16 amplitude DN (scenes), uint8 ids (land cover) or float32 dB.
-
-    Raises InputError, naming the file, if it is missing, no raster, without a place on Earth, or
-    if it says of itself that its numbers mean something else (type, scale, offset, unit).
+    Raises InputError, naming the file, unless it is a raster with a place on Earth that by all it
+    says holds ``dtype``: uint16 amplitude DN (scenes), uint8 ids (land cover) or float32 dB.
     """
     check_proj()
     with ExitStack() as stack:
@@ -184,13 +175,11 @@ def _check_place(path: str | Path, dataset: DatasetReader) -> None:
     crs, at = dataset.crs, dataset.transform
     if crs is None or at.is_identity or at.is_degenerate:
         raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
-    try:
-        size = pixel_size(dataset) if crs.is_geographic or crs.is_projected else math.nan
-    except (RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
-        size = math.nan
-    if not 0 < size < math.inf:
-        name = crs.to_wkt().split('"')[1]
-        raise InputError(f"{path}: its CRS ('{name}') gives it no place on Earth; reproject it")
+    with suppress(RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
+        if (crs.is_geographic or crs.is_projected) and 0 < pixel_size(dataset) < math.inf:
+            return
+    name = crs.to_wkt().split('"')[1]
+    raise InputError(f"{path}: its CRS ('{name}') gives it no place on Earth; reproject it")
 
 
 def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
@@ -256,6 +245,8 @@ def read_reduced(
     dataset: DatasetReader, window: Window, shape: tuple[int, int]
 ) -> NDArray[np.uint16]:
     """DN (rows, columns) of the mean power of the valid pixels that each of them stands for."""
+    if shape == (window.height, window.width):
+        return read_dn(dataset, window)
     tops = np.arange(shape[0] + 1) * int(window.height) // shape[0]
     lefts = np.arange(shape[1]) * int(window.width) // shape[1]
     out = np.empty(shape, np.uint16)
@@ -306,9 +297,6 @@ def row_windows(
             yield Window(left, top, min(columns, width - left), min(rows, height - top))
 
 
-# Writing -----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
@@ -343,9 +331,6 @@ def check_whole(path: str | Path) -> None:
         end = size + 1
     if end > size:
         raise OSError("not written whole; is the disk full?")
-
-
-# Views -------------------------------------------------------------------------------------------
 
 
 class View(NamedTuple):
@@ -384,7 +369,7 @@ def read_db(
     """
     with _viewed(scene, "uint16", window, max_size) as (dataset, part, shape, grid):
         product = radiometry.product(dataset.name, dataset.tags(), quantity)
-        dn = read_reduced(dataset, part, shape) if shape else read_dn(dataset, part)
+        dn = read_reduced(dataset, part, shape)
         db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
         return View(db, grid, product.quantity)
 
@@ -409,15 +394,15 @@ def read_classes(
     """
     with _viewed(raster, "uint8", window, max_size) as (dataset, part, shape, grid):
         known = lulc.legend(legend or legend_of(dataset) or lulc.HR_LULC)
-        how = dict(out_shape=shape, resampling=Resampling.nearest) if shape else {}
-        return Classes(read_ids(dataset, known, part, **how), grid, known)
+        ids = read_ids(dataset, known, part, out_shape=shape, resampling=Resampling.nearest)
+        return Classes(ids, grid, known)
 
 
 @contextmanager
 def _viewed(
     path: str | Path, dtype: str, window: Sequence[int] | None, max_size: int | None
-) -> Iterator[tuple[DatasetReader, Window, tuple[int, int] | None, Grid]]:
-    """A raster, the window to read, the shape to reduce it to, if any, and the grid of the view."""
+) -> Iterator[tuple[DatasetReader, Window, tuple[int, int], Grid]]:
+    """A raster, the window to read, and the shape and the grid of the view."""
     found = files.find_scenes(path, "raster")
     if len(found) > 1:
         raise InputError(f"{path}: holds {len(found)} rasters, such as {found[0]}; name one")
@@ -427,10 +412,9 @@ def _viewed(
         if not (0 <= row < row + height <= rows and 0 <= col < col + width <= columns):
             view = f"window {row}, {col}, {height}, {width} (row, column, height, width)"
             raise InputError(f"{path}: {view} is not in its {rows} rows and {columns} columns")
-        part, shape = Window(col, row, width, height), None
+        step = max(1, max(height, width) / (max_size or math.inf))
+        shape = max(1, round(height / step)), max(1, round(width / step))
         at = dataset.transform * Affine.translation(col, row)
-        if max_size and max(height, width) > max_size:
-            step = max(height, width) / max_size
-            shape = (max(1, round(height / step)), max(1, round(width / step)))
-            at *= Affine.scale(width / shape[1], height / shape[0])
-        yield dataset, part, shape, Grid(dataset.crs, at, *(shape or (height, width))[::-1])
+        at *= Affine.scale(width / shape[1], height / shape[0])
+        grid = Grid(dataset.crs, at, shape[1], shape[0])
+        yield dataset, Window(col, row, width, height), shape, grid
