@@ -235,10 +235,7 @@ def up_to_date(
 def made(
     out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
 ) -> Iterator[Path | None]:
-    """Yield a file to write that becomes ``out``, or None if ``out`` is up to date.
-
-    Of several processes that ask for the same ``out``, one makes it while the others wait.
-    """
+    """Yield a file to write that becomes ``out``, or None if it is up to date, now or after a wait."""
     out = Path(out)
     if up_to_date(out, inputs, parameters):
         yield None
@@ -340,8 +337,7 @@ def map_scenes(
         scenes: Paths or URLs.
         name: What the work is called, for the bar.
         workers: How many scenes at a time, each in a process of its own; 1 works in this process.
-        scheduler: The address of a dask scheduler whose workers do it instead. They must see the
-            same files and have this package.
+        scheduler: The address of a dask scheduler, whose workers see the same files and know this package.
         progress: Show a bar.
 
     Raises:

@@ -56,8 +56,8 @@ def label(
         InputError: No tile meets a scene, or a tile holds ids that the legend does not have.
     """
     found = files.find_scenes(tiles, "land-cover tile")
-    if scheduler:  # other machines have another working folder
-        found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
+    # A scheduler's workers have another working folder.
+    found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
     work = partial(_label, tiles=found, legend=lulc.legend(legend))
     return files.products(
         work, scene, out, name="label", workers=workers, scheduler=scheduler, progress=progress
@@ -84,7 +84,7 @@ def _label(
                 fault = f"its tag LEGEND has other classes than {legend.name}; name its legend"
                 raise InputError(f"{source.name}: {fault}")
         absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
-        if absent and progress:
+        if absent and progress:  # no fault: seas without land have no tile
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
             tqdm.write(note, file=sys.stderr)
         made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
@@ -133,10 +133,7 @@ def overlapping(scene: rasters.Grid, tiles: Sequence[str | Path]) -> list[str]:
 
 
 def missing(scene: rasters.Grid, tiles: Iterable[rasters.Grid]) -> list[str]:
-    """The HR-LULC tiles, by name, in whose square degree ``tiles`` leave part of the scene uncovered.
-
-    Seas without land have no tile, so this need not be a fault.
-    """
+    """The HR-LULC tiles, by name, of the square degrees where part of the scene has none of ``tiles``."""
     covered = _area(*tiles).buffer(1e-6)
     return [
         lulc.tile_name(lon, lat)

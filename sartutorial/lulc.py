@@ -202,12 +202,10 @@ WORLDCOVER = _of_rows("worldcover", _rows(_WORLDCOVER))
 
 
 def legend(of: str | Path | Legend) -> Legend:
-    """Find a legend.
+    """Find a legend by its name (hr-lulc, worldcover) or in a table of your own.
 
-    Args:
-        of: A name (hr-lulc, worldcover), a legend, or a table of your own: CSV with the columns id,
-            name, colour (#rrggbb), index (of the training class from 0, -1 for none) and, for merged
-            classes, training (their common name); or JSON, such rows or what ``to_dict`` gave.
+    That is CSV with the columns id, name, colour (#rrggbb), index (of the training class from 0, -1
+    for none) and, for merged classes, training (their common name); or JSON, such rows or a legend.
 
     Raises:
         InputError: There is no such legend, or the table does not say what it must.

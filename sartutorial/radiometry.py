@@ -87,9 +87,7 @@ def dn_to_db(
 
 
 def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArray[np.uint16]:
-    """Turn backscatter into the nearest amplitude DN: uint16 of the same shape, 0 for no data.
-
-    A valid pixel stays valid: it becomes 1..65535.
+    """Turn backscatter into the nearest amplitude DN: uint16, 1..65535 and 0 for no data.
 
     Args:
         db: dB, any shape; NaN is no data.

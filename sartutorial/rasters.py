@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,14 +87,11 @@ def check_proj() -> None:
 
 def same_grid(a: Grid, b: Grid) -> bool:
     """Whether two grids are one, to a thousandth of a pixel, however their CRS are written."""
-    if (a.width, a.height) != (b.width, b.height):
-        return False
-    try:
+    with suppress(RasterioError, CPLE_BaseError):
         x, y = transform(b.crs, a.crs, *(b.transform * _corners(b)))
-    except (RasterioError, CPLE_BaseError):
-        return False
-    found = np.array(~a.transform * (np.array(x), np.array(y)))
-    return bool(np.abs(found - _corners(a)).max() < 1e-3)
+        off = np.array(~a.transform * (np.array(x), np.array(y))) - _corners(a)
+        return (a.width, a.height) == (b.width, b.height) and bool(np.abs(off).max() < 1e-3)
+    return False
 
 
 def bounds_of(grid: Grid) -> list[Box]:
@@ -116,10 +114,7 @@ def bounds_of(grid: Grid) -> list[Box]:
 
 
 def pixel_size(grid: Grid | DatasetReader) -> float:
-    """The pixel spacing of a grid or an open raster in any CRS: metres on the ellipsoid.
-
-    It is the geometric mean of both axes, at the raster's centre.
-    """
+    """The pixel spacing on the ground in metres, in any CRS: at the centre, the mean of both axes."""
     col, row = grid.width / 2, grid.height / 2
     x, y = grid.transform * np.array([(col, row), (col + 1, row), (col, row + 1)]).T
     lon, lat = (np.radians(v) for v in transform(grid.crs, DEGREES, x, y)[:2])
@@ -228,11 +223,7 @@ def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: 
 
 
 def read_dn(dataset: DatasetReader, window: Window | None = None) -> NDArray[np.uint16]:
-    """Read amplitude DN (uint16) of a scene that was ``opened``, 0 wherever they are invalid.
-
-    Invalid is what the file declares so (nodata of any value, a mask within or beside it, alpha) and
-    what its product's mask says holds no measurement. Raises InputError if the file is damaged.
-    """
+    """Read a scene's amplitude DN (uint16), 0 where the file or the mask of its product has no data."""
     dn = _read(dataset, window=window)
     _set_invalid(dataset, dn, 0, window=window)
     if mask := getattr(dataset, "product_mask", None):
@@ -262,10 +253,7 @@ def read_reduced(
 def read_ids(
     dataset: DatasetReader, legend: lulc.Legend, window: Window | None = None, **how: Any
 ) -> NDArray[np.uint8]:
-    """Read land cover as a legend's ids (uint8), ``legend.void`` wherever there is no label.
-
-    Raises InputError for ids that the legend does not have.
-    """
+    """Read land cover as a legend's ids (uint8), ``legend.void`` for no label; InputError for others."""
     ids = _read(dataset, window=window, **how)
     _set_invalid(dataset, ids, legend.void, window=window, **how)
     for value in set(legend.void_ids) - {legend.void}:
@@ -301,10 +289,7 @@ def row_windows(
 def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """Write a tiled, compressed GeoTIFF, of one band unless told otherwise; whole, or OSError.
-
-    ``profile`` holds rasterio's creation options: ``dtype`` at least; nodata is 0 if not named.
-    """
+    """Write a tiled, compressed GeoTIFF, of one band unless ``profile`` differs; whole, or OSError."""
     check_proj()
     options = GTIFF | dict(count=1, bigtiff="if_safer", nodata=0, num_threads=threads())
     with rasterio.open(path, "w", **(options | grid._asdict() | profile)) as dataset:
@@ -320,17 +305,14 @@ def check_whole(path: str | Path) -> None:
     """
     if files.is_virtual(path):  # written by others, who gave it its size
         return
-    size, end = os.path.getsize(path), 0
-    try:
-        with rasterio.open(path) as dataset:
-            for (row, col), _ in dataset.block_windows(1):
-                place = (f"BLOCK_{what}_{col}_{row}" for what in ("OFFSET", "SIZE"))
-                ends = [dataset.get_tag_item(item, "TIFF", bidx=1) for item in place]
-                end = max(end, sum(int(n or size + 1) for n in ends))
-    except RasterioIOError:  # not even its directory
-        end = size + 1
-    if end > size:
-        raise OSError("not written whole; is the disk full?")
+    size = os.path.getsize(path)
+    with suppress(RasterioIOError), rasterio.open(path) as dataset:  # or not even its directory
+        ask = partial(dataset.get_tag_item, dm="TIFF", bidx=1)
+        blocks = [f"{col}_{row}" for (row, col), _ in dataset.block_windows(1)]
+        places = [(ask(f"BLOCK_OFFSET_{b}"), ask(f"BLOCK_SIZE_{b}")) for b in blocks]
+        if all(start and length and int(start) + int(length) <= size for start, length in places):
+            return
+    raise OSError("not written whole; is the disk full?")
 
 
 class View(NamedTuple):
