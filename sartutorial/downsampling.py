@@ -131,8 +131,7 @@ def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool
                 "POLARISATION": product.polarisation,
                 "DOWNSAMPLED": "{factor} {average}".format(**how),
             }
-            if mask:  # which read_dn honours
-                tags["MASK"] = files.name_of(mask)
+            tags |= {"MASK": files.name_of(mask)} if mask else {}  # which read_dn honours
             tags.pop("AREA_OR_POINT", None)  # what we write are areas
             size = math.ceil(source.width / factor), math.ceil(source.height / factor)
             grid = rasters.Grid(source.crs, source.transform * Affine.scale(factor), *size)

@@ -195,8 +195,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def locked(out: str | Path) -> Iterator[None]:
     """Hold the right to make ``out``: a second process that asks for it waits for the first."""
     notes = Path(out).parent / NOTES
-    notes.mkdir(parents=True, exist_ok=True)
-    with FileLock(notes / f"{Path(out).name}.lock"):
+    try:
+        notes.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(notes / f"{Path(out).name}.lock").acquire()
+    except OSError as error:
+        raise OSError(f"{out}: could not be written ({error})") from error
+    with lock:
         yield
 
 

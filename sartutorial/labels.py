@@ -71,19 +71,18 @@ def _label(
         sar = stack.enter_context(rasters.opened(scene))
         grid, ours = rasters.grid_of(sar), legend == lulc.HR_LULC
         chosen = overlapping(grid, tiles)
-        if not chosen:
-            boxes = "longitude {0:.3f} to {2:.3f}, latitude {1:.3f} to {3:.3f}"
-            here = [boxes.format(*b) for b in rasters.bounds_of(grid)]
-            needed = ", ".join(missing(grid, [])) if ours else " and ".join(here)
-            raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
+        absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
+        if not sources:
+            place = "longitude {0:.3f} to {2:.3f}, latitude {1:.3f} to {3:.3f}"
+            needed = absent or " and ".join(place.format(*b) for b in rasters.bounds_of(grid))
+            raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         classes = {(c.id, c.name) for c in legend.classes}
         for source in sources:
             said = rasters.legend_of(source)
             if said and {(c.id, c.name) for c in said.classes} != classes:
                 fault = f"its tag LEGEND has other classes than {legend.name}; name its legend"
                 raise InputError(f"{source.name}: {fault}")
-        absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
         if absent and progress:  # no fault: seas without land have no tile
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
             tqdm.write(note, file=sys.stderr)

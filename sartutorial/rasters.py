@@ -114,7 +114,7 @@ def bounds_of(grid: Grid) -> list[Box]:
 
 
 def pixel_size(grid: Grid | DatasetReader) -> float:
-    """The pixel spacing on the ground in metres, in any CRS: at the centre, the mean of both axes."""
+    """The pixel spacing at the centre in metres on the ground, in any CRS: both axes' geometric mean."""
     col, row = grid.width / 2, grid.height / 2
     x, y = grid.transform * np.array([(col, row), (col + 1, row), (col, row + 1)]).T
     lon, lat = (np.radians(v) for v in transform(grid.crs, DEGREES, x, y)[:2])
@@ -145,12 +145,8 @@ def opened(
             raise InputError(f"{path}: not a readable raster ({error}){_mend(path)}") from error
         except OSError as error:
             raise files.unreadable(path, error) from error
-        _check_place(path, dataset)
-        colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
-        bands = [i for i, colour in colours if colour != ColorInterp.alpha]
-        if bands != [1]:
-            raise InputError(f"{path}: holds {len(bands)} bands, expected one; extract it first")
-        _check_values(path, dataset, dtype)
+        if fault := _fault_of(dataset, dtype):
+            raise InputError(f"{path}: {fault}")
         dataset.product_mask = None
         if dtype == "uint16" and (mask := mask_of(path)):
             dataset.product_mask = stack.enter_context(opened(mask, dtype="uint8"))
@@ -166,44 +162,55 @@ def mask_of(scene: str | Path) -> str | None:
     return mask if mask and exists(mask) else None
 
 
-def _check_place(path: str | Path, dataset: DatasetReader) -> None:
-    crs, at = dataset.crs, dataset.transform
+def _fault_of(dataset: DatasetReader, dtype: str) -> str | None:
+    """Why a raster is none of ``dtype``, or means something else by its numbers, and the mend."""
+    crs, at, placed = dataset.crs, dataset.transform, False
     if crs is None or at.is_identity or at.is_degenerate:
-        raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
+        return "no georeference (CRS and transform); use the L2.1 GeoTIFF"
     with suppress(RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
-        if (crs.is_geographic or crs.is_projected) and 0 < pixel_size(dataset) < math.inf:
-            return
-    name = crs.to_wkt().split('"')[1]
-    raise InputError(f"{path}: its CRS ('{name}') gives it no place on Earth; reproject it")
-
-
-def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
+        placed = (crs.is_geographic or crs.is_projected) and 0 < pixel_size(dataset) < math.inf
+    if not placed:
+        name = crs.to_wkt().split('"')[1]
+        return f"its CRS ('{name}') gives it no place on Earth; reproject it"
+    colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    bands = [i for i, colour in colours if colour != ColorInterp.alpha]
+    if bands != [1]:
+        return f"holds {len(bands)} bands, expected one; extract it first"
     holds, (kind, units) = dataset.dtypes[0], KINDS[dtype]
     tags = {k.lower(): v for k, v in dataset.tags(1).items()}  # as NetCDF has it, and xarray
     scale = float(tags.get("scale_factor", dataset.scales[0]))
     offset = float(tags.get("add_offset", dataset.offsets[0]))
     unit = dataset.units[0] or tags.get("units", "")
-    height = f'UNIT["{unit}"' in dataset.crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
+    height = f'UNIT["{unit}"' in crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
+    mend = "convert it (db_to_dn turns dB into DN, 'gdal_translate -ot Byte' converts ids)"
+    mend += " or declare it right (gdal_edit.py)"
     if holds != dtype:
-        fault = f"holds {holds}, expected {dtype} {kind}"
-    elif (scale, offset) != (1, 0):
-        fault = f"declares scale {scale:g} and offset {offset:g}, so its numbers are not {kind}"
-    elif not height and unit.strip().lower() not in ("", "1", "none", *units):
-        fault = f"declares the unit '{unit}', expected {kind}"
-    else:
-        return
-    mend = "db_to_dn turns dB into DN, 'gdal_translate -ot Byte' converts ids"
-    raise InputError(f"{path}: {fault}; convert it ({mend}) or declare it right (gdal_edit.py)")
+        return f"holds {holds}, expected {dtype} {kind}; {mend}"
+    if (scale, offset) != (1, 0):
+        return f"declares scale {scale:g} and offset {offset:g}, which {kind} have not; {mend}"
+    if not height and unit.strip().lower() not in ("", "1", "none", *units):
+        return f"declares the unit '{unit}', expected {kind}; {mend}"
+    return None
 
 
-def _read(dataset: DatasetReader, what: str = "read", band: int = 1, **how: Any) -> NDArray[Any]:
+def _read(dataset: DatasetReader, void: int | None = None, **how: Any) -> NDArray[Any]:
+    """The band, with ``void`` (if given) where the file says invalid: nodata, a mask of any form, alpha."""
     try:
-        pixels: NDArray[Any] = getattr(dataset, what)(band, **how)
+        band: NDArray[Any] = dataset.read(1, **how)
+        if void is None:
+            return band
+        if dataset.nodata not in (None, void):
+            band[band == dataset.nodata] = void
+        if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
+            band[dataset.read_masks(1, **how) == 0] = void  # a .msk, one within, or alpha
+        for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
+            if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
+                band[dataset.read(i, **how) == 0] = void
     except RasterioIOError as error:
         # rasterio says "see previous exception"; GDAL's own words say what is wrong.
         said = f"cannot be read ({error.__cause__ or error}){_mend(dataset.name)}"
         raise InputError(f"{dataset.name}: {said}") from error
-    return pixels
+    return band
 
 
 def _mend(path: str | Path) -> str:
@@ -211,21 +218,9 @@ def _mend(path: str | Path) -> str:
     return "; check address and network, and run it again" if far else ""
 
 
-def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: Any) -> None:
-    """Set to ``value`` what the file declares invalid: by nodata, a mask of any form, or alpha."""
-    if dataset.nodata not in (None, value):
-        band[band == dataset.nodata] = value
-    if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
-        band[_read(dataset, "read_masks", **how) == 0] = value  # a .msk, one within, or alpha
-    for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
-        if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
-            band[_read(dataset, band=i, **how) == 0] = value
-
-
 def read_dn(dataset: DatasetReader, window: Window | None = None) -> NDArray[np.uint16]:
     """Read a scene's amplitude DN (uint16), 0 where the file or the mask of its product has no data."""
-    dn = _read(dataset, window=window)
-    _set_invalid(dataset, dn, 0, window=window)
+    dn = _read(dataset, 0, window=window)
     if mask := getattr(dataset, "product_mask", None):
         void = radiometry.product(dataset.name, {}, "sigma0").void
         dn[np.isin(_read(mask, window=window), void)] = 0
@@ -254,8 +249,7 @@ def read_ids(
     dataset: DatasetReader, legend: lulc.Legend, window: Window | None = None, **how: Any
 ) -> NDArray[np.uint8]:
     """Read land cover as a legend's ids (uint8), ``legend.void`` for no label; InputError for others."""
-    ids = _read(dataset, window=window, **how)
-    _set_invalid(dataset, ids, legend.void, window=window, **how)
+    ids = _read(dataset, legend.void, window=window, **how)
     for value in set(legend.void_ids) - {legend.void}:
         ids[ids == value] = legend.void
     legend.check(ids, dataset.name)
