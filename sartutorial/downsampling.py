@@ -44,29 +44,25 @@ def block_mean(
         uint16 of shape (ceil(H / factor), ceil(W / factor)), 0 = no data.
     """
     _check(factor, average)
-    rows = PIECE * factor
-    pieces = (dn[top : top + rows] for top in range(0, len(dn), rows))
-    return np.concatenate([_mean_of_blocks(piece, factor, average) for piece in pieces])
-
-
-def _mean_of_blocks(dn: NDArray[np.uint16], factor: int, average: Average) -> NDArray[np.uint16]:
     height, width = dn.shape
-    if height % factor or width % factor:
-        dn = np.pad(dn, ((0, -height % factor), (0, -width % factor)))
-    # Rounding in single precision stays below 0.04 DN for small blocks.
-    values: NDArray[Any] = dn.astype(np.float32 if factor <= 8 else np.float64)
-    if average == "power":
-        values *= values
-    mean = _sum_of_blocks(values, factor)
-    valid = dn != 0
-    if valid.all():
-        mean /= factor**2
-    else:
-        count = _sum_of_blocks(valid.astype(np.min_scalar_type(factor**2)), factor)
-        mean /= np.maximum(count, 1)
-    if average == "power":
-        np.sqrt(mean, out=mean)  # at least 1 where a pixel is valid: it never becomes no data
-    out: NDArray[np.uint16] = np.rint(mean, out=mean).astype(np.uint16)
+    out = np.empty((math.ceil(height / factor), math.ceil(width / factor)), np.uint16)
+    for top in range(0, len(out), PIECE):
+        piece = dn[top * factor : (top + PIECE) * factor]
+        if len(piece) % factor or width % factor:
+            piece = np.pad(piece, ((0, -len(piece) % factor), (0, -width % factor)))
+        # Rounding in single precision stays below 0.04 DN for small blocks.
+        values: NDArray[Any] = piece.astype(np.float32 if factor <= 8 else np.float64)
+        if average == "power":
+            values *= values
+        mean, valid = _sum_of_blocks(values, factor), piece != 0
+        if valid.all():
+            mean /= factor**2
+        else:
+            count = _sum_of_blocks(valid.astype(np.min_scalar_type(factor**2)), factor)
+            mean /= np.maximum(count, 1)
+        if average == "power":
+            np.sqrt(mean, out=mean)  # at least 1 where a pixel is valid: it never becomes no data
+        out[top : top + PIECE] = np.rint(mean, out=mean)
     return out
 
 
@@ -109,8 +105,7 @@ def downsample(
         InputError: A scene cannot be read or calibrated, or ``factor`` is below 1.
     """
     _check(factor, average)
-    how = dict(factor=factor, average=average, quantity=quantity)
-    work = partial(_downsample, how=how)
+    work = partial(_downsample, how=dict(factor=factor, average=average, quantity=quantity))
     return files.products(
         work, scene, out, name="downsample", workers=workers, scheduler=scheduler, progress=progress
     )
@@ -136,12 +131,10 @@ def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool
                 "POLARISATION": product.polarisation,
                 "DOWNSAMPLED": "{factor} {average}".format(**how),
             }
-            if mask:  # which read_dn honours
-                tags["MASK"] = files.name_of(mask)
+            tags |= {"MASK": files.name_of(mask)} if mask else {}  # which read_dn honours
             tags.pop("AREA_OR_POINT", None)  # what we write are areas
-            width, height = math.ceil(source.width / factor), math.ceil(source.height / factor)
-            place = source.transform * Affine.scale(factor)
-            grid = rasters.Grid(source.crs, place, width, height)
+            size = math.ceil(source.width / factor), math.ceil(source.height / factor)
+            grid = rasters.Grid(source.crs, source.transform * Affine.scale(factor), *size)
             # Three windows are under way at a time: one is read, one averaged, one written.
             windows = list(rasters.row_windows(source, factor * ROWS, factor * COLUMNS))
             mean = partial(block_mean, factor=factor, average=how["average"])

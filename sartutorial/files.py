@@ -49,9 +49,6 @@ _PACKED = re.compile(rf"^({_TILE}_MOS|.*ALOS2\d{{9}}).*({'|'.join(ARCHIVES)})$",
 _HH = re.compile(rf"(^|/)({_TILE}_sl_HH(_F\d\d[A-Z]{{3}})?(\.tiff?)?|IMG-HH-ALOS2[^/]*\.tiff?)$")
 
 
-# Scenes ------------------------------------------------------------------------------------------
-
-
 def find_scenes(
     paths: Paths, what: str = "scene", *, without: str | Path | None = None
 ) -> list[str]:
@@ -120,16 +117,15 @@ def _rasters(folder: str, without: str | Path | None) -> Iterator[str]:
 
 def _hh(archive: str) -> str:
     """GDAL's path of the HH layer in an archive."""
-    zipped = archive.lower().endswith(".zip")
+    kind = "zip" if archive.lower().endswith(".zip") else "tar"
     try:
-        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as packed:
+        with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive) as packed:
             names = packed.namelist() if isinstance(packed, zipfile.ZipFile) else packed.getnames()
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{archive}: not a readable archive ({error}); fetch it anew") from error
     if not (name := next(filter(_HH.search, names), None)):
         raise InputError(f"{archive}: holds no HH layer (*_sl_HH*); unpack it and name the raster")
-    kind = "/vsizip/" if zipped else "/vsitar/"
-    return f"{kind}{os.path.abspath(archive)}/{name.removeprefix('./')}"
+    return f"/vsi{kind}/{os.path.abspath(archive)}/{name.removeprefix('./')}"
 
 
 def is_virtual(path: str | Path) -> bool:
@@ -144,11 +140,7 @@ def name_of(path: str | Path) -> str:
 
 
 def stem_of(path: str | Path) -> str:
-    """A scene's name without the suffix of a raster: what its products and patches are named after.
-
-    >>> stem_of("a/IMG-HH-ALOS2458503210-221119-UBSR2.1GUD.tif")
-    'IMG-HH-ALOS2458503210-221119-UBSR2.1GUD'
-    """
+    """A scene's name without the suffix of a raster: what its products and patches are named after."""
     name = name_of(path)
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
@@ -165,9 +157,6 @@ def on_disk(path: str | Path) -> Path:
         return Path(text)
     inside = Path(text[8:])
     return next((p for p in inside.parents if p.is_file()), inside)
-
-
-# Whole files -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -215,9 +204,6 @@ def locked(out: str | Path) -> Iterator[None]:
         yield
 
 
-# What is up to date ------------------------------------------------------------------------------
-
-
 def up_to_date(
     out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
 ) -> bool:
@@ -253,10 +239,7 @@ def up_to_date(
 def made(
     out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
 ) -> Iterator[Path | None]:
-    """Yield a file to write that becomes ``out``, or None if ``out`` is up to date.
-
-    Of several processes that ask for the same ``out``, one makes it while the others wait.
-    """
+    """Yield a file to write that becomes ``out``, or None if it is up to date, now or after a wait."""
     out = Path(out)
     if up_to_date(out, inputs, parameters):
         yield None
@@ -342,9 +325,6 @@ def _content(file: Path) -> int:
     return crc
 
 
-# Many scenes -------------------------------------------------------------------------------------
-
-
 def map_scenes(
     work: Callable[[str], T],
     scenes: Sequence[str | Path],
@@ -361,8 +341,7 @@ def map_scenes(
         scenes: Paths or URLs.
         name: What the work is called, for the bar.
         workers: How many scenes at a time, each in a process of its own; 1 works in this process.
-        scheduler: The address of a dask scheduler whose workers do it instead. They must see the
-            same files and have this package.
+        scheduler: The address of a dask scheduler, whose workers see the same files and know this package.
         progress: Show a bar.
 
     Raises:
@@ -374,19 +353,16 @@ def map_scenes(
     with closing(_each(work, names, min(workers, len(names)), scheduler)) as done:
         found = dict(tqdm(done, name, len(names), unit="scene", disable=not progress))
     failed = [(s, error) for s in names if isinstance(error := found[s], Exception)]
+    lines = []
+    for scene, error in failed:
+        kind = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
+        said = kind + " ".join(str(error).split())
+        lines.append(said if stem_of(scene) in said else f"{scene}: {said}")
+    if failed and lines == [str(failed[0][1])]:
+        raise failed[0][1]
     if failed:
-        lines, first = [_line(s, error) for s, error in failed], failed[0][1]
-        if lines == [str(first)]:
-            raise first
-        raise InputError("\n".join(lines)) from first
+        raise InputError("\n".join(lines)) from failed[0][1]
     return [cast(T, found[s]) for s in names]
-
-
-def _line(scene: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if not isinstance(error, InputError | OSError):
-        text = f"{type(error).__name__}: {text}"
-    return text if stem_of(scene) in text else f"{scene}: {text}"
 
 
 def products(
@@ -394,8 +370,8 @@ def products(
 ) -> Path | list[Path]:
     """Make each scene's product in the folder ``out``, or of a single one the file ``out`` (.tif).
 
-    ``work`` takes a scene, ``out`` and ``progress``; ``how`` is for ``map_scenes``. Returns the file
-    of a single scene, and a list of files for several or for a folder.
+    ``work`` takes a scene, ``out`` and ``progress``; ``how`` is for ``map_scenes``. The file of a
+    single scene comes back alone, those of several or of a folder in a list.
     """
     scenes = find_scenes(scene, without=out)
     file = str(out).lower().endswith((".tif", ".tiff")) and not os.path.isdir(out)

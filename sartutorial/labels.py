@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from shapely import Geometry, box, union_all
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, rasters
@@ -56,8 +56,8 @@ def label(
         InputError: No tile meets a scene, or a tile holds ids that the legend does not have.
     """
     found = files.find_scenes(tiles, "land-cover tile")
-    if scheduler:  # other machines have another working folder
-        found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
+    # A scheduler's workers have another working folder.
+    found = [t if files.is_virtual(t) else os.path.abspath(t) for t in found]
     work = partial(_label, tiles=found, legend=lulc.legend(legend))
     return files.products(
         work, scene, out, name="label", workers=workers, scheduler=scheduler, progress=progress
@@ -71,20 +71,19 @@ def _label(
         sar = stack.enter_context(rasters.opened(scene))
         grid, ours = rasters.grid_of(sar), legend == lulc.HR_LULC
         chosen = overlapping(grid, tiles)
-        if not chosen:
-            boxes = "longitude {0:.3f} to {2:.3f}, latitude {1:.3f} to {3:.3f}"
-            here = [boxes.format(*b) for b in rasters.bounds_of(grid)]
-            needed = ", ".join(missing(grid, [])) if ours else " and ".join(here)
-            raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         sources = [stack.enter_context(rasters.opened(t, dtype="uint8")) for t in chosen]
+        absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
+        if not sources:
+            place = "longitude {0:.3f} to {2:.3f}, latitude {1:.3f} to {3:.3f}"
+            needed = absent or " and ".join(place.format(*b) for b in rasters.bounds_of(grid))
+            raise InputError(f"{scene}: no land-cover tile meets it; it needs {needed}")
         classes = {(c.id, c.name) for c in legend.classes}
         for source in sources:
             said = rasters.legend_of(source)
             if said and {(c.id, c.name) for c in said.classes} != classes:
                 fault = f"its tag LEGEND has other classes than {legend.name}; name its legend"
                 raise InputError(f"{source.name}: {fault}")
-        absent = ", ".join(missing(grid, map(rasters.grid_of, sources))) if ours else ""
-        if absent and progress:
+        if absent and progress:  # no fault: seas without land have no tile
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
             tqdm.write(note, file=sys.stderr)
         made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
@@ -117,10 +116,8 @@ def merged(lookups: Sequence[Lookup], window: Window) -> NDArray[np.uint8]:
     return ids
 
 
-def _area(*grids: rasters.Grid) -> Any:
+def _area(*grids: rasters.Grid) -> Geometry:
     """The bounding boxes of grids in degrees, as one shape."""
-    from shapely import box, union_all
-
     return union_all([box(*b) for g in grids for b in rasters.bounds_of(g)])
 
 
@@ -135,12 +132,7 @@ def overlapping(scene: rasters.Grid, tiles: Sequence[str | Path]) -> list[str]:
 
 
 def missing(scene: rasters.Grid, tiles: Iterable[rasters.Grid]) -> list[str]:
-    """The HR-LULC tiles, by name, in whose square degree ``tiles`` leave part of the scene uncovered.
-
-    Seas without land have no tile, so this need not be a fault. Bounding boxes are compared.
-    """
-    from shapely import box
-
+    """The HR-LULC tiles, by name, of the square degrees where part of the scene has none of ``tiles``."""
     covered = _area(*tiles).buffer(1e-6)
     return [
         lulc.tile_name(lon, lat)

@@ -117,8 +117,7 @@ class Legend:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
-        said: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return said
+        return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any], source: str = "legend") -> Legend:
@@ -187,9 +186,9 @@ def _of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Legend:
             raise InputError(f"{name}: {fault}") from error
         classes.append(one)
         colours.setdefault(one.index, one.rgb)
-        first = names.setdefault(one.index, row.get("training") or one.name)
-        called = row.get("training") or first
-        if called != first and one.index != IGNORE_INDEX:
+        called = row.get("training")
+        first = names.setdefault(one.index, called or one.name)
+        if called and called != first and one.index != IGNORE_INDEX:
             fault = f"{first} and, in the row of id {one.id}, {called}; give it one in 'training'"
             raise InputError(f"{name}: training class {one.index} is called {fault}")
     classes.sort(key=lambda c: c.id)
@@ -203,12 +202,10 @@ WORLDCOVER = _of_rows("worldcover", _rows(_WORLDCOVER))
 
 
 def legend(of: str | Path | Legend) -> Legend:
-    """Find a legend.
+    """Find a legend by its name (hr-lulc, worldcover) or in a table of your own.
 
-    Args:
-        of: A name (hr-lulc, worldcover), a legend, or a table of your own: CSV with the columns id,
-            name, colour (#rrggbb), index (of the training class from 0, -1 for none) and, for merged
-            classes, training (their common name); or JSON, such rows or what ``to_dict`` gave.
+    That is CSV with the columns id, name, colour (#rrggbb), index (of the training class from 0, -1
+    for none) and, for merged classes, training (their common name); or JSON, such rows or a legend.
 
     Raises:
         InputError: There is no such legend, or the table does not say what it must.
@@ -218,14 +215,14 @@ def legend(of: str | Path | Legend) -> Legend:
     if known := {"hr-lulc": HR_LULC, "worldcover": WORLDCOVER}.get(str(of)):
         return known
     path = Path(of)
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"{of}: no such legend; use hr-lulc, worldcover or a table (CSV, JSON)")
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         said = json.loads(text) if path.suffix.lower() == ".json" else _rows(text)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such legend; check the path") from error
+        raise InputError(
+            f"{of}: no such legend; use hr-lulc, worldcover or a table's path"
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable table ({error}); save it as UTF-8") from error
     if isinstance(said, Mapping):

@@ -1,4 +1,4 @@
-"""Class ids brought onto another grid by the exact nearest neighbour, without reprojecting every pixel."""
+"""Class ids brought onto another grid by the exact nearest neighbour, without reprojecting each pixel."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ class Lookup:
     nearest. To reproject every centre takes long, and GDAL's usual approximation misplaces pixels at
     class borders. So points ``STEP`` pixels apart are reprojected, positions between them are
     interpolated, and those that could lie in two tile pixels are reprojected after all.
-
-    ``tile`` is an open raster of ids (uint8) in any CRS.
     """
 
     def __init__(self, tile: DatasetReader, grid: rasters.Grid, legend: Legend) -> None:
@@ -35,10 +33,7 @@ class Lookup:
         self.lock = Lock()  # two threads must not read a dataset at the same time
 
     def positions(self, row: NDArray[Any], col: NDArray[Any]) -> Floats:
-        """The tile's rows and columns, stacked, at the centres of the grid's pixels: exact.
-
-        They are not finite where there is no such place.
-        """
+        """The tile's rows and columns, stacked, at pixels' centres: exact, and not finite where none."""
         here: Any = (col.ravel() + 0.5, row.ravel() + 0.5)
         x, y = map(np.array, transform(self.grid.crs, self.tile.crs, *(self.grid.transform * here)))
         if self.tile.crs.is_geographic:  # of a place's longitudes, the one closest to the tile
@@ -50,10 +45,7 @@ class Lookup:
         return np.stack([v.reshape(row.shape) for v in reversed(found)])
 
     def ids(self, window: Window) -> NDArray[np.uint8]:
-        """The ids (uint8) under a window of the grid, ``legend.void`` outside the tile.
-
-        Raises InputError if the tile cannot be read, or holds ids that the legend does not have.
-        """
+        """The ids (uint8) under a window of the grid, ``legend.void`` outside the tile."""
         top, left = float(window.row_off), float(window.col_off)
         height, width = int(window.height), int(window.width)
         # One point more than the window needs, so that a bend can be measured.
@@ -87,15 +79,13 @@ class Lookup:
         size, where = np.array([self.tile.height, self.tile.width]), place.reshape(2, -1)
         low = np.clip(np.floor(where.min(axis=1)) - 2, -1, size).astype(int)
         high = np.clip(np.floor(where.max(axis=1)) + 3, low + 1, size + 1).astype(int)
-        first, last = np.maximum(low, 0), np.minimum(high, size)
-        ids = np.empty((0, 0), np.uint8)
-        if (first < last).all():
-            window = Window.from_slices((first[0], last[0]), (first[1], last[1]))
-            with self.lock:
-                ids = rasters.read_ids(self.tile, self.legend, window)
         part = np.full(high - low, self.legend.void, np.uint8)
-        row, col = first - low
-        part[row : row + ids.shape[0], col : col + ids.shape[1]] = ids
+        first, last = np.maximum(low, 0), np.minimum(high, size)
+        if (first < last).all():
+            window = Window.from_slices(*zip(first, last, strict=True))
+            inside = tuple(map(slice, first - low, last - low))
+            with self.lock:
+                part[inside] = rasters.read_ids(self.tile, self.legend, window)
         return part, low[:, None, None].astype(float)
 
 

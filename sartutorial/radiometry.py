@@ -87,9 +87,7 @@ def dn_to_db(
 
 
 def db_to_dn(db: ArrayLike, *, calibration_db: float = CALIBRATION_DB) -> NDArray[np.uint16]:
-    """Turn backscatter into the nearest amplitude DN: uint16 of the same shape, 0 for no data.
-
-    A valid pixel stays valid: it becomes 1..65535.
+    """Turn backscatter into the nearest amplitude DN: uint16, 1..65535 and 0 for no data.
 
     Args:
         db: dB, any shape; NaN is no data.
@@ -105,16 +103,11 @@ def product(
 ) -> Product:
     """Tell which product a file is, and so how its DN become backscatter.
 
-    Args:
-        path: A path or a URL. By JAXA's grammar of names, levels 1.5 and 2.1 hold sigma0, level 2.2
-            and the 25 m mosaics gamma0, all with one calibration factor.
-        tags: The file's tags. ``QUANTITY``, ``CALIBRATION_DB`` and ``POLARISATION``, which earlier
-            steps write, come before the name, but for the polarisation.
-        quantity: The user's word, which comes before both.
-
-    Raises:
-        InputError: The name tells no unit, or level 3.1, whose enhanced images are not radiometric,
-            or 1.1, which is complex; or a tag says what cannot be.
+    By JAXA's grammar of names, levels 1.5 and 2.1 hold sigma0, level 2.2 and the 25 m mosaics
+    gamma0, all with one calibration factor. The tags ``QUANTITY``, ``CALIBRATION_DB`` and
+    ``POLARISATION``, which earlier steps write, come before the name, but for the polarisation;
+    ``quantity`` is the user's word, which comes before both. Raises InputError where none tells the
+    unit, for level 3.1 (enhanced, not radiometric) or 1.1 (complex), and for a tag that cannot be.
     """
     tags, known = tags or {}, _named(str(path))
     if said := quantity or tags.get("QUANTITY"):

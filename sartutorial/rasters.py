@@ -7,7 +7,8 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,14 +28,13 @@ from rasterio.windows import Window
 
 from sartutorial import InputError, __version__, files, lulc, radiometry
 
-# GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
-# an archive's size in a file beside it, in a folder that is not ours.
-os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
-os.environ.setdefault("CPL_VSIL_GZIP_WRITE_PROPERTIES", "NO")
 # A server that is busy or cut off is asked again, after 0.5, 1, 2, 4 s; one that is silent is given up.
 WEB = dict(MAX_RETRY=4, RETRY_DELAY=0.5, CONNECTTIMEOUT=10, LOW_SPEED_TIME=30, LOW_SPEED_LIMIT=1)
-for _name, _value in WEB.items():
-    os.environ.setdefault(f"GDAL_HTTP_{_name}", str(_value))
+# GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
+# an archive's size in a file beside it, in a folder that is not ours.
+_SET = {"GDAL_CACHEMAX": 64, "CPL_VSIL_GZIP_WRITE_PROPERTIES": "NO"}  # MB
+for _name, _value in (_SET | {f"GDAL_HTTP_{key}": value for key, value in WEB.items()}).items():
+    os.environ.setdefault(_name, str(_value))
 
 DEGREES = "EPSG:4326"
 ROWS = 512  # of a strip: a multiple of the tile height that we write
@@ -53,9 +53,6 @@ def threads() -> int:
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-# Grids -------------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
@@ -90,14 +87,11 @@ def check_proj() -> None:
 
 def same_grid(a: Grid, b: Grid) -> bool:
     """Whether two grids are one, to a thousandth of a pixel, however their CRS are written."""
-    if (a.width, a.height) != (b.width, b.height):
-        return False
-    try:
+    with suppress(RasterioError, CPLE_BaseError):
         x, y = transform(b.crs, a.crs, *(b.transform * _corners(b)))
-    except (RasterioError, CPLE_BaseError):
-        return False
-    found = np.array(~a.transform * (np.array(x), np.array(y)))
-    return bool(np.abs(found - _corners(a)).max() < 1e-3)
+        off = np.array(~a.transform * (np.array(x), np.array(y))) - _corners(a)
+        return (a.width, a.height) == (b.width, b.height) and bool(np.abs(off).max() < 1e-3)
+    return False
 
 
 def bounds_of(grid: Grid) -> list[Box]:
@@ -120,10 +114,7 @@ def bounds_of(grid: Grid) -> list[Box]:
 
 
 def pixel_size(grid: Grid | DatasetReader) -> float:
-    """The pixel spacing on the ground of a grid or an open raster, in any CRS.
-
-    It is in metres on the ellipsoid at the raster's centre: the geometric mean of both axes.
-    """
+    """The pixel spacing at the centre in metres on the ground, in any CRS: both axes' geometric mean."""
     col, row = grid.width / 2, grid.height / 2
     x, y = grid.transform * np.array([(col, row), (col + 1, row), (col, row + 1)]).T
     lon, lat = (np.radians(v) for v in transform(grid.crs, DEGREES, x, y)[:2])
@@ -135,19 +126,14 @@ def pixel_size(grid: Grid | DatasetReader) -> float:
     return math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
 
 
-# Reading -----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def opened(
     path: str | Path, *, dtype: str = "uint16", decoders: int | None = None
 ) -> Iterator[DatasetReader]:
     """Open a raster of one band, and of alpha beside it, for reading with as many ``decoders``.
 
-    It must hold ``dtype``: uint16 amplitude DN (scenes), uint8 ids (land cover) or float32 dB.
-
-    Raises InputError, naming the file, if it is missing, no raster, without a place on Earth, or
-    if it says of itself that its numbers mean something else (type, scale, offset, unit).
+    Raises InputError, naming the file, unless it is a raster with a place on Earth that by all it
+    says holds ``dtype``: uint16 amplitude DN (scenes), uint8 ids (land cover) or float32 dB.
     """
     check_proj()
     with ExitStack() as stack:
@@ -159,12 +145,8 @@ def opened(
             raise InputError(f"{path}: not a readable raster ({error}){_mend(path)}") from error
         except OSError as error:
             raise files.unreadable(path, error) from error
-        _check_place(path, dataset)
-        colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
-        bands = [i for i, colour in colours if colour != ColorInterp.alpha]
-        if bands != [1]:
-            raise InputError(f"{path}: holds {len(bands)} bands, expected one; extract it first")
-        _check_values(path, dataset, dtype)
+        if fault := _fault_of(dataset, dtype):
+            raise InputError(f"{path}: {fault}")
         dataset.product_mask = None
         if dtype == "uint16" and (mask := mask_of(path)):
             dataset.product_mask = stack.enter_context(opened(mask, dtype="uint8"))
@@ -180,46 +162,55 @@ def mask_of(scene: str | Path) -> str | None:
     return mask if mask and exists(mask) else None
 
 
-def _check_place(path: str | Path, dataset: DatasetReader) -> None:
-    crs, at = dataset.crs, dataset.transform
+def _fault_of(dataset: DatasetReader, dtype: str) -> str | None:
+    """Why a raster is none of ``dtype``, or means something else by its numbers, and the mend."""
+    crs, at, placed = dataset.crs, dataset.transform, False
     if crs is None or at.is_identity or at.is_degenerate:
-        raise InputError(f"{path}: no georeference (CRS and transform); use the L2.1 GeoTIFF")
-    try:
-        size = pixel_size(dataset) if crs.is_geographic or crs.is_projected else math.nan
-    except (RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
-        size = math.nan
-    if not 0 < size < math.inf:
+        return "no georeference (CRS and transform); use the L2.1 GeoTIFF"
+    with suppress(RasterioError, CPLE_BaseError, ValueError):  # the sine of infinity
+        placed = (crs.is_geographic or crs.is_projected) and 0 < pixel_size(dataset) < math.inf
+    if not placed:
         name = crs.to_wkt().split('"')[1]
-        raise InputError(f"{path}: its CRS ('{name}') gives it no place on Earth; reproject it")
-
-
-def _check_values(path: str | Path, dataset: DatasetReader, dtype: str) -> None:
+        return f"its CRS ('{name}') gives it no place on Earth; reproject it"
+    colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    bands = [i for i, colour in colours if colour != ColorInterp.alpha]
+    if bands != [1]:
+        return f"holds {len(bands)} bands, expected one; extract it first"
     holds, (kind, units) = dataset.dtypes[0], KINDS[dtype]
     tags = {k.lower(): v for k, v in dataset.tags(1).items()}  # as NetCDF has it, and xarray
     scale = float(tags.get("scale_factor", dataset.scales[0]))
     offset = float(tags.get("add_offset", dataset.offsets[0]))
     unit = dataset.units[0] or tags.get("units", "")
-    height = f'UNIT["{unit}"' in dataset.crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
+    height = f'UNIT["{unit}"' in crs.to_wkt().partition("VERT_CS")[2]  # GDAL adds the CRS's
+    mend = "convert it (db_to_dn turns dB into DN, 'gdal_translate -ot Byte' converts ids)"
+    mend += " or declare it right (gdal_edit.py)"
     if holds != dtype:
-        fault = f"holds {holds}, expected {dtype} {kind}"
-    elif (scale, offset) != (1, 0):
-        fault = f"declares scale {scale:g} and offset {offset:g}, so its numbers are not {kind}"
-    elif not height and unit.strip().lower() not in ("", "1", "none", *units):
-        fault = f"declares the unit '{unit}', expected {kind}"
-    else:
-        return
-    mend = "db_to_dn turns dB into DN, 'gdal_translate -ot Byte' converts ids"
-    raise InputError(f"{path}: {fault}; convert it ({mend}) or declare it right (gdal_edit.py)")
+        return f"holds {holds}, expected {dtype} {kind}; {mend}"
+    if (scale, offset) != (1, 0):
+        return f"declares scale {scale:g} and offset {offset:g}, which {kind} have not; {mend}"
+    if not height and unit.strip().lower() not in ("", "1", "none", *units):
+        return f"declares the unit '{unit}', expected {kind}; {mend}"
+    return None
 
 
-def _read(dataset: DatasetReader, what: str = "read", band: int = 1, **how: Any) -> NDArray[Any]:
+def _read(dataset: DatasetReader, void: int | None = None, **how: Any) -> NDArray[Any]:
+    """The band, with ``void`` (if given) where the file says invalid: nodata, a mask of any form, alpha."""
     try:
-        pixels: NDArray[Any] = getattr(dataset, what)(band, **how)
+        band: NDArray[Any] = dataset.read(1, **how)
+        if void is None:
+            return band
+        if dataset.nodata not in (None, void):
+            band[band == dataset.nodata] = void
+        if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
+            band[dataset.read_masks(1, **how) == 0] = void  # a .msk, one within, or alpha
+        for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
+            if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
+                band[dataset.read(i, **how) == 0] = void
     except RasterioIOError as error:
         # rasterio says "see previous exception"; GDAL's own words say what is wrong.
         said = f"cannot be read ({error.__cause__ or error}){_mend(dataset.name)}"
         raise InputError(f"{dataset.name}: {said}") from error
-    return pixels
+    return band
 
 
 def _mend(path: str | Path) -> str:
@@ -227,25 +218,9 @@ def _mend(path: str | Path) -> str:
     return "; check address and network, and run it again" if far else ""
 
 
-def _set_invalid(dataset: DatasetReader, band: NDArray[Any], value: int, **how: Any) -> None:
-    """Set to ``value`` what the file declares invalid: by nodata, a mask of any form, or alpha."""
-    if dataset.nodata not in (None, value):
-        band[band == dataset.nodata] = value
-    if not set(dataset.mask_flag_enums[0]) <= {MaskFlags.nodata, MaskFlags.all_valid}:
-        band[_read(dataset, "read_masks", **how) == 0] = value  # a .msk, one within, or alpha
-    for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
-        if colour == ColorInterp.alpha:  # which GDAL ignores where there is nodata as well
-            band[_read(dataset, band=i, **how) == 0] = value
-
-
 def read_dn(dataset: DatasetReader, window: Window | None = None) -> NDArray[np.uint16]:
-    """Read amplitude DN (uint16) of a scene that was ``opened``, 0 wherever they are invalid.
-
-    Invalid is what the file declares so (nodata of any value, a mask within or beside it, alpha) and
-    what its product's mask says holds no measurement. Raises InputError if the file is damaged.
-    """
-    dn = _read(dataset, window=window)
-    _set_invalid(dataset, dn, 0, window=window)
+    """Read a scene's amplitude DN (uint16), 0 where the file or the mask of its product has no data."""
+    dn = _read(dataset, 0, window=window)
     if mask := getattr(dataset, "product_mask", None):
         void = radiometry.product(dataset.name, {}, "sigma0").void
         dn[np.isin(_read(mask, window=window), void)] = 0
@@ -256,6 +231,8 @@ def read_reduced(
     dataset: DatasetReader, window: Window, shape: tuple[int, int]
 ) -> NDArray[np.uint16]:
     """DN (rows, columns) of the mean power of the valid pixels that each of them stands for."""
+    if shape == (window.height, window.width):
+        return read_dn(dataset, window)
     tops = np.arange(shape[0] + 1) * int(window.height) // shape[0]
     lefts = np.arange(shape[1]) * int(window.width) // shape[1]
     out = np.empty(shape, np.uint16)
@@ -271,12 +248,8 @@ def read_reduced(
 def read_ids(
     dataset: DatasetReader, legend: lulc.Legend, window: Window | None = None, **how: Any
 ) -> NDArray[np.uint8]:
-    """Read land cover as a legend's ids (uint8), ``legend.void`` wherever there is no label.
-
-    Raises InputError for ids that the legend does not have.
-    """
-    ids = _read(dataset, window=window, **how)
-    _set_invalid(dataset, ids, legend.void, window=window, **how)
+    """Read land cover as a legend's ids (uint8), ``legend.void`` for no label; InputError for others."""
+    ids = _read(dataset, legend.void, window=window, **how)
     for value in set(legend.void_ids) - {legend.void}:
         ids[ids == value] = legend.void
     legend.check(ids, dataset.name)
@@ -306,17 +279,11 @@ def row_windows(
             yield Window(left, top, min(columns, width - left), min(rows, height - top))
 
 
-# Writing -----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def create(
     path: str | Path, grid: Grid, tags: Mapping[str, str], **profile: Any
 ) -> Iterator[DatasetWriter]:
-    """Write a tiled, compressed GeoTIFF, of one band unless told otherwise; whole, or OSError.
-
-    ``profile`` holds rasterio's creation options: ``dtype`` at least; nodata is 0 if not named.
-    """
+    """Write a tiled, compressed GeoTIFF, of one band unless ``profile`` differs; whole, or OSError."""
     check_proj()
     options = GTIFF | dict(count=1, bigtiff="if_safer", nodata=0, num_threads=threads())
     with rasterio.open(path, "w", **(options | grid._asdict() | profile)) as dataset:
@@ -332,20 +299,14 @@ def check_whole(path: str | Path) -> None:
     """
     if files.is_virtual(path):  # written by others, who gave it its size
         return
-    size, end = os.path.getsize(path), 0
-    try:
-        with rasterio.open(path) as dataset:
-            for (row, col), _ in dataset.block_windows(1):
-                place = (f"BLOCK_{what}_{col}_{row}" for what in ("OFFSET", "SIZE"))
-                ends = [dataset.get_tag_item(item, "TIFF", bidx=1) for item in place]
-                end = max(end, sum(int(n or size + 1) for n in ends))
-    except RasterioIOError:  # not even its directory
-        end = size + 1
-    if end > size:
-        raise OSError("not written whole; is the disk full?")
-
-
-# Views -------------------------------------------------------------------------------------------
+    size = os.path.getsize(path)
+    with suppress(RasterioIOError), rasterio.open(path) as dataset:  # or not even its directory
+        ask = partial(dataset.get_tag_item, dm="TIFF", bidx=1)
+        blocks = [f"{col}_{row}" for (row, col), _ in dataset.block_windows(1)]
+        places = [(ask(f"BLOCK_OFFSET_{b}"), ask(f"BLOCK_SIZE_{b}")) for b in blocks]
+        if all(start and length and int(start) + int(length) <= size for start, length in places):
+            return
+    raise OSError("not written whole; is the disk full?")
 
 
 class View(NamedTuple):
@@ -384,7 +345,7 @@ def read_db(
     """
     with _viewed(scene, "uint16", window, max_size) as (dataset, part, shape, grid):
         product = radiometry.product(dataset.name, dataset.tags(), quantity)
-        dn = read_reduced(dataset, part, shape) if shape else read_dn(dataset, part)
+        dn = read_reduced(dataset, part, shape)
         db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
         return View(db, grid, product.quantity)
 
@@ -409,15 +370,15 @@ def read_classes(
     """
     with _viewed(raster, "uint8", window, max_size) as (dataset, part, shape, grid):
         known = lulc.legend(legend or legend_of(dataset) or lulc.HR_LULC)
-        how = dict(out_shape=shape, resampling=Resampling.nearest) if shape else {}
-        return Classes(read_ids(dataset, known, part, **how), grid, known)
+        ids = read_ids(dataset, known, part, out_shape=shape, resampling=Resampling.nearest)
+        return Classes(ids, grid, known)
 
 
 @contextmanager
 def _viewed(
     path: str | Path, dtype: str, window: Sequence[int] | None, max_size: int | None
-) -> Iterator[tuple[DatasetReader, Window, tuple[int, int] | None, Grid]]:
-    """A raster, the window to read, the shape to reduce it to, if any, and the grid of the view."""
+) -> Iterator[tuple[DatasetReader, Window, tuple[int, int], Grid]]:
+    """A raster, the window to read, and the shape and the grid of the view."""
     found = files.find_scenes(path, "raster")
     if len(found) > 1:
         raise InputError(f"{path}: holds {len(found)} rasters, such as {found[0]}; name one")
@@ -427,10 +388,9 @@ def _viewed(
         if not (0 <= row < row + height <= rows and 0 <= col < col + width <= columns):
             view = f"window {row}, {col}, {height}, {width} (row, column, height, width)"
             raise InputError(f"{path}: {view} is not in its {rows} rows and {columns} columns")
-        part, shape = Window(col, row, width, height), None
+        step = max(1, max(height, width) / (max_size or math.inf))
+        shape = max(1, round(height / step)), max(1, round(width / step))
         at = dataset.transform * Affine.translation(col, row)
-        if max_size and max(height, width) > max_size:
-            step = max(height, width) / max_size
-            shape = (max(1, round(height / step)), max(1, round(width / step)))
-            at *= Affine.scale(width / shape[1], height / shape[0])
-        yield dataset, part, shape, Grid(dataset.crs, at, *(shape or (height, width))[::-1])
+        at *= Affine.scale(width / shape[1], height / shape[0])
+        grid = Grid(dataset.crs, at, shape[1], shape[0])
+        yield dataset, Window(col, row, width, height), shape, grid
