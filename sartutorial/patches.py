@@ -19,7 +19,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -356,6 +355,7 @@ def _write_arrays(
 ) -> pd.DataFrame:
     """Write patches as they come; their rows of the index, in the order of rows and columns."""
     import pandas as pd
+    import shapely
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
     ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
@@ -380,7 +380,12 @@ def _write_arrays(
     columns |= {"array": np.arange(len(rows)), "checksum": np.array(checksums, np.uint32)}
     columns |= zip(ids_of, np.reshape(counts, (-1, len(ids_of))).astype(np.int64).T, strict=True)
     frame = pd.DataFrame(rows, columns=ROW).assign(**columns)
-    frame["geometry"] = _footprints(corners(frame))
+    degrees = corners(frame)
+    ground, far = shapely.polygons(degrees), degrees[..., 0].max(axis=1) > 180
+    turns = (shapely.box(west, -90, west + 360, 90) for west in (-180, 180))  # of longitude
+    here, beyond = (shapely.intersection(ground[far], turn) for turn in turns)
+    ground[far] = shapely.union(shapely.transform(beyond, lambda at: at - [360, 0]), here)
+    frame["geometry"] = shapely.to_wkb(ground)
     frame.attrs = about
     return frame.sort_values(["row", "col"], ignore_index=True)
 
@@ -400,17 +405,6 @@ def corners(index: pd.DataFrame) -> NDArray[np.float64]:
     lon -= 360 * np.round((lon - lon[:, :1]) / 360)
     lon -= 360 * np.floor((lon.min(axis=1, keepdims=True) + 180) / 360)
     return degrees
-
-
-def _footprints(degrees: NDArray[np.float64]) -> NDArray[Any]:
-    """WKB of polygons with these corners, in two parts where one crosses 180 degrees."""
-    import shapely
-
-    ground, far = shapely.polygons(degrees), degrees[..., 0].max(axis=1) > 180
-    turns = (shapely.box(west, -90, west + 360, 90) for west in (-180, 180))
-    here, beyond = (shapely.intersection(ground[far], turn) for turn in turns)
-    ground[far] = shapely.union(shapely.transform(beyond, lambda at: at - [360, 0]), here)
-    return np.asarray(shapely.to_wkb(ground))
 
 
 def _join(out: Path) -> None:
@@ -459,21 +453,28 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     Raises:
         InputError: There is no index, a scene's name holds no date or a patch cannot be read.
     """
+    import pandas as pd
+
     from sartutorial import rasters
 
     out, index, legend = Path(out), read_index(patches), read_legend(patches)
-    store, day = Store(patches, index), index["scene"].map(_day)
+    store, stamp = Store(patches, index), index["scene"].str.extract(r"-(\d{6})[-_]")[0]
+    day = pd.to_datetime(stamp, format="%y%m%d", errors="coerce")
+    if day.isna().any():
+        fault = "its name holds no date after a dash (-YYMMDD); the authors' folders need one"
+        raise InputError(f"{index['scene'][day.isna()].iloc[0]}: {fault}")
+    table = pd.DataFrame({"Year": day.dt.year, "Month": day.dt.month, "Day": day.dt.day})
+    table["FolderPath"] = table.astype(str).agg("/".join, axis=1)
 
     def write(row: Any) -> None:
         for kind, pixels in (("sar", store.sar(row.Index)), ("label", store.label(row.Index))):
-            path = out / kind / day[row.Index] / f"{row.patch}.tif"
+            path = out / kind / table["FolderPath"][row.Index] / f"{row.patch}.tif"
             _write_patch(path, pixels, row, legend)
 
     with files.prefetch(write, index.itertuples(), threads=rasters.threads()) as jobs:
         for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
             pass
-    table = day.str.split("/", expand=True).set_axis(["Year", "Month", "Day"], axis=1)
-    table["FolderPath"], table["FileName"], ground = day, index["patch"] + ".tif", corners(index)
+    table["FileName"], ground = index["patch"] + ".tif", corners(index)
     table[["MinLon", "MinLat", "MaxLon", "MaxLat"]] = np.hstack([ground.min(1), ground.max(1)])
     table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
     table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
@@ -483,17 +484,6 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     with files.atomic_write(out / "locations.csv") as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
     return out / "locations.csv"
-
-
-def _day(scene: str) -> str:
-    """The folder of the day in a scene's name (YYMMDD, JAXA's grammar): year/month/day."""
-    match = re.search(r"-(\d{6})[-_]", scene)
-    try:
-        day = datetime.strptime(match[1] if match else "", "%y%m%d")
-    except ValueError as error:
-        fault = "its name holds no date after a dash (-YYMMDD); the authors' folders need one"
-        raise InputError(f"{scene}: {fault}") from error
-    return f"{day.year}/{day.month}/{day.day}"
 
 
 def _write_patch(path: Path, pixels: NDArray[Any], row: Any, legend: lulc.Legend) -> None:

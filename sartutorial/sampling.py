@@ -38,10 +38,7 @@ T = TypeVar("T")
 
 
 def count_classes(
-    tiles: files.Paths,
-    *,
-    legend: str | Path | lulc.Legend = "hr-lulc",
-    progress: bool = False,
+    tiles: files.Paths, *, legend: str | Path | lulc.Legend = "hr-lulc", progress: bool = False
 ) -> NDArray[np.int64]:
     """Count the pixels of each land-cover class in each tile.
 
@@ -239,7 +236,7 @@ def sample_points(
     pixels = land.counts.sum(axis=0)
     by_id = category_weights(pixels, inverse) if weights is None else _own(weights, land.legend)
     by_id[[] if forest else list(land.legend.forest)] = 0
-    table = _points(land, land.find(_ranks(land.counts, by_id, points, seed)))
+    table = _drawn(land, by_id, points, seed)
     if geometry:
         import geopandas as gpd
 
@@ -262,31 +259,22 @@ def _own(
     return weights
 
 
-def _ranks(
-    counts: NDArray[np.int64], weights: NDArray[np.float64], points: int, seed: int
-) -> Pixels:
-    """Which of the pixels of each tile and id are drawn, counted row by row."""
-    joint, ranks = probabilities(counts, weights), {}
-    numbers = allocate(joint.sum(axis=1), points)
-    for i in map(int, np.flatnonzero(numbers)):
-        rng = splits.generator(seed, i)
-        drawn = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
-        ranks[i] = {
-            int(c): np.sort(rng.integers(counts[i, c], size=drawn[c]))
-            for c in np.flatnonzero(drawn)
-        }
-    return ranks
-
-
-def _points(land: _Land, places: Pixels) -> pd.DataFrame:
-    """The table of the points at these places."""
+def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) -> pd.DataFrame:
+    """The table of points drawn by these weights of ids, tile by tile."""
     import pandas as pd
     from pyproj import Transformer
 
-    ids, degrees = [], []
+    joint = probabilities(land.counts, weights)
+    numbers, ranks = allocate(joint.sum(axis=1), points), Pixels()
+    for i in map(int, np.flatnonzero(numbers)):
+        rng = splits.generator(seed, i)
+        drawn = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
+        ids = map(int, np.flatnonzero(drawn))
+        ranks[i] = {c: np.sort(rng.integers(land.counts[i, c], size=drawn[c])) for c in ids}
+    places, category, degrees = land.find(ranks), [], []
     for i, by_id in places.items():
         grid = land.grids[i]
-        ids.append(np.repeat(np.array([*by_id], np.uint8), [len(p) for p in by_id.values()]))
+        category.append(np.repeat(np.array([*by_id], np.uint8), [len(p) for p in by_id.values()]))
         row, col = np.divmod(np.concatenate([*by_id.values()]), grid.width)
         pixels: Any = np.stack([col, row]) + 0.5
         x, y = grid.transform * pixels
@@ -294,9 +282,9 @@ def _points(land: _Land, places: Pixels) -> pd.DataFrame:
         degrees.append(to_degrees.transform(x, y))
     lon, lat = np.concatenate(degrees, axis=1)
     lon = np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon)
-    codes = np.repeat([*places], [len(c) for c in ids])
+    codes = np.repeat([*places], [len(c) for c in category])
     tile = pd.Categorical.from_codes(codes, pd.Index([files.name_of(t) for t in land.tiles]))
-    columns = dict(category=np.concatenate(ids), tile=tile, longitude=lon, latitude=lat)
+    columns = dict(category=np.concatenate(category), tile=tile, longitude=lon, latitude=lat)
     return pd.DataFrame(columns)
 
 

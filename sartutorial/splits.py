@@ -51,13 +51,8 @@ def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
         here = cell[:, 0] == zone
         to_metres = Transformer.from_crs("EPSG:4326", f"EPSG:{zone}", always_xy=True)
         metres = np.stack(to_metres.transform(lon[here], lat[here]), axis=1)
-        cell[here, 1:] = metres // (block * _side(index))
+        cell[here, 1:] = metres // (block * (index["size"] * index["spacing"]).mean())
     return np.unique(cell, axis=0, return_inverse=True)[1].ravel()
-
-
-def _side(index: pd.DataFrame) -> float:
-    """The side of a patch in metres."""
-    return float((index["size"] * index["spacing"]).mean())
 
 
 def neighbours(index: pd.DataFrame, buffer: float) -> NDArray[np.intp]:
@@ -70,7 +65,7 @@ def neighbours(index: pd.DataFrame, buffer: float) -> NDArray[np.intp]:
     from pyproj import Transformer
     from scipy.spatial import KDTree
 
-    reach = buffer * _side(index) * (1 - 1e-3)
+    reach = buffer * float((index["size"] * index["spacing"]).mean()) * (1 - 1e-3)
     # In metres from the middle of the Earth, where no date line divides.
     lon, lat = np.moveaxis(corners(index), -1, 0)
     earth = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
