@@ -1,12 +1,9 @@
 """Cut it (paper section 2.1): patches in arrays that numpy maps into memory, and one index of them.
 
-``OUT/arrays/<scene>.sar.npy`` holds a scene's patches as DN (uint16), ``<scene>.label.npy`` their class
-ids (uint8), both of shape (patches, size, size), and ``<scene>.parquet`` one row a patch.
-``OUT/patches.parquet`` joins those of all scenes. It is GeoParquet; for pandas alone, ``geometry`` is
-WKB. Reading needs no raster library.
-
-DN and not dB: that halves the disk, and a core turns thousands of patches a second into dB (``formats``
-in ``benchmarks/results/patches.json``). What is imported as dB stays float32.
+``OUT/arrays/<scene>.sar.npy`` holds a scene's patches as DN (uint16: half the disk of dB, quickly
+turned into them) or as what was imported (float32 dB), ``<scene>.label.npy`` their class ids (uint8),
+both of shape (patches, size, size), and ``<scene>.parquet`` one row a patch. ``OUT/patches.parquet``
+joins those of all scenes: GeoParquet, and for pandas alone WKB. Reading needs no raster library.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +55,9 @@ class Store:
     """
 
     def __init__(self, folder: str | Path, rows: pd.DataFrame) -> None:
-        self.folder = Path(folder)
-        columns = ("patch", "scene", "array", "size", "calibration_db")
-        self.rows = list(zip(*(rows[c].tolist() for c in columns), strict=True))
-        self.maps: dict[Path, NDArray[Any]] = {}
+        self.folder, self.maps = Path(folder), dict[Path, NDArray[Any]]()
+        mine = rows[["patch", "scene", "array", "size", "calibration_db"]]
+        self.rows: list[tuple[Any, ...]] = list(mine.itertuples(index=False, name=None))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"maps": {}}  # a mapping would be sent as a copy of all pixels
@@ -72,10 +67,8 @@ class Store:
         pixels = self._pixels("sar", i)
         db = np.array(pixels) if pixels.dtype == np.float32 else _table(self.rows[i][-1])[pixels]
         if not np.isfinite(db).all():
-            raise InputError(
-                f"{self.folder}: the patch {self.rows[i][0]} holds NaN or infinite values; cut it "
-                "again, or leave it out of the index"
-            )
+            fault = f"the patch {self.rows[i][0]} holds NaN or infinite values; cut it again"
+            raise InputError(f"{self.folder}: {fault}, or leave it out of the index")
         return db
 
     def label(self, i: int) -> NDArray[np.uint8]:
@@ -92,9 +85,9 @@ class Store:
                 raise ValueError(f"not of {size} px")
             pixels: NDArray[Any] = self.maps[file][place]
         except (OSError, ValueError, EOFError, IndexError) as error:
+            mend = "delete the file if it is there, and run 'sartutorial patches' again"
             raise InputError(
-                f"{file}: the patch {patch} cannot be read ({error}); delete the file if it is "
-                "there, and run 'sartutorial patches' again"
+                f"{file}: the patch {patch} cannot be read ({error}); {mend}"
             ) from error
         return pixels
 
@@ -112,8 +105,7 @@ def read_index(folder: str | Path, *, geometry: bool = False) -> pd.DataFrame:
     Raises:
         InputError: There is none, or it cannot be read, is another table or is empty.
     """
-    path = Path(folder) / INDEX
-    index = _read(path)
+    index = _read(path := Path(folder) / INDEX)
     if index.empty:
         raise InputError(f"{path}: holds no patch; cut again with another --size or --max-void")
     if geometry:
@@ -158,10 +150,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    plain: Any = frame
-    if hasattr(plain, "to_wkb"):  # a GeoDataFrame
-        plain = plain.to_wkb()
-    table = pa.Table.from_pandas(plain, preserve_index=False)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     known = {"geo": json.dumps(geo), "PANDAS_ATTRS": json.dumps(frame.attrs)}
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | known), path)
 
@@ -213,11 +202,10 @@ def cut(
             kinds.append(_describe(one, labels, size, legend)[0])
     for kind in kinds:
         _check_alike(kind, kinds[:1])
-    how: dict[str, Any] = dict(labels=labels, out=out, size=size, max_void=max_void, legend=legend)
-    work = functools.partial(_cut_scene, **how)
+    work = functools.partial(_cut_scene, labels, out, size, max_void, legend)
+    how: dict[str, Any] = dict(workers=workers, scheduler=scheduler, progress=progress)
     try:
-        files.map_scenes(work, scenes, name="patches", workers=workers, scheduler=scheduler,
-                         progress=progress)  # fmt: skip
+        files.map_scenes(work, scenes, name="patches", **how)
     finally:  # where a scene fails, the others are done
         _join(out)
     if not (out / INDEX).exists():
@@ -237,8 +225,8 @@ def _why_empty(kinds: Sequence[Mapping[str, Any]], size: int, max_void: float) -
 
 def _describe(
     scene: str, labels: Path, size: int, legend: lulc.Legend | None
-) -> tuple[dict[str, Any], Path]:
-    """What a scene's patches have in common, and its label raster; both rasters are checked."""
+) -> tuple[dict[str, Any], list[str]]:
+    """What a scene's patches have in common, and the files they are cut from, which are checked."""
     from sartutorial import rasters
 
     label = labels if labels.is_file() else labels / files.product_name(scene)
@@ -252,7 +240,9 @@ def _describe(
                 raise InputError(f"{label}: not on the grid of {scene}; run 'sartutorial label'")
             legend = legend or rasters.legend_of(lab) or lulc.HR_LULC
         about = _about(sar) | {"size": size, "legend": _told(legend), "data": 0}
-    return about | {"scene": files.stem_of(scene), "source": files.name_of(scene)}, label
+    about |= {"scene": files.stem_of(scene), "source": files.name_of(scene)}
+    mask = rasters.mask_of(scene)
+    return about, [scene, str(label), *([mask] if mask else [])]
 
 
 def _about(sar: DatasetReader, quantity: radiometry.Quantity | None = None) -> dict[str, Any]:
@@ -290,22 +280,18 @@ def _check_alike(about: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) 
 
 
 def _cut_scene(
-    scene: str, *, labels: Path, out: Path, size: int, max_void: float, legend: lulc.Legend | None
+    labels: Path, out: Path, size: int, max_void: float, legend: lulc.Legend | None, scene: str
 ) -> None:
-    from sartutorial import rasters
-
-    about, label = _describe(scene, labels, size, legend)
+    about, inputs = _describe(scene, labels, size, legend)
     parameters = {"size": size, "max_void": max_void, "legend": about["legend"]}
-    mask = rasters.mask_of(scene)
-    inputs = [scene, str(label), *([mask] if mask else [])]
-    _write_scene(out, about, _cut_out(scene, label, about, max_void), inputs, parameters)
+    _write_scene(out, about, _cut_out(inputs, about, max_void), inputs, parameters)
 
 
 # Some patches of a scene: what ROW names of each, and the pixels of both kinds (n, size, size).
 Batch = tuple[list[tuple[Any, ...]], NDArray[Any], NDArray[np.uint8]]
 
 
-def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) -> Iterator[Batch]:
+def _cut_out(inputs: Sequence[str], about: dict[str, Any], max_void: float) -> Iterator[Batch]:
     """The patches of a scene, a window at a time: what is in memory does not grow with it.
 
     ``about["data"]`` becomes 1 if there are data in any pixel, and 2 if there are in all of a patch.
@@ -320,8 +306,8 @@ def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) ->
         down, across = (n // size for n in pixels.shape)
         return pixels[: down * size, : across * size].reshape(down, size, across, size)
 
-    with rasters.opened(scene) as sar, rasters.opened(label, dtype="uint8") as lab:
-        transform, same = sar.transform, (sar.crs.to_string(), about["spacing"])
+    with rasters.opened(inputs[0]) as sar, rasters.opened(inputs[1], dtype="uint8") as lab:
+        same = sar.crs.to_string(), about["spacing"]
 
         def read(window: Window) -> Batch:
             dn = rasters.read_dn(sar, window)
@@ -335,8 +321,8 @@ def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) ->
             rows = []
             for y, x in zip(down.tolist(), across.tolist(), strict=True):
                 row, col = int(window.row_off) + y * size, int(window.col_off) + x * size
-                here = transform * Affine.translation(col, row)
-                rows.append((f"{about['scene']}_{row}_{col}", row, col, here[:6], *same))
+                at = (sar.transform * Affine.translation(col, row))[:6]
+                rows.append((f"{about['scene']}_{row}_{col}", row, col, at, *same))
             return rows, dn[down, :, across], ids[keep]
 
         rows, columns = (size * math.ceil(n / size) for n in WINDOW)
@@ -345,28 +331,21 @@ def _cut_out(scene: str, label: Path, about: dict[str, Any], max_void: float) ->
 
 
 def _write_scene(
-    out: Path,
-    about: dict[Any, Any],
-    batches: Iterable[Batch],
-    inputs: Sequence[str | Path],
-    parameters: Mapping[str, Any],
+    out: Path, about: dict[Any, Any], batches: Iterable[Batch], inputs: list[Any], parameters: Any
 ) -> None:
-    """Write a scene's arrays and then its rows, unless they are up to date.
-
-    An index that lists patches of arrays that are replaced goes first.
-    """
+    """Write a scene's arrays and then its rows, unless they are up to date."""
     part = out / "arrays" / f"{about['scene']}.parquet"
-    arrays = [part.with_name(f"{about['scene']}.{kind}.npy") for kind in ("sar", "label")]
-    if not all(file.exists() for file in arrays):
+    sar, label = (part.with_name(f"{about['scene']}.{kind}.npy") for kind in ("sar", "label"))
+    if not (sar.exists() and label.exists()):
         part.unlink(missing_ok=True)
-    with ExitStack() as last, files.made(part, inputs, parameters) as partial:
-        if partial is None:
+    with ExitStack() as last, files.made(part, inputs, parameters) as rows:
+        if rows is None:
             return
-        with files.atomic_write(arrays[0]) as sar, files.atomic_write(arrays[1]) as label:
-            _write(_write_arrays(about, batches, sar, label), partial)
+        with files.atomic_write(sar) as pixels, files.atomic_write(label) as ids:
+            _write(_write_arrays(about, batches, pixels, ids), rows)
             last.enter_context(files.locked(out / INDEX))  # until the rows are in their place
             _check_alike(about, _kinds(out))  # another process may have been quicker
-            if part.exists():
+            if part.exists():  # an index that lists patches of arrays that are replaced goes first
                 (out / INDEX).unlink(missing_ok=True)
                 part.unlink()
 
@@ -376,12 +355,11 @@ def _write_arrays(
 ) -> pd.DataFrame:
     """Write patches as they come; their rows of the index, in the order of rows and columns."""
     import pandas as pd
+    import shapely
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
     ids_of = {"n_void": legend.void} | {f"n_{i}": i for i in legend.ids}
-    rows: list[tuple[Any, ...]] = []
-    checksums: list[int] = []
-    counts: list[NDArray[np.int64]] = []
+    rows, checksums, counts = list[tuple[Any, ...]](), list[int](), list[NDArray[np.int64]]()
     with open(sar, "wb") as pixels, open(label, "wb") as ids:
 
         def header(patches: int) -> None:  # numpy leaves room in it for this number
@@ -394,8 +372,7 @@ def _write_arrays(
         for some, dn, land in batches:
             rows += some
             checksums += [zlib.crc32(b, zlib.crc32(a)) for a, b in zip(dn, land, strict=True)]
-            held = (np.bincount(one.ravel(), minlength=256) for one in land)
-            counts += [one[[*ids_of.values()]] for one in held]
+            counts += [np.bincount(b.ravel(), minlength=256)[[*ids_of.values()]] for b in land]
             pixels.write(dn.data)
             ids.write(land.data)
         header(len(rows))
@@ -403,7 +380,12 @@ def _write_arrays(
     columns |= {"array": np.arange(len(rows)), "checksum": np.array(checksums, np.uint32)}
     columns |= zip(ids_of, np.reshape(counts, (-1, len(ids_of))).astype(np.int64).T, strict=True)
     frame = pd.DataFrame(rows, columns=ROW).assign(**columns)
-    frame["geometry"] = _footprints(corners(frame))
+    degrees = corners(frame)
+    ground, far = shapely.polygons(degrees), degrees[..., 0].max(axis=1) > 180
+    turns = (shapely.box(west, -90, west + 360, 90) for west in (-180, 180))  # of longitude
+    here, beyond = (shapely.intersection(ground[far], turn) for turn in turns)
+    ground[far] = shapely.union(shapely.transform(beyond, lambda at: at - [360, 0]), here)
+    frame["geometry"] = shapely.to_wkb(ground)
     frame.attrs = about
     return frame.sort_values(["row", "col"], ignore_index=True)
 
@@ -425,32 +407,18 @@ def corners(index: pd.DataFrame) -> NDArray[np.float64]:
     return degrees
 
 
-def _footprints(degrees: NDArray[np.float64]) -> NDArray[Any]:
-    """WKB of polygons with these corners, in two parts where one crosses 180 degrees."""
-    import shapely
-
-    ground = shapely.polygons(degrees)
-    for i in np.flatnonzero(degrees[..., 0].max(axis=1) > 180):
-        beyond = shapely.intersection(ground[i], shapely.box(180, -90, 540, 90))
-        beyond = shapely.transform(beyond, lambda at: at - [360, 0])
-        ground[i] = beyond | shapely.intersection(ground[i], shapely.box(-180, -90, 180, 90))
-    wkb: NDArray[Any] = shapely.to_wkb(ground)
-    return wkb
-
-
 def _join(out: Path) -> None:
-    """Write the index of all scenes of a folder; if it is there, with what `sample` added, it stays."""
+    """Write the index of all scenes of a folder; one of these very rows, sampled or not, stays."""
     import pandas as pd
 
     if not (out / "arrays").exists():
         return
     with files.locked(out / INDEX):
-        parts = [_read(part) for part in (out / "arrays").glob("[!.]*.parquet")]
-        parts = [part for part in parts if len(part)]
-        if not parts:
+        parts = map(_read, (out / "arrays").glob("[!.]*.parquet"))
+        if not (full := [part for part in parts if len(part)]):
             return
-        index = pd.concat(parts).sort_values(["scene", "row", "col"], ignore_index=True)
-        index.attrs = {"legend": parts[0].attrs["legend"]}
+        index = pd.concat(full).sort_values(["scene", "row", "col"], ignore_index=True)
+        index.attrs = {"legend": full[0].attrs["legend"]}
         with suppress(InputError):
             old = read_index(out)
             if {*index} <= {*old} and old[[*index]].equals(index):
@@ -463,7 +431,6 @@ def _join(out: Path) -> None:
 # with one root for SAR patches and one for labels. Ours: days without leading zeros, FolderPath is the
 # folder below the root, Latitude and Longitude the patch's centre, Category its most frequent class.
 
-DAY = ["Year", "Month", "Day"]
 NAME = re.compile(r"(.+)_(\d+)_(\d+)\.tiff?")  # of a patch: its scene, row and column
 Pair = tuple[str, int, int, Path, Path | None]  # to import: scene, row, column, SAR and label patch
 
@@ -486,46 +453,37 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     Raises:
         InputError: There is no index, a scene's name holds no date or a patch cannot be read.
     """
+    import pandas as pd
+
     from sartutorial import rasters
 
     out, index, legend = Path(out), read_index(patches), read_legend(patches)
-    store, days = Store(patches, index), {scene: _day(scene) for scene in index["scene"].unique()}
+    store, stamp = Store(patches, index), index["scene"].str.extract(r"-(\d{6})[-_]")[0]
+    day = pd.to_datetime(stamp, format="%y%m%d", errors="coerce")
+    if day.isna().any():
+        fault = "its name holds no date after a dash (-YYMMDD); the authors' folders need one"
+        raise InputError(f"{index['scene'][day.isna()].iloc[0]}: {fault}")
+    table = pd.DataFrame({"Year": day.dt.year, "Month": day.dt.month, "Day": day.dt.day})
+    table["FolderPath"] = table.astype(str).agg("/".join, axis=1)
 
-    def write(job: tuple[int, Any]) -> None:
-        i, row = job
-        for kind, pixels in (("sar", store.sar(i)), ("label", store.label(i))):
-            path = out / kind / days[row.scene] / f"{row.patch}.tif"
+    def write(row: Any) -> None:
+        for kind, pixels in (("sar", store.sar(row.Index)), ("label", store.label(row.Index))):
+            path = out / kind / table["FolderPath"][row.Index] / f"{row.patch}.tif"
             _write_patch(path, pixels, row, legend)
 
-    rows = enumerate(index.itertuples())
-    with files.prefetch(write, rows, threads=rasters.threads()) as jobs:
+    with files.prefetch(write, index.itertuples(), threads=rasters.threads()) as jobs:
         for _ in tqdm(jobs, "export", len(index), unit="patch", disable=not progress):
             pass
-    day, ground = index["scene"].map(days), corners(index)
-    table = day.str.split("/", expand=True).set_axis(DAY, axis=1)
-    table["FolderPath"], table["FileName"] = day, index["patch"] + ".tif"
-    box = np.concatenate([ground.min(axis=1), ground.max(axis=1)], axis=1)
-    table[["MinLon", "MinLat", "MaxLon", "MaxLat"]] = box
+    table["FileName"], ground = index["patch"] + ".tif", corners(index)
+    table[["MinLon", "MinLat", "MaxLon", "MaxLat"]] = np.hstack([ground.min(1), ground.max(1)])
     table["Latitude"] = (table["MinLat"] + table["MaxLat"]) / 2
     table["Longitude"] = (table["MinLon"] + table["MaxLon"]) / 2
-    counts = index[[f"n_{i}" for i in legend.ids]].to_numpy()
-    most = np.array(legend.ids)[counts.argmax(axis=1)]
-    table["Category"] = np.where(counts.any(axis=1), most, legend.void)
+    counts = index[[f"n_{i}" for i in legend.ids]]
+    most = counts.idxmax(axis=1).str[2:].astype(int)
+    table["Category"] = most.where(counts.any(axis=1), legend.void)
     with files.atomic_write(out / "locations.csv") as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
     return out / "locations.csv"
-
-
-def _day(scene: str) -> str:
-    """The folder of the day in a scene's name (YYMMDD, JAXA's grammar): year/month/day."""
-    match = re.search(r"-(\d{6})[-_]", scene)
-    try:
-        day = datetime.strptime(match[1] if match else "", "%y%m%d")
-    except ValueError as error:
-        raise InputError(
-            f"{scene}: its name holds no date after a dash (-YYMMDD); the authors' folders need one"
-        ) from error
-    return f"{day.year}/{day.month}/{day.day}"
 
 
 def _write_patch(path: Path, pixels: NDArray[Any], row: Any, legend: lulc.Legend) -> None:
@@ -535,13 +493,13 @@ def _write_patch(path: Path, pixels: NDArray[Any], row: Any, legend: lulc.Legend
     from sartutorial import rasters
 
     crs, size = rasterio.CRS.from_user_input(row.crs), len(pixels)
+    is_label = pixels.dtype == np.uint8
     grid = rasters.Grid(crs, Affine(*row.transform), size, size)
     with suppress(rasterio.errors.RasterioIOError), rasterio.open(path) as old:
         if rasters.same_grid(rasters.grid_of(old), grid) and np.array_equal(old.read(1), pixels):
             return
     tags = {"SCENE": row.scene, "QUANTITY": row.quantity, "POLARISATION": row.polarisation}
     tags |= {"SIMULATED": "yes"} if row.simulated else {}
-    is_label = pixels.dtype == np.uint8
     tags |= {"LEGEND": json.dumps(_told(legend))} if is_label else {}
     kind = {"dtype": pixels.dtype.name, "nodata": legend.void if is_label else np.nan}
     kind |= {"tiled": False, "blockxsize": size, "blockysize": size, "zlevel": 1, "num_threads": 1}
@@ -565,15 +523,14 @@ def import_patches(
 ) -> Path:
     """Bring GeoTIFF pairs (float32 dB and uint8 ids) into a folder of patches.
 
-    A label patch has its SAR patch's name and place in its folder (ours). Without labels every pixel
-    is void, and ``sample`` will choose none of the patches; with them each patch must have its own,
-    since a missing one is more often a wrong path than a decision.
+    A label patch has its SAR patch's name and place in its folder (ours). With labels, each patch must
+    have its own; without, every pixel is void, and ``sample`` will choose none of the patches.
 
     Args:
         table: The authors' table (CSV, as they or a spreadsheet wrote it), or a folder of pairs.
         out: The folder to write to.
-        sar: The folder in whose folders lie the patches that the table lists. Of a folder of pairs
-            by default its folder ``sar``, or itself.
+        sar: The folder of the patches that the table lists; of a folder of pairs by default its
+            folder ``sar``, or itself.
         labels: The same for labels; of a folder of pairs by default its folder ``label``.
         legend: The legend of the labels; by default what they say themselves, else hr-lulc.
         quantity: sigma0 or gamma0, where neither names nor tags say it.
@@ -588,9 +545,8 @@ def import_patches(
     """
     from sartutorial import rasters
 
-    table, out = Path(table), Path(out)
+    table, out, pairs = Path(table), Path(out), sorted(_pairs(Path(table), sar, labels))
     known = None if legend is None else lulc.legend(legend)
-    pairs = sorted(_pairs(table, sar, labels))
     read = functools.partial(_read_pair, legend=known, quantity=quantity)
     first = read(pairs[0])[0]
     with tqdm(desc="import", total=len(pairs), unit="patch", disable=not progress) as bar:
@@ -605,9 +561,9 @@ def import_patches(
         for scene, group in groupby(pairs, lambda pair: pair[0]):
             some = list(group)
             about = first | {"scene": scene, "source": table.name}
-            said = {"legend": first["legend"], "quantity": quantity}
-            parameters = said | {"patches": [sar.stem for *_, sar, _ in some]}
-            inputs = [file for *_, sar, label in some for file in (sar, label) if file]
+            names = [file.stem for *_, file, _ in some]
+            parameters = {"legend": first["legend"], "quantity": quantity, "patches": names}
+            inputs = [file for pair in some for file in pair[3:] if file]
             _write_scene(out, about, batches(some), inputs, parameters)
     _join(out)
     return out / INDEX
@@ -615,12 +571,14 @@ def import_patches(
 
 def _pairs(table: Path, sar: str | Path | None, labels: str | Path | None) -> Iterator[Pair]:
     """Pairs to import. Those that are not named as ours are patches of one scene, numbered."""
+    listed = None
     if table.is_dir():
-        sar = sar or (table / "sar" if (table / "sar").is_dir() else table)
-        labels = labels or (table / "label" if (table / "label").is_dir() else None)
+        inside = {name: table / name for name in ("sar", "label") if (table / name).is_dir()}
+        sar, labels = sar or inside.get("sar", table), labels or inside.get("label")
     elif sar is None:
         raise InputError(f"{table}: lists patches; name the folder in which they lie with --sar")
-    listed = None if table.is_dir() else _listed(table)
+    else:
+        listed = _listed(table)
     found = {Path(path).name: Path(path) for path in files.find_scenes(sar, "SAR patch")}
     for number, name in enumerate(listed or found):
         if name not in found:
@@ -647,10 +605,8 @@ def _listed(table: Path) -> list[str]:
     except OSError as error:
         raise files.unreadable(table, error, "table") from error
     except (ValueError, csv.Error) as error:
-        raise InputError(
-            f"{table}: no table with the column FileName ({error}); save it as 'CSV UTF-8 (comma "
-            "delimited)', with the columns as the authors call them"
-        ) from error
+        mend = "save it as 'CSV UTF-8 (comma delimited)', with the columns as the authors call them"
+        raise InputError(f"{table}: no table with the column FileName ({error}); {mend}") from error
     names = ["".join(row[column : column + 1]).strip() for row in rows if any(row)]
     if not names:
         raise InputError(f"{table}: lists no patch")

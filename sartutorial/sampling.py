@@ -38,10 +38,7 @@ T = TypeVar("T")
 
 
 def count_classes(
-    tiles: files.Paths,
-    *,
-    legend: str | Path | lulc.Legend = "hr-lulc",
-    progress: bool = False,
+    tiles: files.Paths, *, legend: str | Path | lulc.Legend = "hr-lulc", progress: bool = False
 ) -> NDArray[np.int64]:
     """Count the pixels of each land-cover class in each tile.
 
@@ -56,20 +53,18 @@ def count_classes(
     Raises:
         InputError: A tile is no uint8 raster of the legend's ids.
     """
-    return _Land(tiles, lulc.legend(legend), progress).counts
+    return _Land(tiles, legend, progress).counts
 
 
 class _Land:
-    """The pixels of all tiles: how many there are of each id, and where the k-th of them lies.
+    """The pixels of all tiles: how many there are of each id, and where the k-th of them lies."""
 
-    Windows of full rows are read in threads, each with a dataset of its own.
-    """
-
-    def __init__(self, tiles: files.Paths, legend: lulc.Legend, progress: bool) -> None:
+    def __init__(
+        self, tiles: files.Paths, legend: str | Path | lulc.Legend, progress: bool
+    ) -> None:
         self.tiles = files.find_scenes(tiles, "land-cover tile")
-        self.legend, self.progress = legend, progress
-        self.grids: list[rasters.Grid] = []
-        self.windows: list[tuple[int, Window]] = []
+        self.legend, self.progress = lulc.legend(legend), progress
+        self.grids, self.windows = list[rasters.Grid](), list[tuple[int, Window]]()
         for i, tile in enumerate(self.tiles):
             with rasters.opened(tile, dtype="uint8") as dataset:
                 self.grids.append(rasters.grid_of(dataset))
@@ -86,6 +81,7 @@ class _Land:
             self.counts[i] += found.sum(axis=0)
 
     def _each(self, name: str, work: Callable[[int], T], windows: Sequence[int]) -> list[T]:
+        """What ``work`` makes of each window, in threads, each with a dataset of its own."""
         with files.prefetch(work, windows, rasters.threads()) as done:
             return list(tqdm(done, name, len(windows), unit="window", disable=not self.progress))
 
@@ -125,8 +121,7 @@ class _Land:
             seen = np.cumsum([self.before[k], *chunks], axis=0)
             ends = {c: np.searchsorted(rank, seen[:, c]) for c, rank in ranks[i].items()}
             for n in range(len(chunks)):
-                wanted = [c for c, end in ends.items() if end[n] < end[n + 1]]
-                if not wanted:
+                if not (wanted := [c for c, end in ends.items() if end[n] < end[n + 1]]):
                     continue
                 ids = self._ids(k) if ids is None else ids
                 chunk = ids[n * CHUNK : (n + 1) * CHUNK]
@@ -237,12 +232,11 @@ def sample_points(
     """
     if points < 1:
         raise InputError(f"--points {points}: must be at least 1")
-    land = _Land(tiles, lulc.legend(legend), progress)
+    land = _Land(tiles, legend, progress)
     pixels = land.counts.sum(axis=0)
-    own = None if weights is None else _weights(weights, land.legend)
-    by_id = category_weights(pixels, inverse) if own is None else own
+    by_id = category_weights(pixels, inverse) if weights is None else _own(weights, land.legend)
     by_id[[] if forest else list(land.legend.forest)] = 0
-    table = _points(land, land.find(_ranks(land.counts, by_id, points, seed)))
+    table = _drawn(land, by_id, points, seed)
     if geometry:
         import geopandas as gpd
 
@@ -252,60 +246,45 @@ def sample_points(
     return table
 
 
-def _weights(
-    own: Mapping[int, float] | NDArray[np.float64], legend: lulc.Legend
+def _own(
+    said: Mapping[int, float] | NDArray[np.float64], legend: lulc.Legend
 ) -> NDArray[np.float64]:
     """A user's own weights by id: float64 of shape (256,)."""
     weights = np.zeros(256)
-    for c, weight in (own if isinstance(own, Mapping) else dict(enumerate(own))).items():
+    for c, weight in said.items() if isinstance(said, Mapping) else enumerate(said):
         if not 0 <= weight < math.inf or (weight and c not in legend.ids):
-            raise InputError(
-                f"weights: {weight} for class {c}; take numbers from 0, for classes of "
-                f"{legend.name}: {', '.join(map(str, legend.ids))}"
-            )
+            mend = f"take numbers from 0, for classes of {legend.name}"
+            raise InputError(f"weights: {weight} for class {c}; {mend}: {[*legend.ids]}")
         weights[c] = weight
     return weights
 
 
-def _ranks(
-    counts: NDArray[np.int64], weights: NDArray[np.float64], points: int, seed: int
-) -> Pixels:
-    """Which of the pixels of each tile and id are drawn, counted row by row."""
-    joint, ranks = probabilities(counts, weights), {}
-    numbers = allocate(joint.sum(axis=1), points)
-    for i in map(int, np.flatnonzero(numbers)):
-        rng = splits.generator(seed, i)
-        drawn = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
-        ranks[i] = {
-            int(c): np.sort(rng.integers(counts[i, c], size=drawn[c]))
-            for c in np.flatnonzero(drawn)
-        }
-    return ranks
-
-
-def _points(land: _Land, places: Pixels) -> pd.DataFrame:
-    """The table of the points at these places."""
+def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) -> pd.DataFrame:
+    """The table of points drawn by these weights of ids, tile by tile."""
     import pandas as pd
     from pyproj import Transformer
 
-    ids, degrees = [], []
+    joint = probabilities(land.counts, weights)
+    numbers, ranks = allocate(joint.sum(axis=1), points), Pixels()
+    for i in map(int, np.flatnonzero(numbers)):
+        rng = splits.generator(seed, i)
+        drawn = rng.multinomial(numbers[i], joint[i] / joint[i].sum())
+        ids = map(int, np.flatnonzero(drawn))
+        ranks[i] = {c: np.sort(rng.integers(land.counts[i, c], size=drawn[c])) for c in ids}
+    places, category, degrees = land.find(ranks), [], []
     for i, by_id in places.items():
         grid = land.grids[i]
-        ids.append(np.repeat(np.array([*by_id], np.uint8), [len(p) for p in by_id.values()]))
+        category.append(np.repeat(np.array([*by_id], np.uint8), [len(p) for p in by_id.values()]))
         row, col = np.divmod(np.concatenate([*by_id.values()]), grid.width)
-        a, b, c, d, e, f = grid.transform[:6]
-        x, y = (s * (col + 0.5) + t * (row + 0.5) + u for s, t, u in ((a, b, c), (d, e, f)))
+        pixels: Any = np.stack([col, row]) + 0.5
+        x, y = grid.transform * pixels
         to_degrees = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
         degrees.append(to_degrees.transform(x, y))
     lon, lat = np.concatenate(degrees, axis=1)
-    tile = np.repeat([*places], [len(c) for c in ids])
-    names = pd.Index([files.name_of(t) for t in land.tiles])
-    columns = {
-        "category": np.concatenate(ids),
-        "tile": pd.Categorical.from_codes(tile, names),
-        "longitude": np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon),
-        "latitude": lat,
-    }
+    lon = np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon)
+    codes = np.repeat([*places], [len(c) for c in category])
+    tile = pd.Categorical.from_codes(codes, pd.Index([files.name_of(t) for t in land.tiles]))
+    columns = dict(category=np.concatenate(category), tile=tile, longitude=lon, latitude=lat)
     return pd.DataFrame(columns)
 
 
@@ -352,7 +331,8 @@ def sample(
         progress: Show a bar.
 
     Returns:
-        The report: what is left after each stage, its number and shares of the training classes.
+        The report: what is left after each stage, its number and the shares of the training classes
+        (of pixels, points, or the labels of patches), which sum to 1 if there are any.
 
     Raises:
         InputError: No point falls on a patch, or none is left to fine-tune.
@@ -383,11 +363,7 @@ def sample(
 def _choose(
     folder: Path, index: pd.DataFrame, cloud: gpd.GeoDataFrame, legend: lulc.Legend
 ) -> pd.DataFrame:
-    """Write into a split index what the points choose; what is left after each stage.
-
-    That is a number, and shares of the training classes: of the tiles' pixels, of the points, and of
-    the labels of the patches. Shares sum to 1 in each row that has any.
-    """
+    """Write into a split index what the points choose; the report of ``sample``."""
     import pandas as pd
 
     on, hit = match(cloud, index)
@@ -416,10 +392,8 @@ def _choose(
     index["pretrain"] = index["split"] == "train"
     index["finetune"] = left & (index["split"] != splits.BUFFER)
     if legend.merged(labels).any() and not index["finetune"].any():
-        raise InputError(
-            f"{folder}: no patch is left that was hit, holds labels other than forest and lies "
-            "outside the buffer; draw more --points or take a smaller --buffer"
-        )
+        fault = "no patch that was hit and holds labels other than forest is outside the buffer"
+        raise InputError(f"{folder}: {fault}; draw more --points or take a smaller --buffer")
     number, counts = zip(*rows.values(), strict=True)
     merged = legend.merged(np.array(counts))
     shares = merged / np.maximum(merged.sum(axis=1, keepdims=True), 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +21,6 @@ BUFFER = "buffer"  # in no split, because it lies between two
 CONTACT = 4.0
 PLANE = 100_000.0  # metres that one plane serves: it presses them by 1 in 10,000 at most
 
-Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
-
 
 def generator(seed: int, *more: int) -> np.random.Generator:
     """Numpy's generator of a whole number from 0, of any size, and of what else tells draws apart."""
@@ -34,19 +31,16 @@ def generator(seed: int, *more: int) -> np.random.Generator:
 
 def label_counts(index: pd.DataFrame) -> NDArray[np.int64]:
     """Label pixels of each patch by id: int64 of shape (patches, 256), no label left out."""
-    counts = np.zeros((len(index), 256), dtype=np.int64)
-    for column in index.columns:
-        if re.fullmatch(r"n_\d+", column):
-            counts[:, int(column[2:])] = index[column]
+    held, counts = index.filter(regex=r"^n_\d+$"), np.zeros((len(index), 256), dtype=np.int64)
+    counts[:, held.columns.str[2:].astype(int)] = held
     return counts
 
 
 def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
-    """The spatial block of each patch: int64 of shape (patches,), numbered from 0.
+    """The block of each patch, a square of ``block`` patch sides: int64 of shape (patches,), from 0.
 
-    Blocks are squares of ``block`` patch sides in the UTM zone of each patch, whose metres are those
-    of the ground to 1 in 1,000, anywhere: patches of different scenes that show the same ground share
-    a block or adjoin.
+    Squares of its UTM zone, whose metres are those of the ground to 1 in 1,000, anywhere: patches of
+    different scenes that show the same ground share a block or adjoin.
     """
     from pyproj import Transformer
 
@@ -57,27 +51,21 @@ def blocks(index: pd.DataFrame, block: int) -> NDArray[np.int64]:
         here = cell[:, 0] == zone
         to_metres = Transformer.from_crs("EPSG:4326", f"EPSG:{zone}", always_xy=True)
         metres = np.stack(to_metres.transform(lon[here], lat[here]), axis=1)
-        cell[here, 1:] = metres // (block * _side(index))
+        cell[here, 1:] = metres // (block * (index["size"] * index["spacing"]).mean())
     return np.unique(cell, axis=0, return_inverse=True)[1].ravel()
 
 
-def _side(index: pd.DataFrame) -> float:
-    """The side of a patch in metres."""
-    return float((index["size"] * index["spacing"]).mean())
+def neighbours(index: pd.DataFrame, buffer: float) -> NDArray[np.intp]:
+    """Pairs of patches closer than ``buffer`` patch sides, both ways round: (2, pairs) row numbers.
 
-
-def neighbours(index: pd.DataFrame, buffer: float) -> Pairs:
-    """Pairs of patches whose footprints are closer than ``buffer`` patch sides, both ways round.
-
-    Two arrays of row numbers. Distances are those on the ground, anywhere on Earth, and between
-    footprints, not between block numbers, since scenes overlap. A patch exactly ``buffer`` sides away
-    is no neighbour: a thousandth is allowed.
+    Distances are those on the ground, anywhere on Earth. A patch exactly ``buffer`` sides away is no
+    neighbour: a thousandth is allowed.
     """
     import shapely
     from pyproj import Transformer
     from scipy.spatial import KDTree
 
-    reach = buffer * _side(index) * (1 - 1e-3)
+    reach = buffer * float((index["size"] * index["spacing"]).mean()) * (1 - 1e-3)
     # In metres from the middle of the Earth, where no date line divides.
     lon, lat = np.moveaxis(corners(index), -1, 0)
     earth = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
@@ -97,18 +85,17 @@ def neighbours(index: pd.DataFrame, buffer: float) -> Pairs:
         here = ground[np.searchsorted(near, own)]
         a, b = shapely.STRtree(ground).query(here, predicate="dwithin", distance=reach)
         pairs.append(np.stack([own[a], near[b]]))
-    a, b = np.concatenate(pairs, axis=1)
-    return a[a != b], b[a != b]
+    found = np.concatenate(pairs, axis=1)
+    return found[:, found[0] != found[1]]
 
 
 def by_block(
     index: pd.DataFrame, *, seed: int, block: int = 4, buffer: float = 1.0
 ) -> NDArray[np.str_]:
-    """Deal whole spatial blocks to the splits, then cut a gap between them.
+    """Deal whole spatial blocks to the splits, then cut a gap between them (ours).
 
     No patch of one split is closer than ``buffer`` to a patch of another. Those in the way get
-    ``buffer``; the larger split gives: training to validation and test, validation to test. The paper
-    does not say how its split was made; this is ours.
+    ``buffer``; the larger split gives: training to validation and test, validation to test.
 
     Args:
         index: Patches, as ``read_index`` lists them.
@@ -138,48 +125,42 @@ def by_scene(index: pd.DataFrame, *, seed: int) -> NDArray[np.str_]:
     With fewer than three scenes a split stays empty.
     """
     owner = np.unique(index["scene"], return_inverse=True)[1]
-    none = np.empty(0, np.intp)
-    return np.array(SPLITS)[_deal(index, owner, seed, (none, none))]
+    return np.array(SPLITS)[_deal(index, owner, seed, np.empty((2, 0), np.intp))]
 
 
 def at_random(index: pd.DataFrame, *, seed: int) -> NDArray[np.str_]:
     """A split for every patch, drawn patch by patch, for comparison: neighbours leak."""
-    ends = np.round(np.cumsum(SHARES) * len(index))
+    ends = np.round(np.cumsum(SHARES[:2]) * len(index))
     place = generator(seed).permutation(len(index))
-    code = np.searchsorted(ends, place, side="right").clip(max=2)
-    names: NDArray[np.str_] = np.array(SPLITS)[code]
-    return names
+    return np.array(SPLITS)[np.searchsorted(ends, place, side="right")]
 
 
 def _deal(
-    index: pd.DataFrame, owner: NDArray[np.intp], seed: int, pairs: Pairs
+    index: pd.DataFrame, owner: NDArray[np.intp], seed: int, pairs: NDArray[np.intp]
 ) -> NDArray[np.int64]:
     """0, 1 or 2 (see SPLITS) for every patch, the same for all patches of an ``owner``.
 
     Owners move between splits, in an order drawn from ``seed``, as long as a move brings the pixels
-    of each training class (by the legend in the index's ``attrs``), and the number of patches, closer
-    to 65/18/17 % (relative error, squared and summed), or puts fewer neighbours (``pairs``) into
-    different splits. A class that fewer than three owners hold cannot be in all splits.
+    of each training class, and the number of patches, closer to SHARES (relative error, squared and
+    summed), or puts fewer neighbours (``pairs``) into different splits.
     """
     from scipy.sparse import coo_array
 
-    classes, said = label_counts(index), index.attrs.get("legend")
-    classes = lulc.Legend.from_dict(said).merged(classes) if said else classes
+    classes = label_counts(index)
+    if said := index.attrs.get("legend"):
+        classes = lulc.Legend.from_dict(said).merged(classes)
     mass = np.zeros((owner.max() + 1, classes.shape[1] + 1))
     np.add.at(mass[:, -1], owner, 1)
     np.add.at(mass[:, :-1], owner, classes)
     mass /= np.maximum(mass.sum(axis=0), 1)
     target = np.outer(SHARES, mass.sum(axis=0) > 0)
-    # So that an empty split costs 1 in any of them.
-    scale = np.maximum(target, np.min(SHARES)) ** -2
-    ends = owner[pairs[0]], owner[pairs[1]]
-    contact = np.full(len(ends[0]), CONTACT / len(index)) * (ends[0] != ends[1])
-    touch = coo_array((contact, ends), shape=(len(mass), len(mass))).tocsr()
-    choice = np.zeros(len(mass), dtype=np.int64)
-    have = np.zeros_like(target)
+    scale = np.maximum(target, np.min(SHARES)) ** -2  # an empty split costs 1 in any of them
+    a, b = owner[pairs]
+    contact = CONTACT / len(index) * (a != b)
+    touch = coo_array((contact, (a, b)), shape=(len(mass), len(mass))).tocsr()
+    choice, have = np.zeros(len(mass), dtype=np.int64), np.zeros_like(target)
     have[0] = mass.sum(axis=0)
-    rng = generator(seed)
-    moved = True
+    rng, moved = generator(seed), True
     while moved:
         moved = False
         for b in rng.permutation(len(mass)):
@@ -188,8 +169,7 @@ def _deal(
             row = slice(touch.indptr[b], touch.indptr[b + 1])
             near = choice[touch.indices[row]]
             cost -= np.bincount(near, weights=touch.data[row], minlength=len(SPLITS))
-            best = int(cost.argmin())
-            if cost[best] < cost[choice[b]] - 1e-12:
-                choice[b], moved = best, True
+            if cost.min() < cost[choice[b]] - 1e-12:
+                choice[b], moved = int(cost.argmin()), True
             have[choice[b]] += mass[b]
     return choice[owner]

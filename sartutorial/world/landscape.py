@@ -26,6 +26,7 @@ Floats = NDArray[np.floating]  # float32; coordinates float64
 Ids = NDArray[np.uint8]  # HR-LULC ids
 Ints = NDArray[np.integer]
 Mask = NDArray[np.bool_]
+Key = tuple[int, ...]  # the name of a stream of random numbers
 Rng = np.random.Generator
 
 UTM = "EPSG:32653"
@@ -87,11 +88,8 @@ def padded(window: Window, pad: int) -> Window:
     return Window(left, top, window.width + 2 * pad, window.height + 2 * pad)
 
 
-def white(key: tuple[int, ...], window: Window) -> Floats:
-    """Standard normal noise, (H, W) float32: the same place always has the same value.
-
-    ``window`` is in cells and may begin below 0; ``key`` names the stream.
-    """
+def white(key: Key, window: Window) -> Floats:
+    """Standard normal noise of a ``window`` of cells, (H, W) float32: a place has always its value."""
     left, top, width, height = (int(v) for v in window.flatten())
     n, far = NOISE_BLOCK, 2**20  # streams take numbers from 0 up; no world is a million blocks wide
     rows, cols = range(top // n, -(-(top + height) // n)), range(left // n, -(-(left + width) // n))
@@ -100,7 +98,7 @@ def white(key: tuple[int, ...], window: Window) -> Floats:
     return noise[top % n : top % n + height, left % n : left % n + width]
 
 
-def smooth(key: tuple[int, ...], window: Window, sigma: float) -> Floats:
+def smooth(key: Key, window: Window, sigma: float) -> Floats:
     """Noise of variance 1, (H, W), correlated by a Gaussian of ``sigma`` cells; see ``white``."""
     pad = math.ceil(4 * sigma) or 1
     noise: Floats = ndimage.gaussian_filter(white(key, padded(window, pad)), sigma, radius=pad)
@@ -120,10 +118,7 @@ def fractal(n: int, longest: float, hurst: float, rng: Rng) -> Floats:
 
 
 def _cheapest(cost: Floats, ends: Ints) -> tuple[sparse.csr_array, tuple[NDArray[Any], ...]]:
-    """Neighbouring cells (eight each), as far apart as walking from one to the other costs.
-
-    And of the cheapest way from each to one of ``ends``: its length, its next cell, and which end.
-    """
+    """The costs between neighbours, and of each cell's cheapest way to an end: cost, next cell, end."""
     at = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # what older scipy takes
     to = at[:, 1:], at[1:], at[1:, 1:], at[1:, :-1]
     start = at[:, :-1], at[:-1], at[:-1, :-1], at[:-1, 1:]
@@ -131,16 +126,14 @@ def _cheapest(cost: Floats, ends: Ints) -> tuple[sparse.csr_array, tuple[NDArray
     step = np.repeat([1, 1, math.sqrt(2), math.sqrt(2)], [cells.size for cells in to])
     weights = step * (cost.ravel()[a] + cost.ravel()[b]) / 2
     graph = sparse.csr_array((weights, (a, b)), shape=(cost.size, cost.size))
-    return graph, csgraph.dijkstra(
-        graph, directed=False, indices=ends, min_only=True, return_predecessors=True
-    )
+    how = dict(directed=False, min_only=True, return_predecessors=True)
+    return graph, csgraph.dijkstra(graph, indices=ends, **how)
 
 
 def drainage(cost: Floats, sea: Mask) -> tuple[Ints, Ints]:
-    """Where the rain runs: along the cheapest way to the sea.
+    """The land's cells from the shore up, and where in that list each drains to (-1: the sea).
 
-    Returns the flat indices of the land's cells from the shore up, and for each the place in that
-    list of the cell that it drains to (-1: the sea).
+    The rain runs along the cheapest way. Cells are flat indices.
     """
     shore = np.flatnonzero(sea & ndimage.binary_dilation(~sea))
     _, (distance, downhill, _) = _cheapest(cost, shore)
@@ -160,8 +153,8 @@ def relief(uplift: Floats, up: Ints, to: Ints, cell_m: float) -> tuple[Floats, F
     cells, inland = np.arange(len(up)), np.flatnonzero(to >= 0)
     # "A cell minus the one below it": triangular, since water runs down the order of ``up``.
     signs = np.r_[np.ones(len(up)), -np.ones(len(inland))]
-    rows, columns = np.r_[cells, inland], np.r_[cells, to[inland]]
-    fall = sparse.csr_array((signs, (rows.astype(np.int32), columns.astype(np.int32))))
+    place = np.array([np.r_[cells, inland], np.r_[cells, to[inland]]], np.int32)
+    fall = sparse.csr_array((signs, tuple(place)))
     km2 = linalg.spsolve_triangular(fall.T.tocsr(), np.ones(len(up)), lower=False)
     km2 *= (cell_m / 1000) ** 2
     below, n = np.where(to >= 0, up[to], up), len(uplift)
@@ -219,9 +212,8 @@ def _xy(grid: Grid, row: NDArray[Any], col: NDArray[Any]) -> Floats:
 
 def _rounded(xy: Floats) -> Floats:
     """A line through the points ``xy`` (P, 2) with its corners rounded and its ends kept."""
-    line: Floats = ndimage.gaussian_filter1d(xy, 2, axis=0, mode="nearest")
-    line[[0, -1]] = xy[[0, -1]]
-    return line
+    line = ndimage.gaussian_filter1d(xy, 2, axis=0, mode="nearest")
+    return np.vstack([xy[:1], line[1:-1], xy[-1:]])
 
 
 def _line(xy: Floats, width: ArrayLike, kind: int) -> Floats:
@@ -233,8 +225,7 @@ def _line(xy: Floats, width: ArrayLike, kind: int) -> Floats:
 def _ranks(field: Floats, where: Mask) -> Floats:
     """Each value's rank, 0 to 1, among those at ``where``."""
     known = np.sort(field[where])
-    ranks: Floats = np.interp(field, known, np.linspace(0, 1, len(known))).astype(np.float32)
-    return ranks
+    return np.interp(field, known, np.linspace(0, 1, len(known))).astype(np.float32)
 
 
 def _settle(
@@ -242,7 +233,7 @@ def _settle(
 ) -> tuple[list[Ints], Floats]:
     """Roads (flat indices), and districts: row, column, kind, angle of their parcels (D, 4).
 
-    All in coarse cells; ``river`` is the distance to one, ``unit`` what a kilometre is.
+    In coarse cells, as are the distance to a ``river`` and a kilometre, ``unit``.
     """
     # Districts are the Voronoi cells of jittered points, each with its own grid of parcels.
     n, side = len(plain), 0.9 * unit
@@ -280,8 +271,7 @@ def _settle(
 def _terrain(n: int, u: float, step: float, rng: Rng) -> tuple[NDArray[Any], ...]:
     """An island of ``n`` x ``n`` cells of ``step`` metres, ``u`` of which are a kilometre.
 
-    Returns fields (N, N) as in ``Plan``: height, rough, low, stand, detail; where water is; and the
-    way of the water as in ``drainage``, with the km2 that drain through each of its cells.
+    Fields of ``Plan``; where water is; its way as in ``drainage``, and the km2 that drain there.
     """
     detail, stand = fractal(n, 1.2 * u, 1.2, rng), fractal(n, 2 * u, 0.6, rng)
     rise = np.exp(0.8 * fractal(n, 8 * u, 0.7, rng)) * (1 + 0.12 * detail)
@@ -335,7 +325,7 @@ def plan(cells: int, seed: int) -> Plan:
     district[:, :2] = _xy(grid, *district[:, :2].T)
     coast = ndimage.distance_transform_edt(~water)
     fields = (height, rough, low, cold, stand, detail, river * step, coast * step, wind)
-    single = [np.asarray(field, np.float32) for field in fields]
+    single = (np.asarray(field, np.float32) for field in fields)
     return Plan._make([seed, grid, unit, *single, np.concatenate(lines), district])
 
 
@@ -354,8 +344,7 @@ def survey(island: Plan, window: Window) -> Land:
         part = field[top : int(rows[-1]) + 10, left : int(cols[-1]) + 10]
         spline = RectBivariateSpline(*map(np.arange, part.shape), part, kx=order, ky=order)
         inner = slice(rim, -rim or None)
-        values: Floats = spline(rows[inner] - top, cols[inner] - left).astype(np.float32)
-        return values
+        return np.asarray(spline(rows[inner] - top, cols[inner] - left), np.float32)
 
     dem = near(island.height, 3, 0)
     # Crags and gullies: the rougher the land the larger, and none below the sea.
@@ -399,9 +388,7 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
         cell = here * 7919 + u // length * 104729 + v // breadth * 1299709
         return np.asarray(cell, np.int64) % 65536
 
-    hundred = np.array(
-        [np.repeat(list(d), list(d.values())) for d, _ in DISTRICTS.values()], np.uint8
-    )
+    hundred = np.array([np.repeat([*d], [*d.values()]) for d, _ in DISTRICTS.values()], np.uint8)
     parcel, park = number(120, 60), number(360, 180)
     classes = hundred[kind, (100 * chance[parcel]).astype(int)]
     classes[chance[park] < PARKS[kind]] = 12

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, profiles, radiometry, rasters
 from sartutorial.world import landscape
-from sartutorial.world.landscape import CELL, LEAN, MIDDLE, UTM, Floats, Ids, padded, smooth, white
+from sartutorial.world.landscape import CELL, LEAN, MIDDLE, Floats, Ids, Key, padded, smooth, white
 
 TILE_PIXELS = 12000  # per degree, JAXA HR-LULC v23.12
 SCENES = Path("scenes")
@@ -46,6 +46,8 @@ SHIPS = 0.06  # a square kilometre of sea
 REACH = 64  # cells within which a ridge can cast its shadow
 SCENE_TAGS = {"QUANTITY": "sigma0", "CALIBRATION_DB": "-83.0", "POLARISATION": "HH"}
 BLOCK = 1024  # cells surveyed at a time, a side
+Field = Floats | float
+Fleet = list[tuple[Any, float]]  # outlines of ships in pixels of a scene, and their power
 
 
 class Backscatter(NamedTuple):
@@ -96,11 +98,10 @@ def shadow(dem: Floats) -> NDArray[np.bool_]:
     return dark
 
 
-def terrain_gain(cos: Floats, exponent: Floats | float) -> Floats:
+def terrain_gain(cos: Floats, exponent: Field) -> Floats:
     """A slope's power over flat ground's, at most 10 dB more: its shape and its area a pixel.
 
-    cos^n of the local incidence angle, n from ``exponent``, times the ground that a pixel sees,
-    sin(theta) / sin(local theta).
+    cos^exponent of the local incidence angle, times the ground seen, sin(theta) / sin(local theta).
     """
     up = np.maximum(cos, 1e-3)
     area = math.sin(THETA) / np.sqrt(np.maximum(1 - up**2, 1e-6))
@@ -108,12 +109,12 @@ def terrain_gain(cos: Floats, exponent: Floats | float) -> Floats:
     return gain
 
 
-def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: NDArray[np.floating]) -> Floats:
+def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: Floats) -> Floats:
     """Mean backscatter, (H, W) linear power, without texture and speckle.
 
     ``bias`` (16,) dB is what the tones of a class come to on average; it is taken off.
     """
-    level, exponent = np.zeros(16, np.float32), np.zeros(16, np.float32)
+    level, exponent = np.zeros((2, 16), np.float32)
     for i, echo in SIGMA0.items():
         level[i], exponent[i] = echo.level - bias[i], echo.exponent
     power = radiometry.to_power(level[classes] + tone)
@@ -121,7 +122,7 @@ def mean_sigma0(classes: Ids, tone: Floats, dem: Floats, bias: NDArray[np.floati
     return np.where(shadow(dem), 0, power * gain).astype(np.float32)
 
 
-def texture(classes: Ids, key: tuple[int, ...], window: Window) -> Floats:
+def texture(classes: Ids, key: Key, window: Window) -> Floats:
     """The land's own roughness, (H, W) linear power of mean 1, the same from every orbit.
 
     Gamma distributed, so that intensity under speckle is K distributed. ``window`` in cells.
@@ -136,12 +137,7 @@ def texture(classes: Ids, key: tuple[int, ...], window: Window) -> Floats:
 
 
 def speckle(
-    mean: Floats | float,
-    looks: int,
-    correlation_px: float,
-    key: tuple[int, ...],
-    window: Window,
-    target: Floats | float = 0.0,
+    mean: Field, looks: int, correlation_px: float, key: Key, window: Window, target: Field = 0.0
 ) -> Floats:
     """Intensity of ``mean`` power under speckle: the mean of ``looks`` independent images.
 
@@ -157,7 +153,7 @@ def speckle(
     return power / np.float32(looks)
 
 
-def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Floats, Floats]:
+def corners(houses: Floats, key: Key, window: Window) -> tuple[Floats, Floats]:
     """Corner reflectors among ``houses``, (H, W) mean power, 0 elsewhere: amplitude and what is left.
 
     Walls and ground send the wave straight back, all of it in step: an amplitude that no speckle
@@ -171,15 +167,14 @@ def corners(houses: Floats, key: tuple[int, ...], window: Window) -> tuple[Float
     return ndimage.gaussian_filter(peak, CORRELATION) / np.float32(response.max() ** 2), rest
 
 
-def _read(path: Path, window: Window) -> NDArray[Any]:
+def _read(path: Path, window: Window) -> Any:
     """A window of a raster of the truth; 0 beyond its rim."""
     with rasterio.open(path) as file:
-        band: NDArray[Any] = file.read(1, window=window, boundless=True, fill_value=0)
-    return band
+        return file.read(1, window=window, boundless=True, fill_value=0)
 
 
-def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[Any, float]]:
-    """The ships of a scene on open sea: their outlines in pixels of the scene, and their power."""
+def _ships(out: Path, seed: int, row: int, col: int, size: int) -> Fleet:
+    """The ships of a scene on open sea."""
     from shapely import affinity
     from shapely.geometry import box
 
@@ -197,13 +192,7 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> list[tuple[An
 
 
 def observe(
-    out: Path,
-    bias: NDArray[np.floating],
-    ships: list[tuple[Any, float]],
-    seed: int,
-    row: int,
-    col: int,
-    window: Window,
+    out: Path, bias: Floats, ships: Fleet, seed: int, row: int, col: int, window: Window
 ) -> NDArray[np.uint16]:
     """DN of the ``window`` of a scene whose first cell is (row, col) of the world of ``out``."""
     top, height = int(window.row_off) // 2, int(window.height) // 2
@@ -250,7 +239,9 @@ def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
         corner = round(cells / 2 + top * size), round(cells / 2 + left * size)
         products[SCENES / name] = (_scene, *corner)
     (x, y), reach = MIDDLE, cells / 2 * CELL
-    box = transform_bounds(UTM, rasters.DEGREES, x - reach, y - reach, x + reach, y + reach)
+    box = transform_bounds(
+        landscape.UTM, rasters.DEGREES, x - reach, y - reach, x + reach, y + reach
+    )
     left, bottom, right, top = map(math.floor, box)
     for west, south in itertools.product(range(left, right + 1), range(bottom, top + 1)):
         products[Path("lulc", lulc.tile_name(west, south))] = _tile, west, south
@@ -259,22 +250,23 @@ def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
 
 def _survey(out: Path, made: dict[str, int], cells: int, keep: Collection[Path], bar: bool) -> None:
     """Survey the island into those rasters of the truth that are not up to date, block by block."""
-    grid, starts = landscape.land_grid(cells), range(0, cells, BLOCK)
-    windows = [
-        Window(left, top, min(BLOCK, cells - left), min(BLOCK, cells - top))
-        for top, left in itertools.product(starts, starts)
-    ]
     power, count, written = np.zeros(16), np.zeros(16), {}
     with ExitStack() as stack:
         for path, (unit, form) in TRUTH.items():
             if new := stack.enter_context(files.made(out / path, [], made)):
-                file = rasters.create(new, grid, _tags(made) | unit, **form)
+                tags = _tags(made) | unit
+                file = rasters.create(new, landscape.land_grid(cells), tags, **form)
                 written[path] = stack.enter_context(file)
         if not written:
             return
-        _clear(out / SCENES, keep)
+        for old in set((out / SCENES).glob("*.tif")) - set(keep):  # of another world
+            with rasters.opened(old) as scene:
+                simulated = "SIMULATED" in scene.tags()
+            if simulated:  # real ones stay
+                old.unlink()
         if CLASSES in written:
             written[CLASSES].write_colormap(1, lulc.HR_LULC.colormap())
+        windows = list(rasters.row_windows(next(iter(written.values())), BLOCK, BLOCK))
         look = partial(landscape.survey, landscape.plan(cells, made["seed"]))
         surveyed = stack.enter_context(files.prefetch(look, windows, rasters.threads()))
         for window, land in zip(tqdm(windows, "land", disable=not bar), surveyed, strict=True):
@@ -288,15 +280,6 @@ def _survey(out: Path, made: dict[str, int], cells: int, keep: Collection[Path],
         bias = radiometry.to_db(power / np.maximum(count, 1)).clip(-99)
         for file in written.values():
             file.update_tags(BIAS=" ".join(f"{b:.4f}" for b in bias))
-
-
-def _clear(folder: Path, keep: Collection[Path]) -> None:
-    """Remove another world's scenes, which would be taken for this one's; real ones stay."""
-    for old in set(folder.glob("*.tif")) - set(keep):
-        with rasters.opened(old) as file:
-            simulated = "SIMULATED" in file.tags()
-        if simulated:
-            old.unlink()
 
 
 def _tags(made: dict[str, int]) -> dict[str, str]:
