@@ -33,9 +33,8 @@ class Normalization(NamedTuple):
 class Patches(Dataset[dict[str, Tensor]]):
     """Patches as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
 
-    An item asked for by ``(epoch, index)``, as ``Shuffled`` gives them, is flipped at random in both
-    axes; by plain ``index`` it is as it lies there. ``key`` is (seed, epoch, index), where all that is
-    random about an item starts, masks included.
+    Asked for by ``(epoch, index)``, as ``Shuffled`` does, an item is flipped at random in both axes.
+    From its ``key`` (seed, epoch, index) starts all that is random about it, masks included.
 
     Args:
         folder: What ``cut`` or ``import_patches`` wrote.
@@ -71,15 +70,13 @@ class Patches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, i = item if isinstance(item, tuple) else (-1, item)
         flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5 if epoch >= 0 else ()
-        axes = tuple(np.flatnonzero(flips).tolist())
+        axes = tuple(np.flatnonzero(flips))
         image = (np.flip(self.store.sar(i), axes)[None] - self.norm.mean) / self.norm.std
-        found = {
-            "image": torch.from_numpy(image.astype(np.float32)),
-            "key": torch.tensor([self.seed, epoch + 1, i]),
-        }
+        key = torch.tensor([self.seed, epoch + 1, i])
+        found = {"image": torch.from_numpy(image.astype(np.float32)), "key": key}
         if self.legend:
-            label = np.flip(self.store.label(i), axes)
-            found["label"] = torch.from_numpy(self.legend.to_index(label))
+            label = self.legend.to_index(np.flip(self.store.label(i), axes))
+            found["label"] = torch.from_numpy(label)
         return found
 
 
@@ -110,11 +107,10 @@ class Shuffled(Sampler[tuple[int, int]]):
 
 def loader(data: Patches, batch: int, order: Shuffled | None = None) -> DataLoader[Any]:
     """Batches of patches in the order of the index, or shuffled; cores beyond two read ahead."""
-    cores, cuda = (os.cpu_count() or 1) // (order.world if order else 1), torch.cuda.is_available()
+    cores = (os.cpu_count() or 1) // (order.world if order else 1)
     n = min(8, max(cores - 2, 0))
-    return DataLoader(
-        data, batch, sampler=order, num_workers=n, persistent_workers=n > 0, pin_memory=cuda
-    )
+    more = dict(num_workers=n, persistent_workers=n > 0, pin_memory=torch.cuda.is_available())
+    return DataLoader(data, batch, sampler=order, **more)
 
 
 def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
@@ -151,8 +147,7 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
     """A share of labelled patches in which every class keeps its part, in the order of ``rows``.
 
     A patch stands for the rarest class that it holds; of each class, in an order drawn from ``seed``,
-    the same share is taken, and one patch at least as long as there are enough. A smaller share lies
-    within a larger one of the same seed (nested, as label-efficiency curves need them).
+    the same share is taken, and one patch at least as long as there are enough. Shares of a seed nest.
     """
     if not 0 < labels <= 1:
         raise InputError(f"labels={labels}: the share of labels must be above 0 and at most 1")
@@ -173,10 +168,9 @@ def common(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -> None:
-    """Raise InputError unless the patches are of the kind that the weights in ``file`` know.
+    """Raise InputError unless patches are of the size, quantity, polarisation and spacing (to 5 %) given.
 
-    ``given`` is their description: image size, quantity, polarisation and pixel spacing to 5 %, as
-    far as they are known (weights trained on photographs know none of the last three).
+    ``given`` describes the weights in ``file``; of those of photographs the size alone is known.
     """
     found = common(rows) | {"size": int(rows["size"].iloc[0])}
     known = found | dict(given) | {"size": given["encoder"]["image_size"]}

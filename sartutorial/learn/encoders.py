@@ -33,10 +33,7 @@ class EncoderConfig(NamedTuple):
 def config_of(
     profile: Profile, image_size: int, kind: Literal["simmim", "mixmae"]
 ) -> EncoderConfig:
-    """The encoder of a profile, for images of ``image_size`` pixels.
-
-    Raises InputError if a stage's token grid is larger than the window and no multiple of it.
-    """
+    """The encoder of a profile, for images of ``image_size`` pixels, which windows must fit into."""
     window, grids = profile.window_size, [image_size // (PATCH * 2**i) for i in range(4)]
     if image_size % STRIDE or any(g > window and g % window for g in grids):
         raise InputError(
@@ -99,8 +96,15 @@ class Encoder(SwinTransformer):
         for stage in self.layers:
             x = stage.downsample(x)
             origin = functional.interpolate(mask, x.shape[1:3]).permute(0, 2, 3, 1)
-            for block in stage.blocks:
-                x = _attend_within_image(block, x, origin)
+            size = stage.blocks[0].window_size
+            source = window_partition(origin, size).flatten(1)  # (windows, tokens a window)
+            other = source[:, :, None] != source[:, None, :]
+            for block in stage.blocks:  # Swin's own, but for the mask
+                windows = window_partition(block.norm1(x), size).flatten(1, 2)
+                blocked = torch.zeros_like(other, dtype=windows.dtype).masked_fill(other, -1e4)
+                attended = block.attn(windows, mask=blocked).unflatten(1, size)
+                x = x + block.drop_path1(window_reverse(attended, size, *x.shape[1:3]))
+                x = x + block.drop_path2(block.mlp(block.norm2(x)))
         features: Tensor = self.norm(x)
         return features
 
@@ -111,8 +115,7 @@ class Encoder(SwinTransformer):
         which the authors feed to UPerNet; for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice.
         Else before it, as timm gives them: 128 @ 64², 256 @ 32², 512 @ 16², 1024 @ 8².
         """
-        x = self.positioned(self.embed(image))
-        before, after = [], []
+        x, before, after = self.positioned(self.embed(image)), [], []
         for stage in self.layers:
             after.append(x := stage.downsample(x))
             before.append(x := stage.blocks(x))
@@ -124,19 +127,6 @@ class Encoder(SwinTransformer):
         if self.absolute_pos_embed is None:
             return tokens
         return tokens + self.absolute_pos_embed.view(1, *tokens.shape[1:])
-
-
-def _attend_within_image(block: Any, x: Tensor, origin: Tensor) -> Tensor:
-    """A Swin block in which a query sees only keys of the image that it came from itself."""
-    size = block.window_size
-    source = window_partition(origin, size).flatten(1)  # (windows, tokens a window)
-    other = source[:, :, None] != source[:, None, :]
-    windows = window_partition(block.norm1(x), size).flatten(1, 2)
-    blocked = torch.zeros_like(other, dtype=windows.dtype).masked_fill(other, -1e4)
-    attended = block.attn(windows, mask=blocked).unflatten(1, size)
-    x = x + block.drop_path1(window_reverse(attended, size, x.shape[1], x.shape[2]))
-    x = x + block.drop_path2(block.mlp(block.norm2(x)))
-    return x
 
 
 def sincos_positions(channels: int, side: int) -> Tensor:
