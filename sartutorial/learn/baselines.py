@@ -1,11 +1,10 @@
-"""What a trained network must beat: guesses without learning (chapter 06), and Table 1 (chapter 08)."""
+"""What a trained model must beat, and Table 1 (chapter 08)."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy import ndimage
-from scipy.interpolate import griddata
-from scipy.spatial import QhullError
 from torch import Tensor, nn
 
 from sartutorial import InputError, profiles
@@ -36,81 +33,6 @@ from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
 
 PIXELS, TREES = 300, 50  # of a patch, of the forest
-
-Image = NDArray[np.floating]
-Mask = NDArray[np.bool_]
-
-
-def visible_mean(z: Image, visible: Mask) -> Image:
-    """``z`` (H, W) with its hidden pixels replaced by the mean of the visible ones.
-
-    ``visible`` (H, W) is true where a pixel may be looked at. The unit is ``z``'s: an average of
-    dB, like the L1 errors it is compared by. Raises ValueError, as all guesses here do, if nothing
-    is visible or the shapes differ.
-    """
-    _check(z, visible)
-    return np.where(visible, z, z.mean(where=visible))
-
-
-def bilinear(z: Image, visible: Mask) -> Image:
-    """``z`` (H, W) with its hidden pixels interpolated linearly between visible ones.
-
-    Linear in both axes on the triangles of a Delaunay triangulation, since a mask leaves no
-    rectangles; beyond the visible pixels' convex hull, the nearest visible pixel.
-    """
-    _check(z, visible)
-    filled = _nearest(z, visible)
-    # A visible pixel among visible neighbours is a corner of no triangle that covers a hidden
-    # pixel, so the border alone gives the triangulation of all.
-    border = visible & ndimage.binary_dilation(~visible, np.ones((3, 3)))
-    if border.any():
-        with suppress(QhullError):  # they lie on one line
-            linear = griddata(np.argwhere(border), z[border], np.argwhere(~visible))
-            filled[~visible] = np.where(np.isnan(linear), filled[~visible], linear)
-    return filled
-
-
-def gaussian(z: Image, visible: Mask, sigma: float) -> Image:
-    """``z`` (H, W) with its hidden pixels the Gaussian-weighted mean of the visible ones.
-
-    ``sigma`` in pixels. All visible pixels count, however far; where every weight is too small for
-    float64 it is the nearest one, the limit of narrow Gaussians. For patches: memory grows with the
-    square of the sides.
-    """
-    _check(z, visible)
-    down, across = (
-        np.exp(-(np.subtract.outer(i, i) ** 2) / (2 * sigma**2)) for i in map(np.arange, z.shape)
-    )
-    weight = down @ visible @ across
-    total = down @ np.where(visible, z, 0) @ across
-    filled = _nearest(z, visible)
-    enough = ~visible & (weight > np.finfo(np.float64).tiny)
-    filled[enough] = total[enough] / weight[enough]
-    return filled
-
-
-def masked_error(z: Image, guess: Image, visible: Mask) -> float:
-    """Mean absolute error of the hidden pixels, in ``z``'s unit; all arrays (H, W).
-
-    Raises ValueError if nothing is hidden or the shapes differ.
-    """
-    if z.shape != guess.shape or z.shape != visible.shape or visible.all():
-        raise ValueError(f"shapes {z.shape}, {guess.shape}, {visible.shape}, or nothing is hidden")
-    return float(np.abs(guess - z).mean(where=~visible, dtype=np.float64))
-
-
-def _nearest(z: Image, visible: Mask) -> Image:
-    """``z`` with every hidden pixel replaced by the nearest visible one."""
-    row, column = ndimage.distance_transform_edt(
-        ~visible, return_distances=False, return_indices=True
-    )
-    filled: Image = z[row, column]
-    return filled
-
-
-def _check(z: Image, visible: Mask) -> None:
-    if z.shape != visible.shape or not visible.any():
-        raise ValueError(f"shapes {z.shape} and {visible.shape}, or nothing is visible")
 
 
 class UNet(nn.Module):
@@ -157,7 +79,7 @@ def _forest(
     """A random forest on mean and variance in 7 x 7 pixels, from some pixels of every patch."""
     from sklearn.ensemble import RandomForestClassifier
 
-    def features(image: Tensor) -> Image:
+    def features(image: Tensor) -> NDArray[np.float64]:
         x = image[:, 0].double().numpy()
         mean = ndimage.uniform_filter(x, (0, 7, 7))
         return np.stack([mean, ndimage.uniform_filter(x**2, (0, 7, 7)) - mean**2], -1)
