@@ -19,20 +19,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from sartutorial import InputError, profiles
-from sartutorial.learn import (
-    checkpoints,
-    datasets,
-    evaluation,
-    finetuning,
-    pretraining,
-    segmentation,
-    training,
-)
-from sartutorial.learn.evaluation import Predict
+from sartutorial.learn import checkpoints, datasets, evaluation, segmentation, training
+from sartutorial.learn.evaluation import Predict, Scores
+from sartutorial.learn.finetuning import finetune
+from sartutorial.learn.pretraining import pretrain
 from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
 
-PIXELS, TREES = 300, 50  # of a patch, of the forest
+TREES = 50
 
 
 class UNet(nn.Module):
@@ -76,7 +70,7 @@ def _majority(counts: Tensor, image: Tensor) -> Tensor:
 def _forest(
     train: datasets.Patches, counts: Tensor, seed: int, weight: str | None = None
 ) -> Predict:
-    """A random forest on mean and variance in 7 x 7 pixels, from some pixels of every patch."""
+    """A random forest on mean and variance in 7 x 7 pixels, from 300 pixels of every patch."""
     from sklearn.ensemble import RandomForestClassifier
 
     def features(image: Tensor) -> NDArray[np.float64]:
@@ -87,7 +81,7 @@ def _forest(
     rng, xs, ys = np.random.default_rng(seed % datasets.SEEDS), [], []
     for i in range(len(train)):
         image, label = train[i]["image"], train[i]["label"].numpy()
-        chosen = rng.permutation(np.flatnonzero(label != IGNORE_INDEX))[:PIXELS]
+        chosen = rng.permutation(np.flatnonzero(label != IGNORE_INDEX))[:300]
         xs.append(features(image[None]).reshape(-1, 2)[chosen])
         ys.append(label.ravel()[chosen])
     options = dict(min_samples_leaf=20, class_weight=weight, n_jobs=-1, random_state=seed % 2**32)
@@ -115,7 +109,7 @@ def baselines(
     labels: float = 1.0,
     seed: int = 0,
     progress: bool = False,
-) -> dict[str, evaluation.Scores]:
+) -> dict[str, Scores]:
     """Score simple models, fitted to the labelled training patches, as ``evaluate`` scores others.
 
     Args:
@@ -153,14 +147,11 @@ def baselines(
     }
     if unknown := set(which or ()) - set(makers):
         raise InputError(f"{', '.join(unknown)}: no such baseline; use {', '.join(makers)}")
-    found = {}
+    found, scored = {}, partial(evaluation.scored, progress=progress)
     for name in which or makers:
-        result = evaluation.scored(
-            makers[name](), patches, rows, train.norm, legend.names, progress=progress
-        )
-        result.update(split=split, model=name, seed=seed)
-        checkpoints.write_json(result, Path(out) / f"{name}.json")
-        found[name] = result
+        found[name] = scored(makers[name](), patches, rows, train.norm, legend.names)
+        found[name].update(split=split, model=name, seed=seed)
+        checkpoints.write_json(found[name], Path(out) / f"{name}.json")
     return found
 
 
@@ -196,13 +187,13 @@ def left(files: Sequence[Path]) -> list[str]:
     return [*names, f"{len(names)} of {len(files)} runs left: {pace}"] if names else []
 
 
-def _run(row: dict[str, Any], patches: str | Path, at: Path, **more: Any) -> dict[str, Any]:
+def _run(patches: str | Path, at: Path, row: dict[str, Any], **more: Any) -> dict[str, Any]:
     if baseline := row.get("baseline"):
         return baselines(patches, at, which=[baseline], seed=more["seed"])[baseline]
     how = {k: row[k] for k in ("method", "domain") if k in row}
-    encoder = pretraining.pretrain(patches, at / "encoder", **how, **more) if how else None
+    encoder = pretrain(patches, at / "encoder", **how, **more) if how else None
     more |= {"encoder": encoder, "kind": row.get("kind", "simmim")}
-    return evaluation.evaluate(patches, finetuning.finetune(patches, at / "model", **more))
+    return evaluation.evaluate(patches, finetune(patches, at / "model", **more))
 
 
 def table1(
@@ -233,18 +224,18 @@ def table1(
     patches = profiles.data_dir() / "patches" if patches is None else patches
     if seeds < 1:
         raise InputError(f"seeds={seeds}: must be at least 1")
-    files = {(r, n): Path(out, f"{r} {n}.json") for r in ROWS for n in range(seeds)}
+    files = {row: [Path(out, f"{row} {n}.json") for n in range(seeds)] for row in ROWS}
     if plan:
-        return left([*files.values()])
+        return left([file for runs in files.values() for file in runs])
     data = datasets.fingerprint(datasets.selected(patches, "finetune"))
     about = {"profile": profiles.get(profile).name, "data": data, "origin": "rerun"}
-    runs, table = {}, {}
-    for (row, n), file in files.items():
-        how: dict[str, Any] = dict(seed=n, profile=profile, progress=progress)
-        make = partial(_run, ROWS[row], patches, file.with_suffix(""), **how)
-        runs[row, n] = unit(file, about | {"row": row, "seed": n}, make)
-    for row in ROWS:
-        ours = evaluation.pooled([runs[row, n] for n in range(seeds)])
-        table[row] = {k: ours[k] for k in ("miou", "miou_95", "macc", "seeds")} | ROWS[row]
+    run, table = partial(_run, patches, profile=profile, progress=progress), {}
+    for row, how in ROWS.items():
+        runs = []
+        for n, file in enumerate(files[row]):
+            make = partial(run, file.with_suffix(""), how, seed=n)
+            runs.append(unit(file, about | {"row": row, "seed": n}, make))
+        ours = evaluation.pooled(runs)
+        table[row] = {k: ours[k] for k in ("miou", "miou_95", "macc", "seeds")} | how
     checkpoints.write_json(about | {"rows": table}, Path(out, "table1.json"))
     return pd.DataFrame(table).T

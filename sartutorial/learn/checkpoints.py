@@ -66,10 +66,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and description that ``save`` wrote.
-
-    Raises InputError, naming the file, if either is missing, unreadable or damaged.
-    """
+    """The weights and description that ``save`` wrote; InputError if one is missing or damaged."""
     path = Path(path)
     try:
         # Read here: of its own, safetensors calls every fault "no such file".
@@ -85,7 +82,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load weights that must fit exactly; raises InputError naming what is missing or left over."""
+    """Load weights that must fit exactly; InputError names what is missing or left over."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

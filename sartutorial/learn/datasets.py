@@ -70,7 +70,7 @@ class Patches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, i = item if isinstance(item, tuple) else (-1, item)
         flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5 if epoch >= 0 else ()
-        axes = tuple(np.flatnonzero(flips))
+        axes = tuple(np.flatnonzero(flips).tolist())
         image = (np.flip(self.store.sar(i), axes)[None] - self.norm.mean) / self.norm.std
         key = torch.tensor([self.seed, epoch + 1, i])
         found = {"image": torch.from_numpy(image.astype(np.float32)), "key": key}
@@ -83,8 +83,7 @@ class Patches(Dataset[dict[str, Tensor]]):
 class Shuffled(Sampler[tuple[int, int]]):
     """Whole batches of all indices once an epoch, in an order that depends on (seed, epoch).
 
-    Of ``world`` processes, each takes every ``world``-th index from its own ``rank`` on: together
-    they hold the batches that one process alone would.
+    Of ``world`` processes each, by its ``rank``, takes its part of the batches that one alone would.
     """
 
     def __init__(
@@ -107,9 +106,9 @@ class Shuffled(Sampler[tuple[int, int]]):
 
 def loader(data: Patches, batch: int, order: Shuffled | None = None) -> DataLoader[Any]:
     """Batches of patches in the order of the index, or shuffled; cores beyond two read ahead."""
-    cores = (os.cpu_count() or 1) // (order.world if order else 1)
+    cores, cuda = (os.cpu_count() or 1) // (order.world if order else 1), torch.cuda.is_available()
     n = min(8, max(cores - 2, 0))
-    more = dict(num_workers=n, persistent_workers=n > 0, pin_memory=torch.cuda.is_available())
+    more: dict[str, Any] = dict(num_workers=n, persistent_workers=n > 0, pin_memory=cuda)
     return DataLoader(data, batch, sampler=order, **more)
 
 
@@ -124,10 +123,7 @@ def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
 
 
 def selected(folder: str | Path, column: str, split: str | None = None) -> pd.DataFrame:
-    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all.
-
-    Raises InputError if ``sample`` has not chosen and split the patches, or there is no such row.
-    """
+    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all."""
     index = read_index(folder)
     if not {"split", "pretrain", "finetune"} <= set(index):
         raise InputError(f"{folder}: patches are not sampled yet; run 'sartutorial sample' first")
@@ -162,7 +158,7 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
 
 
 def common(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the patches of a set have in common, as a model's description keeps it; spacing in metres."""
+    """What the patches of a set have in common, as a model's description has it; spacing in metres."""
     kind = {name: str(rows[name].iloc[0]) for name in ("quantity", "polarisation")}
     return {"spacing": float(rows["spacing"].mean())} | kind
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from sartutorial import InputError
 from sartutorial.profiles import Profile
 
+Kind = Literal["simmim", "mixmae"]
 PATCH = 4  # pixels a token
 STRIDE = 32  # pixels a token of the last stage
 
@@ -26,23 +27,18 @@ class EncoderConfig(NamedTuple):
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     window_size: int
-    kind: Literal["simmim", "mixmae"] = "simmim"
+    kind: Kind = "simmim"
     positions: bool = True  # absolute ones, beside the relative bias within windows
 
 
-def config_of(
-    profile: Profile, image_size: int, kind: Literal["simmim", "mixmae"]
-) -> EncoderConfig:
+def config_of(profile: Profile, image_size: int, kind: Kind) -> EncoderConfig:
     """The encoder of a profile, for images of ``image_size`` pixels, which windows must fit into."""
     window, grids = profile.window_size, [image_size // (PATCH * 2**i) for i in range(4)]
     if image_size % STRIDE or any(g > window and g % window for g in grids):
-        raise InputError(
-            f"patches of {image_size} px do not divide into tokens and windows of {window}; cut them "
-            "with --size 64, 128 or a multiple of 256"
-        )
-    return EncoderConfig(
-        image_size, profile.embed_dim, profile.depths, profile.num_heads, window, kind
-    )
+        fault = f"patches of {image_size} px do not divide into windows of {window} tokens"
+        raise InputError(f"{fault}; cut them with --size 64, 128 or a multiple of 256")
+    shape = profile.embed_dim, profile.depths, profile.num_heads, window
+    return EncoderConfig(image_size, *shape, kind)
 
 
 class Encoder(SwinTransformer):
@@ -130,10 +126,7 @@ class Encoder(SwinTransformer):
 
 
 def sincos_positions(channels: int, side: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions (1, side², channels), as in MAE (He et al. 2022).
-
-    Half of the channels encode the column, half the row, each with sines then cosines.
-    """
+    """Fixed sines and cosines of column, then row (1, side², channels), as in MAE (He et al. 2022)."""
     omega = 1 / 10000 ** (np.arange(channels // 4) / (channels / 4))
     rows, cols = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
     parts = [f(axis.ravel()[:, None] * omega) for axis in (cols, rows) for f in (np.sin, np.cos)]

@@ -93,13 +93,7 @@ def pooled(results: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Scores:
     ``miou_95`` and ``per_class_iou_95`` are 95 % percentile intervals of a bootstrap that draws
     blocks and, apart from them, seeds; None where there is one block. A draw leaves out classes
     that its blocks do not hold. With few seeds the intervals are too narrow: they know no other.
-
-    Args:
-        results: Of ``evaluate`` or ``baselines``, one a seed; one alone has the chance of blocks only.
-        seed: Any whole number, for the draws.
-
-    Raises:
-        InputError: The results are of different patches or classes.
+    Raises InputError if the results, one a seed, are of different patches or classes.
     """
     matrices, names = _matrices(results), results[0]["classes"]
     pool = scores(matrices.sum((0, 1)), names)  # its accuracies are the means already
@@ -114,13 +108,8 @@ def difference(
 ) -> dict[str, Any]:
     """Paired difference ``one - other`` in mIoU and IoU by class, with intervals as ``pooled`` has.
 
-    Args:
-        one: Results, one a seed.
-        other: As many, of the same patches; each is paired with that in its place.
-        seed: Any whole number, for the draws, which are the same for both.
-
-    Raises:
-        InputError: The results are of different patches or classes, or not as many.
+    Each of ``one`` is paired with that in its place in ``other``, and both are drawn alike. Raises
+    InputError if they are of different patches or classes, or not as many.
     """
     matrices = _matrices([*one, *other])
     if len(one) != len(other):
@@ -282,7 +271,7 @@ def evaluate(
         raise InputError(f"{model}: {said}; fine-tune on these labels")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     norm = datasets.Normalization(**description["normalization"])
-    network.to(device).eval()
+    network.to(device)
     result = scored(network, patches, rows, norm, names, device=device, progress=progress)
     seed = description.get("training", {}).get("seed")  # published weights say nothing of theirs
     result.update(split=split, model=Path(model).name, seed=seed)

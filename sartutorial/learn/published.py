@@ -103,8 +103,8 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
 
     A pretrained checkpoint (SimMIM, MixMAE or an encoder alone) gives what ``pretrain`` writes, one
     with a decoder for segmentation what ``finetune`` writes. The source data of the authors' weights
-    are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement; say so where you use them.
-    A printed line reminds of it.
+    are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement: say so, as a printed line
+    reminds you, where you use them.
 
     Args:
         file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
@@ -187,10 +187,7 @@ def _described(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
-    """The encoder's configuration, from the shapes of its weights.
-
-    Positions that are exactly the fixed sines and cosines were not learnt: the encoder is MixMAE's.
-    """
+    """The encoder's configuration, from shapes; positions of exact sines and cosines are MixMAE's."""
     blocks = re.findall(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.", "\n".join(state))
     depths = Counter(int(stage) for stage, _ in set(blocks))
     table = "encoder.layers.{}.blocks.0.attn.relative_position_bias_table".format
@@ -202,15 +199,9 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
         side = math.isqrt(positions.shape[1])
         size, sines = PATCH * side, sincos_positions(positions.shape[2], side)
         fixed |= torch.allclose(positions.float(), sines, atol=1e-5)
-    return EncoderConfig(
-        size,
-        embed_dim=len(state["encoder.patch_embed.proj.weight"]),
-        depths=tuple(depths[i] for i in range(len(tables))),
-        num_heads=tuple(t.shape[1] for t in tables),
-        window_size=windows[0],
-        kind="mixmae" if fixed else "simmim",
-        positions=positions is not None,
-    )
+    width, heads = len(state["encoder.patch_embed.proj.weight"]), [t.shape[1] for t in tables]
+    shape = width, tuple(depths[i] for i in range(len(tables))), tuple(heads), windows[0]
+    return EncoderConfig(size, *shape, "mixmae" if fixed else "simmim", positions is not None)
 
 
 # What data parallelism, torch.compile and checkpointing of activations put into keys.
@@ -245,16 +236,14 @@ def from_published(content: Any) -> dict[str, Tensor]:
     weights = [(_WRAPPERS.sub("", path), tensor) for path, tensor in _tensors(content)]
     if not weights:
         raise InputError("holds no weights, neither bare nor as 'model' or 'state_dict'")
-    stem = "patch_embed.proj.weight"
-    encoders = [path.removesuffix(stem) for path, _ in weights if path.endswith(stem)]
-    if not encoders:
-        raise KeyError(f"encoder.{stem}")
-    roots = {re.sub(r"\b(encoder|backbone)\.$", "", encoder) for encoder in encoders}
-    roots = {root for root in roots if set(root.split(".")) <= _USUAL} or roots
-    if len(roots) > 1:
-        models = ", ".join(sorted(root.rstrip(".") for root in roots))
+    stem = re.compile(r"(\b(encoder|backbone)\.)?patch_embed\.proj\.weight$")
+    roots = {stem.sub("", path) for path, _ in weights if stem.search(path)}
+    if not roots:
+        raise KeyError("encoder.patch_embed.proj.weight")
+    root, *others = sorted({r for r in roots if set(r.split(".")) <= _USUAL} or roots)
+    if others:
+        models = ", ".join(r.rstrip(".") for r in (root, *others))
         raise InputError(f"holds several models ({models}); save one alone")
-    (root,) = roots
     at_end = any(".layers.0.downsample." in f".{path}" for path, _ in weights)
     renamed: dict[str, Tensor] = {}
     for path, tensor in weights:

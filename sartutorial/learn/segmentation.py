@@ -154,8 +154,8 @@ def labelled(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.permute(0, 2, 3, 1)[keep], target[keep]
 
 
-def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Dice loss of logits (N, K) and classes (N,): 1 - (2I + eps) / (I + U + eps), mean over classes.
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss of logits (N, K) and classes (N,): mean over classes of 1 - (2I + 1e-6) / (I + U + 1e-6).
 
     I = sum min(p, g) and U = sum max(p, g) are the paper's; the formula that joins them is lost
     there, and this identity is our reading. Classes without truth in the batch are left out (ours).
@@ -163,15 +163,12 @@ def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
     p = logits.softmax(1)
     g = F.one_hot(target, logits.shape[1]).to(p.dtype)
     intersection, union = torch.minimum(p, g).sum(0), torch.maximum(p, g).sum(0)
-    loss = 1 - (2 * intersection + eps) / (intersection + union + eps)
+    loss = 1 - (2 * intersection + 1e-6) / (intersection + union + 1e-6)
     return loss[g.sum(0) > 0].mean()
 
 
 def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0, alpha: float = 0.5) -> Tensor:
-    """Focal loss (Lin et al. 2017) of logits (N, K): mean of -alpha (1 - p_t)^gamma log p_t.
-
-    The defaults are those of the authors' code.
-    """
+    """Focal loss (Lin et al. 2017), mean of -alpha (1 - p_t)^gamma log p_t; the authors' defaults."""
     log_p = logits.log_softmax(1).gather(1, target[:, None])[:, 0]
     return (-alpha * (1 - log_p.exp()) ** gamma * log_p).mean()
 
