@@ -43,8 +43,7 @@ class UNet(nn.Module):
         """Down, and up again beside what was there."""
         x, scales = F.pixel_unshuffle(x, 2), []
         for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if i else x)
-            scales.append(x)
+            scales.append(x := block(F.max_pool2d(x, 2) if i else x))
         for i in (2, 1, 0):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = self.up[i](torch.cat([x, scales[i]], 1))
@@ -131,8 +130,7 @@ def baselines(
         InputError: The patches are not sampled, there is no such baseline, or a setting is off.
     """
     legend, rows = read_legend(patches), datasets.selected(patches, "finetune", split)
-    fitted = datasets.selected(patches, "finetune", "train")
-    fitted = datasets.share(fitted, legend, labels, seed)
+    fitted = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     train = datasets.Patches(patches, fitted, seed=seed)
     counts = torch.from_numpy(datasets.class_counts(fitted, legend).sum(0))
     said = {"network": "U-Net", "classes": legend.names, "data": datasets.fingerprint(fitted)}
