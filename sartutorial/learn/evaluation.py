@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,9 +21,6 @@ from sartutorial.learn.published import load_model
 from sartutorial.learn.segmentation import labelled
 from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BATCH = 16
 BLOCK = 4  # patch sides, as splits are dealt
@@ -136,8 +134,7 @@ def _draws(matrices: NDArray[np.int64], seed: int) -> Floats:
     )
     iou = _iou(np.tensordot(blocks, matrices, (1, 1)))  # (1 + DRAWS, S, K)
     mean = np.nansum(iou, -1) / np.maximum((~np.isnan(iou)).sum(-1), 1)
-    found: Floats = np.einsum("ds,dsk->dk", seeds / s, np.dstack([mean, iou]))
-    return found
+    return np.asarray(np.einsum("ds,dsk->dk", seeds / s, np.dstack([mean, iou])))
 
 
 def _summary(draws: Floats, names: Sequence[str]) -> dict[str, Any]:
