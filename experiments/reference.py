@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments import shared
 from sartutorial import splits, tutorial
-from sartutorial.learn import baselines, datasets, pretraining
+from sartutorial.learn import datasets, pretraining
 from sartutorial.learn.published import load_pretraining
 from sartutorial.profiles import data_dir
 
@@ -39,20 +40,21 @@ def filled(file: Path, images: Tensor, masks: Tensor) -> Tensor:
         return torch.cat([model(image, mask)[1] for image, mask in parts])
 
 
+GUESSES = ("nearest", "visible_mean", "bilinear", "gaussian", "masked_error")
+
+
 def errors(images: Tensor, masks: Tensor, network: Tensor) -> dict[str, NDArray[np.float64]]:
     """The mean absolute error of each image's hidden pixels, by guess, in the images' unit."""
-    guesses: dict[str, Any] = {
-        "visible mean": baselines.visible_mean,
-        "bilinear": baselines.bilinear,
-    }
+    chapter = shared.of_chapter("06_pretraining", *GUESSES)
+    guesses: dict[str, Any] = {"visible mean": chapter.visible_mean, "bilinear": chapter.bilinear}
     for sigma in SIGMAS:
-        guesses[f"Gaussian {sigma}"] = lambda z, v, s=sigma: baselines.gaussian(z, v, s)
+        guesses[f"Gaussian {sigma}"] = lambda z, v, s=sigma: chapter.gaussian(z, v, s)
     found: dict[str, list[float]] = {"SAR-W-SimMIM": [], **{name: [] for name in guesses}}
     for image, mask, guess in zip(images[:, 0].numpy(), masks, network[:, 0].numpy(), strict=True):
         visible = np.kron(mask.numpy(), np.ones((pretraining.CELL,) * 2)) == 0
-        found["SAR-W-SimMIM"].append(baselines.masked_error(image, guess, visible))
+        found["SAR-W-SimMIM"].append(chapter.masked_error(image, guess, visible))
         for name, fill in guesses.items():
-            error = baselines.masked_error(image, fill(image, visible), visible)
+            error = chapter.masked_error(image, fill(image, visible), visible)
             found[name].append(error)
     return {name: np.array(values) for name, values in found.items()}
 

@@ -1,15 +1,29 @@
-"""A study's units, shared among processes: each takes what no other works at, until all are there."""
+"""What studies share: units of work among processes, and functions of the chapter that one is for."""
 
 from __future__ import annotations
 
+import ast
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 Unit = TypeVar("Unit")
+
+
+def of_chapter(name: str, *functions: str) -> SimpleNamespace:
+    """Functions as the chapter ``name`` defines them; of its other cells only imports are run."""
+    file = NOTEBOOKS / f"{name}.py"
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    wanted = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+    wanted += [n for n in body if isinstance(n, ast.FunctionDef) and n.name in functions]
+    space: dict[str, Any] = {}
+    exec(compile(ast.Module(wanted, []), str(file), "exec"), space)
+    return SimpleNamespace(**{function: space[function] for function in functions})
 
 
 def work(

@@ -31,8 +31,9 @@ from shapely import affinity
 from torch import Tensor
 
 import sartutorial as st
+from experiments import shared
 from sartutorial import files, profiles, radiometry, splits, tutorial
-from sartutorial.learn import baselines, checkpoints, datasets, pretraining
+from sartutorial.learn import checkpoints, datasets, pretraining
 from sartutorial.learn.published import load_pretraining
 from sartutorial.world import simulate
 
@@ -567,9 +568,11 @@ def clean_study(test: Held, filled: Floats, norm: datasets.Normalization) -> dic
     """Errors against the noisy and the clean image: reference, a blur, and each loss trained on."""
     z = (test.db - norm.mean) / norm.std
 
+    chapter = shared.of_chapter("06_pretraining", "nearest", "gaussian")
+
     def blurred(sigma: float, every: int = 1) -> Floats:
         parts = zip(z[::every], test.hidden[::every], strict=True)
-        found = np.stack([baselines.gaussian(a, ~h, sigma) for a, h in parts])
+        found = np.stack([chapter.gaussian(a, ~h, sigma) for a, h in parts])
         return found * norm.std + norm.mean
 
     few = test.hidden[::16]

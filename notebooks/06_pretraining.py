@@ -6,7 +6,7 @@
 #
 # **You need** [chapter 5](05_sampling) and some PyTorch.
 #
-# **In the paper** §3.1, Fig. 5 and 6. **Modules** `learn.datasets`, `learn.encoders`, `learn.pretraining`, `learn.training`, `learn.checkpoints`, `learn.baselines`. **Takes** the patches marked `pretrain`. **Makes** `encoder.safetensors`. What it costs is [measured](../book/costs); no GPU is needed.
+# **In the paper** §3.1, Fig. 5 and 6. **Modules** `learn.datasets`, `learn.encoders`, `learn.pretraining`, `learn.training`, `learn.checkpoints`. **Takes** the patches marked `pretrain`. **Makes** `encoder.safetensors`. What it costs is [measured](../book/costs); no GPU is needed.
 # ```
 #
 # A *{term}`masked autoencoder`* {cite:p}`he2022masked` learns from images alone: hide a part, let the network fill it in, compare.
@@ -18,6 +18,7 @@
 
 # %%
 import json
+from contextlib import suppress
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -27,10 +28,12 @@ import torch
 from IPython.display import display
 from rasterio.windows import Window
 from scipy import ndimage
+from scipy.interpolate import griddata
+from scipy.spatial import QhullError
 
 import sartutorial as st
 from sartutorial import maps, profiles, splits, tutorial
-from sartutorial.learn import baselines, checkpoints, datasets, pretraining, training
+from sartutorial.learn import checkpoints, datasets, pretraining, training
 from sartutorial.learn.encoders import PATCH, STRIDE, config_of
 from sartutorial.learn.pretraining import CELL, MASK_RATIO
 from sartutorial.world import simulate
@@ -560,6 +563,54 @@ tutorial.slider(
 # - *bilinear* interpolation between them: linear on triangles, since a mask leaves no rectangles;
 # - their *Gaussian*-weighted mean, with the best width.
 #
+# Each takes pixels (H, W) and where they are visible, and gives them back with the hidden ones filled in:
+
+
+# %%
+def visible_mean(z, visible):
+    """Hidden pixels replaced by the mean of the visible ones."""
+    return np.where(visible, z, z.mean(where=visible))
+
+
+def nearest(z, visible):
+    """Hidden pixels replaced by the nearest visible one."""
+    row, column = ndimage.distance_transform_edt(
+        ~visible, return_distances=False, return_indices=True
+    )
+    return z[row, column]
+
+
+def masked_error(z, guess, visible):
+    """Mean absolute error of the hidden pixels, in the unit of ``z``."""
+    return np.abs(guess - z).mean(where=~visible, dtype=np.float64)
+
+
+# %%
+def bilinear(z, visible):
+    """Linear on triangles; beyond the hull of the visible pixels, the nearest."""
+    filled = nearest(z, visible)
+    # What has visible neighbours alone is a corner of no triangle over hidden pixels.
+    rim = visible & ndimage.binary_dilation(~visible, np.ones((3, 3)))
+    with suppress(QhullError, ValueError):  # no three that are not on a line
+        linear = griddata(np.argwhere(rim), z[rim], np.argwhere(~visible))
+        filled[~visible] = np.where(np.isnan(linear), filled[~visible], linear)
+    return filled
+
+
+def gaussian(z, visible, sigma):
+    """The mean of all visible pixels, weighted by a Gaussian of their distance."""
+    down, across = (
+        np.exp(-(np.subtract.outer(i, i) ** 2) / (2 * sigma**2))
+        for i in map(np.arange, z.shape)
+    )
+    weight = down @ visible @ across
+    filled = nearest(z, visible)  # the limit of narrow Gaussians, too small for float64
+    enough = ~visible & (weight > np.finfo(np.float64).tiny)
+    filled[enough] = (down @ np.where(visible, z, 0) @ across)[enough] / weight[enough]
+    return filled
+
+
+# %% [markdown]
 # The width is chosen on training patches. All are compared on the test patches; to choose it there would favour the guess.
 
 # %%
@@ -573,7 +624,7 @@ def blur_error(images, masks, cell, sigma):
     """The Gaussian guess's mean error in dB over images (B, H, W) under masks."""
     return norm.std * np.mean(
         [
-            baselines.masked_error(z, baselines.gaussian(z, v, sigma), v)
+            masked_error(z, gaussian(z, v, sigma), v)
             for z, v in zip(images, (~enlarged(m, cell) for m in masks), strict=True)
         ]
     )
@@ -603,19 +654,16 @@ plt.show()
 test_rows, images, keys, masks, unseen = held_out("test")
 reconstruction = reconstruct(model, images, masks)  # of the last epoch
 guesses = {
-    "visible mean": baselines.visible_mean,
-    "bilinear": baselines.bilinear,
-    "Gaussian": lambda z, visible: baselines.gaussian(z, visible, sigma),
+    "visible mean": visible_mean,
+    "bilinear": bilinear,
+    "Gaussian": lambda z, visible: gaussian(z, visible, sigma),
 }
 fills = {"SAR-W-SimMIM": reconstruction[:, 0].numpy()}
 truth, visible = images[:, 0].numpy(), ~unseen[:, 0].numpy()
 for name, guess in guesses.items():
     fills[name] = np.stack(list(map(guess, truth, visible)))
 errors = pd.DataFrame(
-    {
-        name: [*map(baselines.masked_error, truth, fill, visible)]
-        for name, fill in fills.items()
-    }
+    {name: [*map(masked_error, truth, fill, visible)] for name, fill in fills.items()}
 )
 errors *= norm.std  # dB, one row a test patch
 
@@ -775,7 +823,7 @@ for cell in (PATCH, 8, CELL, STRIDE):
     seen = [~enlarged(m, cell) for m in fine]
     mean = norm.std * np.mean(
         [
-            baselines.masked_error(z, baselines.visible_mean(z, v), v)
+            masked_error(z, visible_mean(z, v), v)
             for z, v in zip(truth[::2], seen, strict=True)
         ]
     )

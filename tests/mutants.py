@@ -48,7 +48,7 @@ TESTS = {
     "learn/evaluation": ["evaluation"],
     "learn/finetuning": ["learning"],
     "learn/inference": ["inference"],
-    "learn/baselines": ["evaluation", "inpainting"],
+    "learn/baselines": ["evaluation"],
     "maps": ["maps"],
 }
 

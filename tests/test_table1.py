@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FORKS
 
-from experiments import flevoland, shared, table1
+from experiments import flevoland, reference, shared, table1
 from sartutorial.learn import evaluation
 
 FILES = sorted(table1.RESULTS.glob("*.json"))
@@ -242,3 +242,19 @@ def test_labels_are_wrong_in_a_share_of_the_squares():
         assert int(found.max()) == 8
     assert (hit[0.2] | ~hit[0.05]).all()
     assert not torch.equal(table1.mislabelled(classes, 0.2, seed=2), found)
+
+
+def test_a_study_makes_the_guesses_of_its_chapter():
+    """All of them, by the chapter's own functions, on pixels that are hidden alone."""
+    images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    masks = torch.eye(4).expand(2, 4, 4)
+    found = reference.errors(images, masks, images)
+    assert (found.pop("SAR-W-SimMIM") == 0).all()  # it was given what is hidden
+    wide = f"Gaussian {max(reference.SIGMAS)}"
+    assert list(found) == ["visible mean", "bilinear", *(f"Gaussian {s}" for s in reference.SIGMAS)]
+    assert all(0.7 < e < 1.2 for errors in found.values() for e in errors)
+    hidden = np.kron(np.eye(4), np.ones((16, 16))) > 0
+    image = images[0, 0].numpy()
+    by_hand = np.abs(image[hidden] - image[~hidden].mean()).mean()
+    assert found["visible mean"][0] == pytest.approx(by_hand, rel=1e-5)
+    assert found[wide] == pytest.approx(found["visible mean"], rel=0.02)

@@ -1,11 +1,10 @@
-"""What a trained network must beat: guesses without learning (chapter 06), and Table 1 (chapter 08)."""
+"""What a trained model must beat, and Table 1 (chapter 08)."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,100 +16,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy import ndimage
-from scipy.interpolate import griddata
-from scipy.spatial import QhullError
 from torch import Tensor, nn
 
 from sartutorial import InputError, profiles
-from sartutorial.learn import (
-    checkpoints,
-    datasets,
-    evaluation,
-    finetuning,
-    pretraining,
-    segmentation,
-    training,
-)
-from sartutorial.learn.evaluation import Predict
+from sartutorial.learn import checkpoints, datasets, evaluation, segmentation, training
+from sartutorial.learn.evaluation import Predict, Scores
+from sartutorial.learn.finetuning import finetune
+from sartutorial.learn.pretraining import pretrain
 from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
 
-PIXELS, TREES = 300, 50  # of a patch, of the forest
-
-Image = NDArray[np.floating]
-Mask = NDArray[np.bool_]
-
-
-def visible_mean(z: Image, visible: Mask) -> Image:
-    """``z`` (H, W) with its hidden pixels replaced by the mean of the visible ones.
-
-    ``visible`` (H, W) is true where a pixel may be looked at. The unit is ``z``'s: an average of
-    dB, like the L1 errors it is compared by. Raises ValueError, as all guesses here do, if nothing
-    is visible or the shapes differ.
-    """
-    _check(z, visible)
-    return np.where(visible, z, z.mean(where=visible))
-
-
-def bilinear(z: Image, visible: Mask) -> Image:
-    """``z`` (H, W) with its hidden pixels interpolated linearly between visible ones.
-
-    Linear in both axes on the triangles of a Delaunay triangulation, since a mask leaves no
-    rectangles; beyond the visible pixels' convex hull, the nearest visible pixel.
-    """
-    _check(z, visible)
-    filled = _nearest(z, visible)
-    # A visible pixel among visible neighbours is a corner of no triangle that covers a hidden
-    # pixel, so the border alone gives the triangulation of all.
-    border = visible & ndimage.binary_dilation(~visible, np.ones((3, 3)))
-    if border.any():
-        with suppress(QhullError):  # they lie on one line
-            linear = griddata(np.argwhere(border), z[border], np.argwhere(~visible))
-            filled[~visible] = np.where(np.isnan(linear), filled[~visible], linear)
-    return filled
-
-
-def gaussian(z: Image, visible: Mask, sigma: float) -> Image:
-    """``z`` (H, W) with its hidden pixels the Gaussian-weighted mean of the visible ones.
-
-    ``sigma`` in pixels. All visible pixels count, however far; where every weight is too small for
-    float64 it is the nearest one, the limit of narrow Gaussians. For patches: memory grows with the
-    square of the sides.
-    """
-    _check(z, visible)
-    down, across = (
-        np.exp(-(np.subtract.outer(i, i) ** 2) / (2 * sigma**2)) for i in map(np.arange, z.shape)
-    )
-    weight = down @ visible @ across
-    total = down @ np.where(visible, z, 0) @ across
-    filled = _nearest(z, visible)
-    enough = ~visible & (weight > np.finfo(np.float64).tiny)
-    filled[enough] = total[enough] / weight[enough]
-    return filled
-
-
-def masked_error(z: Image, guess: Image, visible: Mask) -> float:
-    """Mean absolute error of the hidden pixels, in ``z``'s unit; all arrays (H, W).
-
-    Raises ValueError if nothing is hidden or the shapes differ.
-    """
-    if z.shape != guess.shape or z.shape != visible.shape or visible.all():
-        raise ValueError(f"shapes {z.shape}, {guess.shape}, {visible.shape}, or nothing is hidden")
-    return float(np.abs(guess - z).mean(where=~visible, dtype=np.float64))
-
-
-def _nearest(z: Image, visible: Mask) -> Image:
-    """``z`` with every hidden pixel replaced by the nearest visible one."""
-    row, column = ndimage.distance_transform_edt(
-        ~visible, return_distances=False, return_indices=True
-    )
-    filled: Image = z[row, column]
-    return filled
-
-
-def _check(z: Image, visible: Mask) -> None:
-    if z.shape != visible.shape or not visible.any():
-        raise ValueError(f"shapes {z.shape} and {visible.shape}, or nothing is visible")
+TREES = 50
 
 
 class UNet(nn.Module):
@@ -127,8 +43,7 @@ class UNet(nn.Module):
         """Down, and up again beside what was there."""
         x, scales = F.pixel_unshuffle(x, 2), []
         for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if i else x)
-            scales.append(x)
+            scales.append(x := block(F.max_pool2d(x, 2) if i else x))
         for i in (2, 1, 0):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = self.up[i](torch.cat([x, scales[i]], 1))
@@ -154,10 +69,10 @@ def _majority(counts: Tensor, image: Tensor) -> Tensor:
 def _forest(
     train: datasets.Patches, counts: Tensor, seed: int, weight: str | None = None
 ) -> Predict:
-    """A random forest on mean and variance in 7 x 7 pixels, from some pixels of every patch."""
+    """A random forest on mean and variance in 7 x 7 pixels, from 300 pixels of every patch."""
     from sklearn.ensemble import RandomForestClassifier
 
-    def features(image: Tensor) -> Image:
+    def features(image: Tensor) -> NDArray[np.float64]:
         x = image[:, 0].double().numpy()
         mean = ndimage.uniform_filter(x, (0, 7, 7))
         return np.stack([mean, ndimage.uniform_filter(x**2, (0, 7, 7)) - mean**2], -1)
@@ -165,7 +80,7 @@ def _forest(
     rng, xs, ys = np.random.default_rng(seed % datasets.SEEDS), [], []
     for i in range(len(train)):
         image, label = train[i]["image"], train[i]["label"].numpy()
-        chosen = rng.permutation(np.flatnonzero(label != IGNORE_INDEX))[:PIXELS]
+        chosen = rng.permutation(np.flatnonzero(label != IGNORE_INDEX))[:300]
         xs.append(features(image[None]).reshape(-1, 2)[chosen])
         ys.append(label.ravel()[chosen])
     options = dict(min_samples_leaf=20, class_weight=weight, n_jobs=-1, random_state=seed % 2**32)
@@ -193,7 +108,7 @@ def baselines(
     labels: float = 1.0,
     seed: int = 0,
     progress: bool = False,
-) -> dict[str, evaluation.Scores]:
+) -> dict[str, Scores]:
     """Score simple models, fitted to the labelled training patches, as ``evaluate`` scores others.
 
     Args:
@@ -215,8 +130,7 @@ def baselines(
         InputError: The patches are not sampled, there is no such baseline, or a setting is off.
     """
     legend, rows = read_legend(patches), datasets.selected(patches, "finetune", split)
-    fitted = datasets.selected(patches, "finetune", "train")
-    fitted = datasets.share(fitted, legend, labels, seed)
+    fitted = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     train = datasets.Patches(patches, fitted, seed=seed)
     counts = torch.from_numpy(datasets.class_counts(fitted, legend).sum(0))
     said = {"network": "U-Net", "classes": legend.names, "data": datasets.fingerprint(fitted)}
@@ -231,14 +145,11 @@ def baselines(
     }
     if unknown := set(which or ()) - set(makers):
         raise InputError(f"{', '.join(unknown)}: no such baseline; use {', '.join(makers)}")
-    found = {}
+    found, scored = {}, partial(evaluation.scored, progress=progress)
     for name in which or makers:
-        result = evaluation.scored(
-            makers[name](), patches, rows, train.norm, legend.names, progress=progress
-        )
-        result.update(split=split, model=name, seed=seed)
-        checkpoints.write_json(result, Path(out) / f"{name}.json")
-        found[name] = result
+        found[name] = scored(makers[name](), patches, rows, train.norm, legend.names)
+        found[name].update(split=split, model=name, seed=seed)
+        checkpoints.write_json(found[name], Path(out) / f"{name}.json")
     return found
 
 
@@ -274,13 +185,13 @@ def left(files: Sequence[Path]) -> list[str]:
     return [*names, f"{len(names)} of {len(files)} runs left: {pace}"] if names else []
 
 
-def _run(row: dict[str, Any], patches: str | Path, at: Path, **more: Any) -> dict[str, Any]:
+def _run(patches: str | Path, at: Path, row: dict[str, Any], **more: Any) -> dict[str, Any]:
     if baseline := row.get("baseline"):
         return baselines(patches, at, which=[baseline], seed=more["seed"])[baseline]
     how = {k: row[k] for k in ("method", "domain") if k in row}
-    encoder = pretraining.pretrain(patches, at / "encoder", **how, **more) if how else None
+    encoder = pretrain(patches, at / "encoder", **how, **more) if how else None
     more |= {"encoder": encoder, "kind": row.get("kind", "simmim")}
-    return evaluation.evaluate(patches, finetuning.finetune(patches, at / "model", **more))
+    return evaluation.evaluate(patches, finetune(patches, at / "model", **more))
 
 
 def table1(
@@ -311,18 +222,18 @@ def table1(
     patches = profiles.data_dir() / "patches" if patches is None else patches
     if seeds < 1:
         raise InputError(f"seeds={seeds}: must be at least 1")
-    files = {(r, n): Path(out, f"{r} {n}.json") for r in ROWS for n in range(seeds)}
+    files = {row: [Path(out, f"{row} {n}.json") for n in range(seeds)] for row in ROWS}
     if plan:
-        return left([*files.values()])
+        return left([file for runs in files.values() for file in runs])
     data = datasets.fingerprint(datasets.selected(patches, "finetune"))
     about = {"profile": profiles.get(profile).name, "data": data, "origin": "rerun"}
-    runs, table = {}, {}
-    for (row, n), file in files.items():
-        how: dict[str, Any] = dict(seed=n, profile=profile, progress=progress)
-        make = partial(_run, ROWS[row], patches, file.with_suffix(""), **how)
-        runs[row, n] = unit(file, about | {"row": row, "seed": n}, make)
-    for row in ROWS:
-        ours = evaluation.pooled([runs[row, n] for n in range(seeds)])
-        table[row] = {k: ours[k] for k in ("miou", "miou_95", "macc", "seeds")} | ROWS[row]
+    run, table = partial(_run, patches, profile=profile, progress=progress), {}
+    for row, how in ROWS.items():
+        runs = []
+        for n, file in enumerate(files[row]):
+            make = partial(run, file.with_suffix(""), how, seed=n)
+            runs.append(unit(file, about | {"row": row, "seed": n}, make))
+        ours = evaluation.pooled(runs)
+        table[row] = {k: ours[k] for k in ("miou", "miou_95", "macc", "seeds")} | how
     checkpoints.write_json(about | {"rows": table}, Path(out, "table1.json"))
     return pd.DataFrame(table).T

@@ -18,17 +18,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from sartutorial import InputError, __version__, files, profiles
 
-LIBRARIES = ("torch", "timm", "lightning", "rasterio", "numpy")
-
 
 def provenance() -> dict[str, Any]:
     """What made a result: command, date, versions, machine."""
-    there = filter(find_spec, LIBRARIES)  # a machine that trains needs no raster libraries
+    libraries = ("torch", "timm", "lightning", "rasterio", "numpy")
+    there = filter(find_spec, libraries)  # a machine that trains needs no raster library
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -47,14 +46,11 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> None:
 def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> None:
     """Write a model's weights to ``path`` (safetensors) and its description to ``path``.json."""
     path = Path(path)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     # Where a description is, it is that of the weights beside it: it goes first and comes last.
     path.with_suffix(".json").unlink(missing_ok=True)
     with files.atomic_write(path) as partial:
-        try:
-            save_file(state, partial)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        partial.write_bytes(safetensors.save(state))
     write_json(dict(description) | {"provenance": provenance()}, path.with_suffix(".json"))
 
 
@@ -70,25 +66,23 @@ def fingerprint(path: str | Path) -> str:
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and description that ``save`` wrote.
-
-    Raises InputError, naming the file, if either is missing, unreadable or damaged.
-    """
+    """The weights and description that ``save`` wrote; InputError if one is missing or damaged."""
     path = Path(path)
     try:
-        path.open("rb").close()  # safetensors calls every fault "no such file"
-        state, description = load_file(path), json.loads(path.with_suffix(".json").read_bytes())
+        # Read here: of its own, safetensors calls every fault "no such file".
+        state = safetensors.load(path.read_bytes())
+        description = dict(json.loads(path.with_suffix(".json").read_bytes()))
+        if "encoder" not in description:
+            raise ValueError("its .json describes no encoder")
     except OSError as error:
         raise files.unreadable(error.filename, error) from error
-    except (SafetensorError, ValueError) as error:  # ValueError: no JSON, or no text
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not weights of ours ({error}); train anew") from error
-    if not isinstance(description, dict) or "encoder" not in description:
-        raise InputError(f"{path}: not weights of ours (its .json describes no encoder)")
     return state, description
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load weights that must fit exactly; raises InputError naming what is missing or left over."""
+    """Load weights that must fit exactly; InputError names what is missing or left over."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -114,15 +108,13 @@ class _InertDict:
 def read_foreign(file: str | Path) -> Any:
     """What a torch pickle or safetensors file of other people holds, without running any of it.
 
-    torch reads the pickle with ``weights_only=True``; classes and functions that it names and torch
-    does not allow, such as a configuration's, are replaced by inert ones of ours: none is imported
-    or called. Raises InputError, naming the file, if it cannot be read in this way.
+    What torch does not allow a pickle to name, such as a configuration's class, is replaced by
+    something inert: none is imported or called. Raises InputError if the file cannot be read so.
     """
     names: list[str] = []
     try:
-        Path(file).open("rb").close()
         if Path(file).suffix == ".safetensors":  # which newer versions of torch would load as well
-            return load_file(file)
+            return safetensors.load(Path(file).read_bytes())
         with suppress(RuntimeError, ValueError):  # torch's format before 1.6 has no such list
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))
         stubs: list[Any] = [(_Inert if n.startswith("numpy.") else _InertDict, n) for n in names]

@@ -33,9 +33,8 @@ class Normalization(NamedTuple):
 class Patches(Dataset[dict[str, Tensor]]):
     """Patches as ``image`` (1, H, W) float32, normalised, and ``label`` (H, W) int64, -1 = void.
 
-    An item asked for by ``(epoch, index)``, as ``Shuffled`` gives them, is flipped at random in both
-    axes; by plain ``index`` it is as it lies there. ``key`` is (seed, epoch, index), where all that is
-    random about an item starts, masks included.
+    Asked for by ``(epoch, index)``, as ``Shuffled`` does, an item is flipped at random in both axes.
+    From its ``key`` (seed, epoch, index) starts all that is random about it, masks included.
 
     Args:
         folder: What ``cut`` or ``import_patches`` wrote.
@@ -73,21 +72,18 @@ class Patches(Dataset[dict[str, Tensor]]):
         flips = np.random.default_rng([self.seed, epoch, i]).random(2) < 0.5 if epoch >= 0 else ()
         axes = tuple(np.flatnonzero(flips).tolist())
         image = (np.flip(self.store.sar(i), axes)[None] - self.norm.mean) / self.norm.std
-        found = {
-            "image": torch.from_numpy(image.astype(np.float32)),
-            "key": torch.tensor([self.seed, epoch + 1, i]),
-        }
+        key = torch.tensor([self.seed, epoch + 1, i])
+        found = {"image": torch.from_numpy(image.astype(np.float32)), "key": key}
         if self.legend:
-            label = np.flip(self.store.label(i), axes)
-            found["label"] = torch.from_numpy(self.legend.to_index(label))
+            label = self.legend.to_index(np.flip(self.store.label(i), axes))
+            found["label"] = torch.from_numpy(label)
         return found
 
 
 class Shuffled(Sampler[tuple[int, int]]):
     """Whole batches of all indices once an epoch, in an order that depends on (seed, epoch).
 
-    Of ``world`` processes, each takes every ``world``-th index from its own ``rank`` on: together
-    they hold the batches that one process alone would.
+    Of ``world`` processes each, by its ``rank``, takes its part of the batches that one alone would.
     """
 
     def __init__(
@@ -112,9 +108,8 @@ def loader(data: Patches, batch: int, order: Shuffled | None = None) -> DataLoad
     """Batches of patches in the order of the index, or shuffled; cores beyond two read ahead."""
     cores, cuda = (os.cpu_count() or 1) // (order.world if order else 1), torch.cuda.is_available()
     n = min(8, max(cores - 2, 0))
-    return DataLoader(
-        data, batch, sampler=order, num_workers=n, persistent_workers=n > 0, pin_memory=cuda
-    )
+    more: dict[str, Any] = dict(num_workers=n, persistent_workers=n > 0, pin_memory=cuda)
+    return DataLoader(data, batch, sampler=order, **more)
 
 
 def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
@@ -128,10 +123,7 @@ def statistics(folder: str | Path, rows: pd.DataFrame) -> Normalization:
 
 
 def selected(folder: str | Path, column: str, split: str | None = None) -> pd.DataFrame:
-    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all.
-
-    Raises InputError if ``sample`` has not chosen and split the patches, or there is no such row.
-    """
+    """The rows of the index whose ``column`` (pretrain, finetune) is true, of one split or all."""
     index = read_index(folder)
     if not {"split", "pretrain", "finetune"} <= set(index):
         raise InputError(f"{folder}: patches are not sampled yet; run 'sartutorial sample' first")
@@ -151,8 +143,7 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
     """A share of labelled patches in which every class keeps its part, in the order of ``rows``.
 
     A patch stands for the rarest class that it holds; of each class, in an order drawn from ``seed``,
-    the same share is taken, and one patch at least as long as there are enough. A smaller share lies
-    within a larger one of the same seed (nested, as label-efficiency curves need them).
+    the same share is taken, and one patch at least as long as there are enough. Shares of a seed nest.
     """
     if not 0 < labels <= 1:
         raise InputError(f"labels={labels}: the share of labels must be above 0 and at most 1")
@@ -167,16 +158,15 @@ def share(rows: pd.DataFrame, legend: Legend, labels: float, seed: int) -> pd.Da
 
 
 def common(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the patches of a set have in common, as a model's description keeps it; spacing in metres."""
+    """What the patches of a set have in common, as a model's description has it; spacing in metres."""
     kind = {name: str(rows[name].iloc[0]) for name in ("quantity", "polarisation")}
     return {"spacing": float(rows["spacing"].mean())} | kind
 
 
 def check_fits(rows: pd.DataFrame, given: Mapping[str, Any], file: str | Path) -> None:
-    """Raise InputError unless the patches are of the kind that the weights in ``file`` know.
+    """Raise InputError unless patches are of the size, quantity, polarisation and spacing (to 5 %) given.
 
-    ``given`` is their description: image size, quantity, polarisation and pixel spacing to 5 %, as
-    far as they are known (weights trained on photographs know none of the last three).
+    ``given`` describes the weights in ``file``; of those of photographs the size alone is known.
     """
     found = common(rows) | {"size": int(rows["size"].iloc[0])}
     known = found | dict(given) | {"size": given["encoder"]["image_size"]}

@@ -14,6 +14,7 @@ from torch.nn import functional
 from sartutorial import InputError
 from sartutorial.profiles import Profile
 
+Kind = Literal["simmim", "mixmae"]
 PATCH = 4  # pixels a token
 STRIDE = 32  # pixels a token of the last stage
 
@@ -26,26 +27,18 @@ class EncoderConfig(NamedTuple):
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     window_size: int
-    kind: Literal["simmim", "mixmae"] = "simmim"
+    kind: Kind = "simmim"
     positions: bool = True  # absolute ones, beside the relative bias within windows
 
 
-def config_of(
-    profile: Profile, image_size: int, kind: Literal["simmim", "mixmae"]
-) -> EncoderConfig:
-    """The encoder of a profile, for images of ``image_size`` pixels.
-
-    Raises InputError if a stage's token grid is larger than the window and no multiple of it.
-    """
+def config_of(profile: Profile, image_size: int, kind: Kind) -> EncoderConfig:
+    """The encoder of a profile, for images of ``image_size`` pixels, which windows must fit into."""
     window, grids = profile.window_size, [image_size // (PATCH * 2**i) for i in range(4)]
     if image_size % STRIDE or any(g > window and g % window for g in grids):
-        raise InputError(
-            f"patches of {image_size} px do not divide into tokens and windows of {window}; cut them "
-            "with --size 64, 128 or a multiple of 256"
-        )
-    return EncoderConfig(
-        image_size, profile.embed_dim, profile.depths, profile.num_heads, window, kind
-    )
+        fault = f"patches of {image_size} px do not divide into windows of {window} tokens"
+        raise InputError(f"{fault}; cut them with --size 64, 128 or a multiple of 256")
+    shape = profile.embed_dim, profile.depths, profile.num_heads, window
+    return EncoderConfig(image_size, *shape, kind)
 
 
 class Encoder(SwinTransformer):
@@ -99,8 +92,15 @@ class Encoder(SwinTransformer):
         for stage in self.layers:
             x = stage.downsample(x)
             origin = functional.interpolate(mask, x.shape[1:3]).permute(0, 2, 3, 1)
-            for block in stage.blocks:
-                x = _attend_within_image(block, x, origin)
+            size = stage.blocks[0].window_size
+            source = window_partition(origin, size).flatten(1)  # (windows, tokens a window)
+            other = source[:, :, None] != source[:, None, :]
+            for block in stage.blocks:  # Swin's own, but for the mask
+                windows = window_partition(block.norm1(x), size).flatten(1, 2)
+                blocked = torch.zeros_like(other, dtype=windows.dtype).masked_fill(other, -1e4)
+                attended = block.attn(windows, mask=blocked).unflatten(1, size)
+                x = x + block.drop_path1(window_reverse(attended, size, *x.shape[1:3]))
+                x = x + block.drop_path2(block.mlp(block.norm2(x)))
         features: Tensor = self.norm(x)
         return features
 
@@ -111,8 +111,7 @@ class Encoder(SwinTransformer):
         which the authors feed to UPerNet; for 256 px and C = 128: 256 @ 32², 512 @ 16², 1024 @ 8² twice.
         Else before it, as timm gives them: 128 @ 64², 256 @ 32², 512 @ 16², 1024 @ 8².
         """
-        x = self.positioned(self.embed(image))
-        before, after = [], []
+        x, before, after = self.positioned(self.embed(image)), [], []
         for stage in self.layers:
             after.append(x := stage.downsample(x))
             before.append(x := stage.blocks(x))
@@ -126,24 +125,8 @@ class Encoder(SwinTransformer):
         return tokens + self.absolute_pos_embed.view(1, *tokens.shape[1:])
 
 
-def _attend_within_image(block: Any, x: Tensor, origin: Tensor) -> Tensor:
-    """A Swin block in which a query sees only keys of the image that it came from itself."""
-    size = block.window_size
-    source = window_partition(origin, size).flatten(1)  # (windows, tokens a window)
-    other = source[:, :, None] != source[:, None, :]
-    windows = window_partition(block.norm1(x), size).flatten(1, 2)
-    blocked = torch.zeros_like(other, dtype=windows.dtype).masked_fill(other, -1e4)
-    attended = block.attn(windows, mask=blocked).unflatten(1, size)
-    x = x + block.drop_path1(window_reverse(attended, size, x.shape[1], x.shape[2]))
-    x = x + block.drop_path2(block.mlp(block.norm2(x)))
-    return x
-
-
 def sincos_positions(channels: int, side: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions (1, side², channels), as in MAE (He et al. 2022).
-
-    Half of the channels encode the column, half the row, each with sines then cosines.
-    """
+    """Fixed sines and cosines of column, then row (1, side², channels), as in MAE (He et al. 2022)."""
     omega = 1 / 10000 ** (np.arange(channels // 4) / (channels / 4))
     rows, cols = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
     parts = [f(axis.ravel()[:, None] * omega) for axis in (cols, rows) for f in (np.sin, np.cos)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,9 +21,6 @@ from sartutorial.learn.published import load_model
 from sartutorial.learn.segmentation import labelled
 from sartutorial.lulc import IGNORE_INDEX
 from sartutorial.patches import read_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BATCH = 16
 BLOCK = 4  # patch sides, as splits are dealt
@@ -37,22 +35,19 @@ class Scores(dict[str, Any]):
     """The scores of a model; as text, a table beside those of the majority class."""
 
     def __str__(self) -> str:
-        width, spread = max(12, *map(len, self["classes"])), self.get("per_class_iou_95", {})
+        width, m = max(12, *map(len, self["classes"])), self["majority"]
+        ious, recalls = self["per_class_iou"], self["per_class_accuracy"]
+        spread: dict[str, Any] = self.get("per_class_iou_95", {})
+        rows = [(name, ious[name], recalls[name], spread.get(name)) for name in self["classes"]]
+        rows.append(("mean", self["miou"], self["macc"], self.get("miou_95")))
+        rows.append(("majority", m["miou"], m["macc"], None))
         lines = [f"{'class':<{width}} {'IoU':>6} {'acc':>6}" + "  IoU, 95 %" * bool(spread)]
-        for name in self["classes"]:
-            iou, acc = self["per_class_iou"][name], self["per_class_accuracy"][name]
-            shown = f"{iou or 0:6.3f} {acc or 0:6.3f}{_ends(spread.get(name))}"
-            lines.append(f"{name:<{width}} {'not in this split' if iou is None else shown}")
-        ends = _ends(self.get("miou_95"))
-        lines.append(f"{'mean':<{width}} {self['miou']:6.3f} {self['macc']:6.3f}{ends}")
-        m = self["majority"]
-        lines.append(f"{'majority':<{width}} {m['miou']:6.3f} {m['macc']:6.3f}")
+        for name, iou, recall, ends in rows:
+            shown = "not in this split" if iou is None else f"{iou:6.3f} {recall:6.3f}"
+            more = "  {:.3f} to {:.3f}".format(*ends) if ends else ""
+            lines.append(f"{name:<{width}} {shown}{more}")
         share = f"overall accuracy {self['accuracy']:.3f}, majority class {m['accuracy']:.3f}"
         return "\n".join([*lines, share])
-
-
-def _ends(interval: Sequence[float] | None) -> str:
-    return "  {:.3f} to {:.3f}".format(*interval) if interval else ""
 
 
 def scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Scores:
@@ -61,11 +56,7 @@ def scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Scores:
     IoU = TP / (TP + FP + FN) and accuracy = TP / (TP + FN) per class. A class without truth is None
     and left out of mIoU and mAcc (the authors' code counts an absent class as 0); without any truth
     the means are 0. ``accuracy`` is that of all pixels; ``majority`` scores the map that shows the
-    most frequent class everywhere.
-
-    Args:
-        confusion: Pixels (K, K), rows truth, columns prediction.
-        names: Of the K classes.
+    most frequent class everywhere. ``confusion`` is (K, K): rows truth, columns prediction.
     """
     truth, hit = confusion.sum(1), np.diag(confusion)
     n, pixels = max(int((truth > 0).sum()), 1), max(int(truth.sum()), 1)
@@ -100,13 +91,7 @@ def pooled(results: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Scores:
     ``miou_95`` and ``per_class_iou_95`` are 95 % percentile intervals of a bootstrap that draws
     blocks and, apart from them, seeds; None where there is one block. A draw leaves out classes
     that its blocks do not hold. With few seeds the intervals are too narrow: they know no other.
-
-    Args:
-        results: Of ``evaluate`` or ``baselines``, one a seed; one alone has the chance of blocks only.
-        seed: Any whole number, for the draws.
-
-    Raises:
-        InputError: The results are of different patches or classes.
+    Raises InputError if the results, one a seed, are of different patches or classes.
     """
     matrices, names = _matrices(results), results[0]["classes"]
     pool = scores(matrices.sum((0, 1)), names)  # its accuracies are the means already
@@ -121,13 +106,8 @@ def difference(
 ) -> dict[str, Any]:
     """Paired difference ``one - other`` in mIoU and IoU by class, with intervals as ``pooled`` has.
 
-    Args:
-        one: Results, one a seed.
-        other: As many, of the same patches; each is paired with that in its place.
-        seed: Any whole number, for the draws, which are the same for both.
-
-    Raises:
-        InputError: The results are of different patches or classes, or not as many.
+    Each of ``one`` is paired with that in its place in ``other``, and both are drawn alike. Raises
+    InputError if they are of different patches or classes, or not as many.
     """
     matrices = _matrices([*one, *other])
     if len(one) != len(other):
@@ -138,14 +118,11 @@ def difference(
 
 def _matrices(results: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
     """Their confusion matrices by seed and block, (S, N, K, K)."""
-    first = results[0]
-    if all(
-        (r["classes"], [*r["blocks"]]) == (first["classes"], [*first["blocks"]]) for r in results
-    ):
-        found = np.array([list(r["blocks"].values()) for r in results], np.int64)
-        if (found.sum(-1) == found[0].sum(-1)).all():
-            return found
-    raise InputError("these results are of different patches; evaluate all on the same split")
+    truth = [[(k, np.sum(m, 1).tolist()) for k, m in r["blocks"].items()] for r in results]
+    said = [(r["classes"], blocks) for r, blocks in zip(results, truth, strict=True)]
+    if any(one != said[0] for one in said):
+        raise InputError("these results are of different patches; evaluate all on the same split")
+    return np.array([list(r["blocks"].values()) for r in results], np.int64)
 
 
 def _draws(matrices: NDArray[np.int64], seed: int) -> Floats:
@@ -157,8 +134,7 @@ def _draws(matrices: NDArray[np.int64], seed: int) -> Floats:
     )
     iou = _iou(np.tensordot(blocks, matrices, (1, 1)))  # (1 + DRAWS, S, K)
     mean = np.nansum(iou, -1) / np.maximum((~np.isnan(iou)).sum(-1), 1)
-    found: Floats = np.einsum("ds,dsk->dk", seeds / s, np.dstack([mean, iou]))
-    return found
+    return np.asarray(np.einsum("ds,dsk->dk", seeds / s, np.dstack([mean, iou])))
 
 
 def _summary(draws: Floats, names: Sequence[str]) -> dict[str, Any]:
@@ -187,8 +163,8 @@ def tally(
     """Confusion matrices (N, K, K) of N blocks, rows truth, and the expected calibration error.
 
     Over all labelled pixels; where torch.distributed runs, over those of all its processes. ``owner``
-    (patches,), int64, is the block of each. The error is the mean distance
-    of confidence and accuracy, in 15 equal bins of the softmax's confidence (Guo et al. 2017).
+    (patches,), int64, is the block of each. The error is the mean distance of confidence and
+    accuracy, in 15 equal bins of the softmax's confidence (Guo et al. 2017).
     """
     owner, k = owner.to(device), classes
     pairs = torch.zeros((int(owner.max()) + 1) * k * k, dtype=torch.int64, device=device)
@@ -288,13 +264,11 @@ def evaluate(
     datasets.check_fits(rows, description, model)
     names, legend = description["legend"]["names"], read_legend(patches)
     if list(legend.names) != names:
-        raise InputError(
-            f"{model}: knows the classes {', '.join(names)}, the labels of {patches} have "
-            f"{', '.join(legend.names)}; fine-tune on these labels"
-        )
+        said = f"knows the classes {', '.join(names)}, {patches} has {', '.join(legend.names)}"
+        raise InputError(f"{model}: {said}; fine-tune on these labels")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     norm = datasets.Normalization(**description["normalization"])
-    network.to(device).eval()
+    network.to(device)
     result = scored(network, patches, rows, norm, names, device=device, progress=progress)
     seed = description.get("training", {}).get("seed")  # published weights say nothing of theirs
     result.update(split=split, model=Path(model).name, seed=seed)

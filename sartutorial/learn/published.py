@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +103,8 @@ def import_weights(file: str | Path, out: str | Path) -> Path:
 
     A pretrained checkpoint (SimMIM, MixMAE or an encoder alone) gives what ``pretrain`` writes, one
     with a decoder for segmentation what ``finetune`` writes. The source data of the authors' weights
-    are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement; say so where you use them.
-    A printed line reminds of it.
+    are ALOS-2's, copyrighted by JAXA and used under the JAXA-AIST agreement: say so, as a printed line
+    reminds you, where you use them.
 
     Args:
         file: The checkpoint: a torch pickle (.pth), nothing of which is run, or safetensors.
@@ -138,7 +138,16 @@ def _load(file: str | Path, ours: bool | None = None) -> Loaded[Any]:
             state = from_published(state)
             source = {"file": Path(file).name, "checksum": checkpoints.fingerprint(file)}
             known = _described(state) | {"published": source}
-        model = _model(state, known)
+        encoder, model = Encoder(EncoderConfig(**known["encoder"])), nn.Module()
+        if "decoder.project.weight" in state:
+            model = Segmenter(encoder, Decoder(**known["decoder"]))
+            model.temperature = known.get("temperature", 1.0)
+        elif "decoder_embed.weight" in state:
+            model = MixMAE(encoder, **known["decoder"])
+        elif "decoder.0.weight" in state:
+            model = SimMIM(encoder)
+        else:
+            model.encoder = encoder
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except (LookupError, ValueError, AssertionError, RuntimeError, TypeError) as error:
@@ -146,18 +155,6 @@ def _load(file: str | Path, ours: bool | None = None) -> Loaded[Any]:
         raise InputError(f"{file}: {said}; not weights of this naming") from error
     checkpoints.load_into(model, state, file)
     return Loaded(model.eval(), known)
-
-
-def _model(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> nn.Module:
-    """The model, with random weights, that keys and a description are of."""
-    encoder = Encoder(EncoderConfig(**known["encoder"]))
-    if "decoder.project.weight" in state:
-        model = Segmenter(encoder, Decoder(**known["decoder"]))
-        model.temperature = known.get("temperature", 1.0)
-        return model
-    if "decoder_embed.weight" in state:
-        return MixMAE(encoder, **known["decoder"])
-    return SimMIM(encoder) if "decoder.0.weight" in state else nn.ModuleDict({"encoder": encoder})
 
 
 def _described(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -190,10 +187,7 @@ def _described(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
-    """The encoder's configuration, from the shapes of its weights.
-
-    Positions that are exactly the fixed sines and cosines were not learnt: the encoder is MixMAE's.
-    """
+    """The encoder's configuration, from shapes; positions of exact sines and cosines are MixMAE's."""
     blocks = re.findall(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.", "\n".join(state))
     depths = Counter(int(stage) for stage, _ in set(blocks))
     table = "encoder.layers.{}.blocks.0.attn.relative_position_bias_table".format
@@ -205,66 +199,58 @@ def _config(state: Mapping[str, Tensor]) -> EncoderConfig:
         side = math.isqrt(positions.shape[1])
         size, sines = PATCH * side, sincos_positions(positions.shape[2], side)
         fixed |= torch.allclose(positions.float(), sines, atol=1e-5)
-    width, heads = state["encoder.patch_embed.proj.weight"].shape[0], [t.shape[1] for t in tables]
-    kind: Literal["simmim", "mixmae"] = "mixmae" if fixed else "simmim"
-    blocks_of = tuple(depths[i] for i in range(len(tables)))
-    return EncoderConfig(
-        size, width, blocks_of, tuple(heads), windows[0], kind, positions=positions is not None
-    )
+    width, heads = len(state["encoder.patch_embed.proj.weight"]), [t.shape[1] for t in tables]
+    shape = width, tuple(depths[i] for i in range(len(tables))), tuple(heads), windows[0]
+    return EncoderConfig(size, *shape, "mixmae" if fixed else "simmim", positions is not None)
 
 
 # What data parallelism, torch.compile and checkpointing of activations put into keys.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_(fsdp|checkpoint)_wrapped_module)\.")
 _USUAL = {"model", "state_dict", "model_state_dict", "net", "network", "encoder", ""}
 _DERIVED = ("relative_position_index", "attn_mask", "n_averaged")  # no weights
-_NAMES = {  # theirs and ours
-    "encoder.mask_token": "mask_token",
-    "decoder.decoder.PPMHead.psp_modules.ppm_modules": "decoder.pyramid",
-    "decoder.decoder.PPMHead.final": "decoder.fuse_pyramid",
-    **{f"decoder.decoder.Conv_fuse{i}.": f"decoder.laterals.{3 - i}." for i in (1, 2, 3)},
-    **{f"decoder.decoder.Conv_fuse{i}_.": f"decoder.smooth.{3 - i}." for i in (1, 2, 3)},
-    "decoder.decoder.fuse_all": "decoder.fuse",
-    "decoder.decoder.conv_x1": "decoder.project",
-    "decoder.prog_head.up1": "decoder.head.0",
-    "decoder.prog_head.up2": "decoder.head.1",
-    "decoder.prog_head.cls_seg": "decoder.head.2",
-}
+# What theirs are called here, one substitution after the other.
+_NAMES = (
+    (r"^backbone\.", "encoder."),
+    (r"^(?=(absolute_pos_embed|patch_embed|layers|norm)\b)", "encoder."),
+    (r"^encoder\.mask_token", "mask_token"),
+    (r"^decoder\.decoder\.PPMHead\.psp_modules\.ppm_modules", "decoder.pyramid"),
+    (r"^decoder\.decoder\.PPMHead\.final", "decoder.fuse_pyramid"),
+    (r"^decoder\.decoder\.Conv_fuse(\d)\.", lambda m: f"decoder.laterals.{3 - int(m[1])}."),
+    (r"^decoder\.decoder\.Conv_fuse(\d)_\.", lambda m: f"decoder.smooth.{3 - int(m[1])}."),
+    (r"^decoder\.decoder\.fuse_all", "decoder.fuse"),
+    (r"^decoder\.decoder\.conv_x1", "decoder.project"),
+    (r"^decoder\.prog_head\.up(\d)", lambda m: f"decoder.head.{int(m[1]) - 1}"),
+    (r"^decoder\.prog_head\.cls_seg", "decoder.head.2"),
+)
 # They merge patches at the end of a stage, timm (if a checkpoint does so) at the start of the next.
-_MERGING = {
-    f"encoder.layers.{i}.downsample": f"encoder.layers.{i + 1}.downsample" for i in range(3)
-}
+_MERGING = r"(?<=^encoder\.layers\.)\d(?=\.downsample)", lambda m: f"{int(m[0]) + 1}"
 
 
 def from_published(content: Any) -> dict[str, Tensor]:
     """The weights in what a checkpoint holds, under our names.
 
-    They lie bare or in dicts of any depth (``model``, ``state_dict``, ``encoder``, ...), and keys may
-    begin with the names of modules around the model (``module.``, ``_orig_mod.``, ``model.``, ...), in
-    any order: the model is what ``patch_embed`` belongs to, and what lies outside it is left.
+    They lie bare or in dicts of any depth, and keys may begin with the names of modules around the
+    model, in any order: it is what ``patch_embed`` belongs to, and what lies outside it is left.
     Raises InputError if there are no weights or several models, KeyError if there is no encoder.
     """
     weights = [(_WRAPPERS.sub("", path), tensor) for path, tensor in _tensors(content)]
     if not weights:
         raise InputError("holds no weights, neither bare nor as 'model' or 'state_dict'")
-    stem = "patch_embed.proj.weight"
-    encoders = [path.removesuffix(stem) for path, _ in weights if path.endswith(stem)]
-    if not encoders:
-        raise KeyError(f"encoder.{stem}")
-    roots = {re.sub(r"\b(encoder|backbone)\.$", "", encoder) for encoder in encoders}
-    roots = {root for root in roots if set(root.split(".")) <= _USUAL} or roots
-    if len(roots) > 1:
-        models = ", ".join(sorted(root.rstrip(".") for root in roots))
+    stem = re.compile(r"(\b(encoder|backbone)\.)?patch_embed\.proj\.weight$")
+    roots = {stem.sub("", path) for path, _ in weights if stem.search(path)}
+    if not roots:
+        raise KeyError("encoder.patch_embed.proj.weight")
+    root, *others = sorted({r for r in roots if set(r.split(".")) <= _USUAL} or roots)
+    if others:
+        models = ", ".join(r.rstrip(".") for r in (root, *others))
         raise InputError(f"holds several models ({models}); save one alone")
-    (root,) = roots
     at_end = any(".layers.0.downsample." in f".{path}" for path, _ in weights)
-    names = _NAMES | _MERGING if at_end else _NAMES
     renamed: dict[str, Tensor] = {}
     for path, tensor in weights:
         if path.startswith(root) and not path.endswith(_DERIVED):
-            key = re.sub(r"^backbone\.", "encoder.", path.removeprefix(root))
-            key = re.sub(r"^(?=(absolute_pos_embed|patch_embed|layers|norm)\b)", "encoder.", key)
-            theirs = next((name for name in names if key.startswith(name)), "")
-            key = names.get(theirs, "") + key.removeprefix(theirs)
+            key = path.removeprefix(root)
+            for theirs, ours in (*_NAMES, _MERGING) if at_end else _NAMES:
+                key = re.sub(theirs, ours, key)
             if key in renamed:
                 raise InputError(f"two of the keys mean {key}; keep one")
             renamed[key] = tensor

@@ -11,13 +11,6 @@ from torch import Tensor, nn
 from sartutorial.learn.encoders import Encoder
 from sartutorial.lulc import IGNORE_INDEX
 
-GROUPS = 16  # of every GroupNorm (authors' code)
-DICE_WEIGHT, FOCAL_WEIGHT = 0.32, 0.57  # paper; a third number after these is lost in our copy
-GAMMA, ALPHA = 2.0, 0.5  # the code's defaults
-
-LossName = Literal["dice-focal", "cross-entropy", "cross-entropy-dice"]
-HeadName = Literal["grown", "skips", "quarter"]
-
 
 class Decoder(NamedTuple):
     """What a UPerNet is built from; saved with its weights."""
@@ -27,9 +20,9 @@ class Decoder(NamedTuple):
     dropout: float = 0.5  # authors' code
     merged_taps: bool = True  # after patch merging, as the authors' code; else before it, from 1/4
     # grown: to full resolution in two steps, as the authors' code; quarter: classes at the resolution
-    # of its features, resized, as Xiao et al.; skips: ``SkipHead``, which sees the image too (ours; its
-    # batch normalisation is of a process's own part of a batch).
-    head: HeadName = "grown"
+    # of its features, resized, as Xiao et al.; skips: ``SkipHead``, whose batch normalisation is of a
+    # process's own part of a batch.
+    head: Literal["grown", "skips", "quarter"] = "grown"
 
 
 def resized(x: Tensor, side: int) -> Tensor:
@@ -40,12 +33,10 @@ def resized(x: Tensor, side: int) -> Tensor:
 
 
 def block(channels: int, width: int, side: int, dropout: float | None = None) -> nn.Sequential:
-    """Convolution of ``side`` pixels, GroupNorm, GELU, and dropout where it is given.
-
-    Where maps may be of one pixel (1x1 convolutions), a group has two channels at least (ours): a
-    single value has no norm.
-    """
-    groups = min(GROUPS, width // 2 if side == 1 else width)
+    """Convolution of ``side`` pixels, GroupNorm, GELU, and dropout where it is given."""
+    # Authors' code: 16. Where maps may be of one pixel (1x1 convolutions), a group has two channels at
+    # least (ours): a single value has no norm.
+    groups = min(16, width // 2 if side == 1 else width)
     parts = nn.Sequential(
         nn.Conv2d(channels, width, side, padding=side // 2), nn.GroupNorm(groups, width), nn.GELU()
     )
@@ -109,8 +100,7 @@ class UPerNet(nn.Module):
             self.head = SEEING[config.head](width, classes)
         elif config.head == "grown":
             self.head = nn.Sequential(
-                nn.Sequential(twice, *block(width, width, 3)),
-                nn.Sequential(twice, *block(width, width, 3)),
+                *(nn.Sequential(twice, *block(width, width, 3)) for _ in range(2)),
                 nn.Conv2d(width, classes, 3, padding=1),
             )
 
@@ -137,10 +127,9 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: Encoder, config: Decoder) -> None:
         super().__init__()
-        c, self.config = encoder.embed_dim, config
-        before, merged = (c, 2 * c, 4 * c, 8 * c), (2 * c, 4 * c, 8 * c, 8 * c)
-        self.encoder = encoder
-        self.decoder = UPerNet(merged if config.merged_taps else before, config)
+        self.encoder, self.config = encoder, config
+        widths = (2, 4, 8, 8) if config.merged_taps else (1, 2, 4, 8)
+        self.decoder = UPerNet(tuple(w * encoder.embed_dim for w in widths), config)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
@@ -165,8 +154,8 @@ def labelled(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.permute(0, 2, 3, 1)[keep], target[keep]
 
 
-def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Dice loss of logits (N, K) and classes (N,): 1 - (2I + eps) / (I + U + eps), mean over classes.
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss of logits (N, K) and classes (N,): mean over classes of 1 - (2I + 1e-6) / (I + U + 1e-6).
 
     I = sum min(p, g) and U = sum max(p, g) are the paper's; the formula that joins them is lost
     there, and this identity is our reading. Classes without truth in the batch are left out (ours).
@@ -174,42 +163,35 @@ def dice(logits: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
     p = logits.softmax(1)
     g = F.one_hot(target, logits.shape[1]).to(p.dtype)
     intersection, union = torch.minimum(p, g).sum(0), torch.maximum(p, g).sum(0)
-    loss = 1 - (2 * intersection + eps) / (intersection + union + eps)
+    loss = 1 - (2 * intersection + 1e-6) / (intersection + union + 1e-6)
     return loss[g.sum(0) > 0].mean()
 
 
-def focal(logits: Tensor, target: Tensor, *, gamma: float = GAMMA, alpha: float = ALPHA) -> Tensor:
-    """Focal loss (Lin et al. 2017) of logits (N, K): mean of -alpha (1 - p_t)^gamma log p_t."""
+def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0, alpha: float = 0.5) -> Tensor:
+    """Focal loss (Lin et al. 2017), mean of -alpha (1 - p_t)^gamma log p_t; the authors' defaults."""
     log_p = logits.log_softmax(1).gather(1, target[:, None])[:, 0]
     return (-alpha * (1 - log_p.exp()) ** gamma * log_p).mean()
-
-
-def combined(logits: Tensor, target: Tensor) -> Tensor:
-    """The paper's loss, 0.32 Dice + 0.57 Focal, of logits (N, K) and classes (N,)."""
-    return DICE_WEIGHT * dice(logits, target) + FOCAL_WEIGHT * focal(logits, target)
 
 
 def segmentation_loss(
     model: nn.Module,
     batch: dict[str, Tensor],
     *,
-    loss: LossName = "dice-focal",
+    loss: Literal["dice-focal", "cross-entropy", "cross-entropy-dice"] = "dice-focal",
     weights: tuple[float, ...] | None = None,
 ) -> Tensor:
     """The loss of a batch over its labelled pixels; 0, with a gradient of 0, where there are none.
 
-    Args:
-        model: Gives logits (B, K, H, W).
-        batch: ``image`` (B, 1, H, W), normalised, and ``label`` (B, H, W), int64, -1 = void.
-        loss: The paper's; or (ours) cross-entropy, alone or with Dice added.
-        weights: Of the classes in the cross-entropy; default equal.
+    ``batch`` holds ``image`` (B, 1, H, W), normalised, and ``label`` (B, H, W), int64, -1 = void. Dice
+    and Focal are the paper's; cross-entropy, with ``weights`` of the classes, and Dice beside it ours.
     """
     logits: Tensor = model(batch["image"]).float()
     label = batch["label"]
     if (label == IGNORE_INDEX).all():
         return logits.sum() * 0
     if loss == "dice-focal":
-        return combined(*labelled(logits, label))
+        known = labelled(logits, label)
+        return 0.32 * dice(*known) + 0.57 * focal(*known)  # a third number is lost in our copy
     weight = logits.new_tensor(weights) if weights else None
     entropy = F.cross_entropy(logits, label, weight, ignore_index=IGNORE_INDEX)  # no pixel copied
     return entropy + dice(*labelled(logits, label)) if loss == "cross-entropy-dice" else entropy
