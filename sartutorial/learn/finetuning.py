@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -17,9 +18,6 @@ from sartutorial.learn.published import load_encoder, load_model
 from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
 from sartutorial.lulc import Legend
 from sartutorial.patches import read_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CALIBRATED = 512  # validation patches, at most, that a model's temperature is fitted to
 

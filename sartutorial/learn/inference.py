@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -39,13 +38,14 @@ BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left
 KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
+# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
+Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 class Windows(NamedTuple):
-    """How square windows are laid over a scene, in pixels.
+    """How square windows are laid over a scene, in pixels: from ``rim`` before it to beyond its end.
 
-    The first starts ``rim`` before the scene and the last ends beyond it, so a window at the scene's
-    end is like any other, and none is moved to fit.
+    A window at the scene's end is so like any other, and none is moved to fit.
     """
 
     size: int
@@ -101,9 +101,8 @@ def predict(
             the book's own.
         out: A folder, whose maps are named as the scenes are, or for a single scene a .tif file.
         confidence: Also write ``<map>.confidence.tif``, three bands of uint8, 255 for no data: the
-            class's probability and its lead over the second, in percent, and validity: 0, or 1 where
-            backscatter is more than 3 standard deviations off the mean of training, 2 and 3 where the
-            product's mask says layover and shadow.
+            class's probability and its lead over the second, in percent, and validity: 0, 1 where
+            backscatter is over 3 standard deviations off training's mean, 2 in layover, 3 in shadow.
         workers: How many scenes at a time, each in a process of its own, on a GPU of its own if it can.
         scheduler: The address of a dask scheduler whose workers take the scenes.
         progress: Show a bar.
@@ -145,8 +144,7 @@ def _map(
         check_fits(sar, scene, known)
         laid = windows(known["encoder"]["image_size"])
         how, bands = dict[str, Any](windows=tuple(laid)), 1 + len(BANDS) * confidence
-        wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
-        missing = {file: whole for file, whole in wholes.items() if whole}
+        missing = {f: w for f in outs if (w := stack.enter_context(files.made(f, inputs, how)))}
         if not missing:
             return out
         locked = next(iter(missing))
@@ -204,8 +202,7 @@ def cog(
     doubts = file.name.endswith(BESIDE)
     tags = tags if doubts else {**tags, "LEGEND": json.dumps(legend.to_dict())}
     # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
-    run = whole.name.removesuffix(f".{file.name}")[:-8]
-    plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
+    plain = whole.with_name(f"{whole.name[: -len(file.name) - 9]}original.{file.name}")
     form = dict(count=len(BANDS), nodata=NO_DATA, photometric="minisblack") if doubts else {}
     try:
         with rasters.create(plain, grid, tags, dtype="uint8", **form) as raw:
@@ -223,10 +220,7 @@ def cog(
 
 
 def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
-    """Raise InputError unless a scene has the model's spacing (5 %), quantity and polarisation.
-
-    A polarisation that one of them does not say counts as the other's.
-    """
+    """Raise InputError unless a scene is of the model's spacing (5 %), quantity, polarisation."""
     spacing, found = known["spacing"], rasters.pixel_size(sar)
     if abs(found / spacing - 1) > SPACING:
         factor, mend = round(spacing / found), "take a scene of the model's resolution"
@@ -237,7 +231,7 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
     product = radiometry.product(scene, sar.tags())
     for what in ("quantity", "polarisation"):
         held, wanted = getattr(product, what), known.get(what, "unknown")
-        if "unknown" not in (held, wanted) and held != wanted:
+        if "unknown" not in (held, wanted) and held != wanted:  # not said: the other's
             fault = f"holds {held}, the model was trained on {wanted}"
             raise InputError(f"{scene}: {fault}; take a scene or a model of the same {what}")
 
@@ -245,12 +239,10 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
 def sieved(
     read: Callable[[Window], NDArray[np.uint8]], grid: rasters.Grid, window: Window, least: int
 ) -> NDArray[np.uint8]:
-    """The window of a map whose patches under ``least`` pixels have joined their largest neighbour.
+    """The window (1, rows, width) of a map whose patches under ``least`` pixels have joined another.
 
-    Windows are (1, rows, width). Pixels meet along a side (GDAL's sieve). A patch within no data, or
-    among other small ones alone, stays. A small patch spans fewer than ``least`` rows, so it is read
-    whole with as many above and below; of what it may join no more is seen, and memory is that of
-    these rows.
+    By GDAL's sieve: the largest neighbour along a side; within no data, or among other small ones
+    alone, a patch stays. It spans fewer than ``least`` rows: as many are read above and below.
     """
     top = max(window.row_off - least, 0)
     bottom = min(window.row_off + window.height + least, grid.height)
@@ -258,10 +250,6 @@ def sieved(
     if least > 1:
         classes = features.sieve(classes[0], least, mask=classes[0] > 0)[None]
     return classes[:, window.row_off - top :][:, : window.height]
-
-
-# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
-Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
@@ -281,8 +269,8 @@ def blended(
 ) -> Iterator[Strip]:
     """Class probabilities of a scene, strip by strip from the north: the weighted mean of all windows.
 
-    What lies beyond the scene's end or holds no data is ``mirrored``. Memory is that of a window's height,
-    whatever the length. Strip number ``begin`` comes first; the next one is read meanwhile.
+    What holds no data is ``mirrored``. Memory is that of a window's height, whatever the length.
+    Strip number ``begin`` comes first; the next one is read meanwhile.
     """
     size, step, rim = laid
     inner, batch = size - 2 * rim, BATCH[next(model.parameters()).device.type]

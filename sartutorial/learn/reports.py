@@ -32,7 +32,6 @@ EXTENSIONS = [  # of STAC
     f"https://stac-extensions.github.io/{name}/schema.json" for name in ("sar/v1.0.0", "mlm/v1.4.0")
 ]
 TASKS = ["semantic-segmentation"]
-Span = tuple[datetime.datetime, datetime.datetime]  # first and last
 
 
 def mosaic(
@@ -134,10 +133,7 @@ def _region(maps: Sequence[DatasetReader]) -> tuple[lulc.Legend, rasters.Grid]:
 
 
 def _chosen(
-    views: Sequence[WarpedVRT],
-    ranks: Sequence[Any],
-    sources: Sequence[WarpedVRT],
-    window: Window,
+    views: Sequence[WarpedVRT], ranks: Sequence[Any], sources: Sequence[WarpedVRT], window: Window
 ) -> NDArray[np.uint8]:
     """What ``sources`` hold (bands, rows, width) of the map that ranks first among those with a class."""
     shape = window.height, window.width
@@ -164,19 +160,16 @@ def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
     Raises:
         InputError: They are not on one grid, or their classes differ.
     """
-    with (
-        rasters.opened(mapped, dtype="uint8") as found,
-        rasters.opened(labels, dtype="uint8") as truth,
-    ):
+    opened = partial(rasters.opened, dtype="uint8")
+    with opened(mapped) as found, opened(labels) as truth:
         known = rasters.legend_of(truth) or lulc.HR_LULC
         shown = rasters.legend_of(found) or known.for_maps
         if not rasters.same_grid(rasters.grid_of(found), rasters.grid_of(truth)):
             raise InputError(f"{mapped}: not on the grid of {labels}; label the scene of the map")
         if shown.names != known.names:
-            raise InputError(
-                f"{mapped}: its classes are {', '.join(shown.names)}, those of {labels} "
-                f"{', '.join(known.names)}; label the scene with the model's legend"
-            )
+            ours, others = ", ".join(shown.names), ", ".join(known.names)
+            fault = f"its classes are {ours}, those of {labels} {others}"
+            raise InputError(f"{mapped}: {fault}; label the scene with the model's legend")
         k = len(known.names)
         confusion = np.zeros((k, k), dtype=np.int64)
         for window in rasters.row_windows(found):
@@ -308,16 +301,15 @@ def describe_map(
     }
     if "published" in known:
         about["note"] = published.ALOS_2
-    spans = [_span(scene, date) for scene in tags["SCENE"].split(", ")]  # of a region several
+    item = _item(mapped, grid, tags, known, about, legend, date)
     with files.atomic_write(mapped.with_suffix(".md")) as card:
         card.write_text(_card(about, legend, mapped, labels), encoding="utf-8")
-    properties = _properties(tags, known, about, legend)
     out = mapped.with_suffix(".stac.json")  # not .json: that may be a model's description
-    checkpoints.write_json(_item(mapped, grid, spans, about, properties), out)
+    checkpoints.write_json(item, out)
     return out
 
 
-def _span(scene: str, date: str | None) -> Span:
+def _span(scene: str, date: str | None) -> tuple[datetime.datetime, datetime.datetime]:
     """When a scene was taken, first and last: a mosaic's name holds a year alone."""
     day = re.search(r"-(\d{6})-[A-Z]{3}", scene)
     year = re.match(r"[NS]\d\d[EW]\d{3}_(\d\d)_", scene)
@@ -353,63 +345,59 @@ def _card(
 def _item(
     mapped: Path,
     grid: rasters.Grid,
-    spans: Sequence[Span],
+    tags: Mapping[str, str],
+    known: Mapping[str, Any],
     about: Mapping[str, Any],
-    properties: Mapping[str, Any],
+    legend: lulc.Legend,
+    date: str | None,
 ) -> dict[str, Any]:
+    """A map's STAC item, with what the extensions for SAR and for models that learn ask for."""
     import pystac
 
-    boxes = rasters.bounds_of(grid)
+    scenes, boxes = tags["SCENE"].split(", "), rasters.bounds_of(grid)  # of a region several
     rings: list[Any] = [[[[w, s], [e, s], [e, n], [w, n], [w, s]]] for w, s, e, n in boxes]
     kind, rings = ("Polygon", rings[0]) if len(rings) == 1 else ("MultiPolygon", rings)
     place, box = {"type": kind, "coordinates": rings}, [*boxes[0][:2], boxes[-1][2], boxes[0][3]]
+    spans = [_span(scene, date) for scene in scenes]
     first, last = min(first for first, _ in spans), max(last for _, last in spans)
     day, *ends = (first, None, None) if first == last else (None, first, last)
     said = {"license": "other", "sartutorial:about": about}
     item = pystac.Item(mapped.stem, place, box, day, said, *ends)
-    item.properties |= properties
     item.stac_extensions = EXTENSIONS
-    for name, end in (("map", mapped.suffix), ("confidence", inference.BESIDE), ("card", ".md")):
-        if (path := mapped.with_suffix(end)).exists():
-            form = "text/markdown" if name == "card" else pystac.MediaType.COG
-            item.add_asset(name, pystac.Asset(path.name, media_type=form, roles=["data"]))
-    return item.to_dict(include_self_link=False)
-
-
-def _properties(
-    tags: Mapping[str, str], known: Mapping[str, Any], about: Mapping[str, Any], legend: lulc.Legend
-) -> dict[str, Any]:
-    """What STAC's extensions for SAR and for models that learn say of a map."""
     mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
     band = tags.get("POLARISATION", known.get("polarisation", "unknown"))
     side, norm = known["encoder"]["image_size"], known["normalization"]
-
-    def tensor(what: str, number: int) -> dict[str, Any]:
-        axes = ["batch", what, "height", "width"]
-        return {"shape": [-1, number, side, side], "dim_order": axes, "data_type": "float32"}
-
-    what = f"{known.get('quantity', 'backscatter')} in dB"
+    axes, form, count = ["height", "width"], "float32", len(legend.classes)
+    image = dict(shape=[-1, 1, side, side], dim_order=["batch", "channel", *axes], data_type=form)
+    shown = dict(shape=[-1, count, side, side], dim_order=["batch", "class", *axes], data_type=form)
     scaling = {"type": "z-score", "mean": norm["mean"], "stddev": norm["std"]}
-    seen = dict(name=what, bands=[band], input=tensor("channel", 1), value_scaling=scaling)
-    told: dict[str, Any] = dict(
-        name="classes", tasks=TASKS, result=tensor("class", len(legend.classes))
-    )
-    told["classification:classes"] = [
+    taken: dict[str, Any] = dict(name=f"{known.get('quantity', 'backscatter')} in dB", bands=[band])
+    taken |= dict(input=image, value_scaling=scaling)
+    given: dict[str, Any] = dict(name="classes", tasks=TASKS, result=shown)
+    given["classification:classes"] = [
         dict(value=c.id, name=re.sub(r"\W+", "-", c.name), title=c.name) for c in legend.classes
     ]
-    return {
+    item.properties |= {
         "sar:instrument_mode": mode[1] if mode else "unknown",
         "sar:frequency_band": "L",
         "sar:polarizations": [band] if band in ("HH", "HV", "VH", "VV") else [],
-        "sar:product_type": radiometry.product(tags["SCENE"].split(", ")[0], tags).level,
+        "sar:product_type": radiometry.product(scenes[0], tags).level,
         "sar:observation_direction": "right",
         "mlm:name": about["model"],
         "mlm:architecture": "Swin Transformer, UPerNet",
         "mlm:tasks": TASKS,
-        "mlm:input": [seen | dict(resize_type=None, pre_processing_function=None)],
-        "mlm:output": [told],
+        "mlm:input": [taken | dict(resize_type=None, pre_processing_function=None)],
+        "mlm:output": [given],
         "mlm:framework": "pytorch",
         "mlm:total_parameters": about["parameters"],
         "mlm:pretrained_source": None,
         "mlm:accelerator": None,
     }
+    for name, end in (("map", mapped.suffix), ("confidence", inference.BESIDE), ("card", ".md")):
+        path, kind = (
+            mapped.with_suffix(end),
+            "text/markdown" if end == ".md" else pystac.MediaType.COG,
+        )
+        if path.exists() or end == ".md":  # which is written next
+            item.add_asset(name, pystac.Asset(path.name, media_type=kind, roles=["data"]))
+    return item.to_dict(include_self_link=False)
