@@ -190,9 +190,9 @@ def estimate_areas(
 ) -> pd.DataFrame:
     """Accuracy and area by class from a sample that was drawn class by class of a map.
 
-    Estimator and interval are the recommended ones (Olofsson et al. 2014,
-    https://doi.org/10.1016/j.rse.2014.02.015); the interval is too narrow where a sample holds few
-    errors. The exact one (ours) adds up Clopper and Pearson's: it is wide, and keeps its word.
+    By Olofsson et al. 2014 (https://doi.org/10.1016/j.rse.2014.02.015), whose interval is too narrow
+    where a sample holds few errors. The exact one (ours) adds up Clopper and Pearson's: it keeps its
+    word, and is wide.
 
     Args:
         sample: Sampled pixels (K, K): rows the class in the map, columns the true one.
@@ -202,9 +202,9 @@ def estimate_areas(
         level: How often an interval shall hold the true area.
 
     Returns:
-        A row a class: sampled (in that class of the map), mapped, area, low, high, exact_low,
-        exact_high, user (accuracy of what the map calls so), user_se (its standard error), producer
-        (accuracy of what is so), producer_se. ``attrs["overall"]``: overall accuracy, standard error.
+        A row a class: sampled (in it on the map), mapped, area, low, high, exact_low, exact_high, user
+        (accuracy of what the map calls so), user_se (its standard error), producer (accuracy of what
+        is so), producer_se. ``attrs["overall"]`` holds the overall accuracy and its standard error.
 
     Raises:
         InputError: Shapes do not fit, or fewer than two pixels were sampled of a class in the map.
@@ -216,46 +216,30 @@ def estimate_areas(
         raise InputError(f"fewer than two pixels are sampled of {', '.join(few)}; sample more")
     weight, drawn = mapped / mapped.sum(), np.maximum(n.sum(1), 2)[:, None]  # 0: has no weight
     share = n / drawn
-    variance = share * (1 - share) / (drawn - 1)  # of each share
+    spread = share * (1 - share) / (drawn - 1) * weight[:, None] ** 2  # variance
     p = weight[:, None] * share
     true, total = p.sum(0), mapped.sum() * pixel
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt((weight[:, None] ** 2 * variance).sum(0))
-    # Clopper and Pearson's bounds of each share, at a level such that all hold together.
-    tail = (1 - level) / 2 / (mapped > 0).sum()
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(spread.sum(0))
+    tail = (1 - level) / 2 / (mapped > 0).sum()  # Clopper and Pearson's: all shall hold together
     low = np.nan_to_num(stats.beta.ppf(tail, n, drawn - n + 1))
     high = np.nan_to_num(stats.beta.ppf(1 - tail, n + 1, drawn - n), nan=1.0)
-    table = pd.DataFrame(
-        {
-            "sampled": n.sum(1),
-            "mapped": mapped * pixel,
-            "area": true * total,
-            "low": np.maximum(true - half, 0) * total,
-            "high": np.minimum(true + half, 1) * total,
-            "exact_low": weight @ low * total,
-            "exact_high": weight @ high * total,
-            **_accuracies(share, variance, weight),
-        },
-        index=pd.Index(names, name="class"),
-    )
-    table.attrs["overall"] = float(np.trace(p)), float(np.sqrt(weight**2 @ np.diag(variance)))
-    return table
-
-
-def _accuracies(
-    share: NDArray[np.float64], variance: NDArray[np.float64], weight: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Users' and producers' accuracies, NaN where a class is not, and their standard errors."""
-    true = weight @ share
-    with np.errstate(invalid="ignore", divide="ignore"):
-        there, producer = weight / weight, weight * np.diag(share) / true
-        own = (weight * (1 - producer)) ** 2 * np.diag(variance)
-        other = weight[:, None] ** 2 * variance * (1 - np.eye(len(weight)))
-        return {
-            "user": np.diag(share) * there,
-            "user_se": np.sqrt(np.diag(variance)) * there,
-            "producer": producer,
-            "producer_se": np.sqrt(own + producer**2 * other.sum(0)) / true,
-        }
+    with np.errstate(invalid="ignore"):  # NaN for what is not in the map, or not at all
+        user, producer = np.where(weight > 0, np.diag(share), np.nan), np.diag(p) / true
+        user_se = np.sqrt(np.diag(spread)) / weight
+        producer_se = np.sqrt((spread * (np.eye(k) - producer) ** 2).sum(0)) / true
+    table = {
+        "sampled": n.sum(1),
+        "mapped": mapped * pixel,
+        "area": true * total,
+        "low": np.maximum(true - half, 0) * total,
+        "high": np.minimum(true + half, 1) * total,
+        "exact_low": weight @ low * total,
+        "exact_high": weight @ high * total,
+    }
+    table |= dict(user=user, user_se=user_se, producer=producer, producer_se=producer_se)
+    frame = pd.DataFrame(table, index=pd.Index(names, name="class"))
+    frame.attrs["overall"] = float(np.trace(p)), float(np.sqrt(np.trace(spread)))
+    return frame
 
 
 def describe_map(
