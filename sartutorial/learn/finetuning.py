@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import nn
 
 from sartutorial import InputError, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, training
 from sartutorial.learn.encoders import Encoder, config_of
-from sartutorial.learn.published import Loaded, load_encoder, load_model
+from sartutorial.learn.published import load_encoder, load_model
 from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
 from sartutorial.lulc import Legend
 from sartutorial.patches import read_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CALIBRATED = 512  # validation patches, at most, that a model's temperature is fitted to
 
@@ -108,13 +106,11 @@ def _job(
     seed: int,
 ) -> tuple[dict[str, Any], Callable[[], Any]]:
     """What makes this run, and what it needs to be trained."""
-    encoder = checkpoints.named(encoder, "encoder") if encoder else None
-    size = int(rows["size"].iloc[0])
-    start: Loaded[Encoder] | None = load_encoder(encoder, size) if encoder else None
-    given = start.description if start else {}
+    size, start, given = int(rows["size"].iloc[0]), None, dict[str, Any]()
     if encoder:
+        start, given = load_encoder(encoder := checkpoints.named(encoder, "encoder"), size)
         datasets.check_fits(rows, given, encoder)
-    config = start.model.config if start else config_of(scale, size, kind)
+    config = start.config if start else config_of(scale, size, kind)
     rate = scale.dropout if dropout is None else dropout
     if not 0 <= rate < 1:
         raise InputError(f"--dropout {rate:g}: must be from 0 to less than 1")
@@ -137,9 +133,8 @@ def _job(
         norm = datasets.Normalization(**fixed) if fixed else datasets.statistics(patches, rows)
         model = Segmenter(Encoder(config, drop_path_rate=scale.drop_path), decoder)
         if start:
-            model.encoder.load_state_dict(start.model.state_dict())
+            model.encoder.load_state_dict(start.state_dict())
         loss = partial(segmentation_loss, loss=scale.loss, weights=weights)
-        data = datasets.Patches(patches, rows, norm, seed=seed)
-        return model, loss, data
+        return model, loss, datasets.Patches(patches, rows, norm, seed=seed)
 
     return said, prepare

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import rasterio.shutil
 import torch
 from numpy.typing import NDArray
 from rasterio import features
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from scipy import ndimage
 from tqdm import tqdm
@@ -39,25 +38,19 @@ BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left
 KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
+# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
+Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 class Windows(NamedTuple):
-    """How square windows are laid over a scene, in pixels.
+    """How square windows are laid over a scene, in pixels: from ``rim`` before it to beyond its end.
 
-    The first starts ``rim`` before the scene and the last ends beyond it, so a window at the scene's
-    end is like any other, and none is moved to fit.
+    A window at the scene's end is so like any other, and none is moved to fit.
     """
 
     size: int
     step: int  # from one to the next
     rim: int  # left out of each: there a model knows little of the surroundings
-
-    def weights(self) -> NDArray[np.float32]:
-        """What a window counts inside its rim, (size - 2 rim) squared: a tent, 1 in the middle."""
-        inner = np.arange(self.size - 2 * self.rim)
-        ramp = np.minimum(inner, inner[::-1]).astype(np.float32) + 1
-        weight: NDArray[np.float32] = np.outer(ramp, ramp) / ramp.max() ** 2
-        return weight
 
 
 def windows(size: int, step: int | None = None, rim: int | None = None) -> Windows:
@@ -108,9 +101,8 @@ def predict(
             the book's own.
         out: A folder, whose maps are named as the scenes are, or for a single scene a .tif file.
         confidence: Also write ``<map>.confidence.tif``, three bands of uint8, 255 for no data: the
-            class's probability and its lead over the second, in percent, and validity: 0, or 1 where
-            backscatter is more than 3 standard deviations off the mean of training, 2 and 3 where the
-            product's mask says layover and shadow.
+            class's probability and its lead over the second, in percent, and validity: 0, 1 where
+            backscatter is over 3 standard deviations off training's mean, 2 in layover, 3 in shadow.
         workers: How many scenes at a time, each in a process of its own, on a GPU of its own if it can.
         scheduler: The address of a dask scheduler whose workers take the scenes.
         progress: Show a bar.
@@ -144,80 +136,73 @@ def device() -> str:
 def _map(
     model: Path, known: dict[str, Any], confidence: bool, scene: str, *, out: Path, progress: bool
 ) -> Path:
+    """Store the map's rows, whole strips of full rows from the north, then write them as a COG."""
     inputs: list[str | Path] = [scene, *filter(None, [rasters.mask_of(scene)]), model]
     inputs += [model.with_suffix(".json")] if model.suffix == ".safetensors" else []
     outs = [out, out.with_suffix(BESIDE)][: 1 + confidence]
     with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
         laid = windows(known["encoder"]["image_size"])
-        how, bands = {"windows": tuple(laid)}, 1 + len(BANDS) * confidence
-        wholes = {file: stack.enter_context(files.made(file, inputs, how)) for file in outs}
-        missing = {file: whole for file, whole in wholes.items() if whole}
+        how, bands = dict[str, Any](windows=tuple(laid)), 1 + len(BANDS) * confidence
+        missing = {f: w for f in outs if (w := stack.enter_context(files.made(f, inputs, how)))}
         if not missing:
             return out
         locked = next(iter(missing))
         store = locked.parent / files.NOTES / f"{locked.name}.strips"
-        stored = how | {"bands": bands}
-        if not files.up_to_date(store, inputs, stored):
+        how["bands"] = bands
+        if not files.up_to_date(store, inputs, how):
             store.write_bytes(b"")
-            files.record(store, inputs, stored)
+            files.record(store, inputs, how)
         network, norm = published.load_model(model).model, Normalization(**known["normalization"])
-        _compute(sar, network.to(device()), norm, laid, store, bands, progress)
+        (height, width), row = sar.shape, bands * sar.width
+        done = min(store.stat().st_size // row, height)
+        done -= done % laid.step if done < height else 0
+        shown: dict[str, Any] = dict(unit="Mpx", bar_format=BAR, disable=not progress)
+        shown |= dict(total=height * width / 1e6, initial=done * width / 1e6)
+        with store.open("ab") as file, tqdm(desc=f"map {files.name_of(scene)}", **shown) as bar:
+            file.truncate(done * row)
+            begin = -(-done // laid.step)
+            for strip in blended(sar, network.to(device()), norm, laid, begin=begin):
+                file.write(drawn(strip, bands).swapaxes(0, 1).tobytes())
+                file.flush()
+                bar.update(strip[1].size / 1e6)
         tags = {k: v for k, v in sar.tags().items() if k in KEPT} | {"SCENE": files.name_of(scene)}
         tags |= {"NOTE": published.ALOS_2} if "published" in known else {}
         legend, grid = lulc.Legend.from_dict(known["legend"]).for_maps, rasters.grid_of(sar)
-        for file, whole in missing.items():
-            with cog(whole, file, grid, tags, legend) as raw:
-                for window in rasters.row_windows(raw):
-                    part = _stored(store, sar, bands, window)
-                    raw.write(part[:1] if file == out else part[1:], window=window)
+        for product, whole in missing.items():
+            own = slice(1) if product == out else slice(1, None)
+            cog(whole, product, grid, tags, legend, partial(_stored, store, sar, bands, own))
     store.unlink(missing_ok=True)
     if not confidence:
         out.with_suffix(BESIDE).unlink(missing_ok=True)  # of the map that was here
     return out
 
 
-def _compute(
-    sar: DatasetReader,
-    model: Segmenter,
-    norm: Normalization,
-    laid: Windows,
-    store: Path,
-    bands: int,
-    progress: bool,
-) -> None:
-    """Append to ``store`` the rows (bands, width) that it lacks, from the north; whole strips count."""
-    height, width = sar.shape
-    done = min(store.stat().st_size // (bands * width), height)
-    done -= done % laid.step if done < height else 0
-    bar = tqdm(desc=f"map {files.name_of(sar.name)}", total=height * width / 1e6,
-               initial=done * width / 1e6, unit="Mpx", bar_format=BAR, disable=not progress)  # fmt: skip
-    with store.open("ab") as file, bar:
-        file.truncate(done * bands * width)
-        for strip in blended(sar, model, norm, laid, begin=-(-done // laid.step)):
-            file.write(drawn(strip, bands).swapaxes(0, 1).tobytes())
-            file.flush()
-            bar.update(strip[1].size / 1e6)
+def _stored(
+    store: Path, sar: DatasetReader, bands: int, own: slice, window: Window
+) -> NDArray[np.uint8]:
+    """``own`` bands of a window of full rows, as the scene has them; no more is kept in memory."""
+    (down, right), shape = _turned(sar), (sar.height, bands, sar.width)
+    rows = np.memmap(store, np.uint8, "r", shape=shape)[::down, own, ::right]
+    found: NDArray[np.uint8] = rows[window.toslices()[0]].swapaxes(0, 1)
+    return found
 
 
-def _stored(store: Path, sar: DatasetReader, bands: int, window: Window) -> NDArray[np.uint8]:
-    """Full rows (bands, rows, width) of what ``_compute`` has stored, as they lie in the scene."""
-    row, (down, right), (top, bottom) = bands * sar.width, _turned(sar), window.toranges()[0]
-    first = top if down > 0 else sar.height - bottom
-    part = np.fromfile(store, np.uint8, (bottom - top) * row, offset=first * row)
-    return part.reshape(-1, bands, sar.width)[::down, :, ::right].swapaxes(0, 1)
-
-
-@contextmanager
 def cog(
-    whole: Path, file: Path, grid: rasters.Grid, tags: Mapping[str, str], legend: lulc.Legend
-) -> Iterator[DatasetWriter]:
+    whole: Path,
+    file: Path,
+    grid: rasters.Grid,
+    tags: Mapping[str, str],
+    legend: lulc.Legend,
+    read: Callable[[Window], NDArray[np.uint8]],
+    *,
+    progress: bool = False,
+) -> None:
     """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
     doubts = file.name.endswith(BESIDE)
     tags = tags if doubts else {**tags, "LEGEND": json.dumps(legend.to_dict())}
     # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
-    run = whole.name.removesuffix(f".{file.name}")[:-8]
-    plain = whole.with_name(f"{run}{secrets.token_hex(4)}.{file.name}")
+    plain = whole.with_name(f"{whole.name[: -len(file.name) - 9]}original.{file.name}")
     form = dict(count=len(BANDS), nodata=NO_DATA, photometric="minisblack") if doubts else {}
     try:
         with rasters.create(plain, grid, tags, dtype="uint8", **form) as raw:
@@ -225,7 +210,8 @@ def cog(
                 raw.descriptions = BANDS
             else:
                 raw.write_colormap(1, legend.colormap())
-            yield raw
+            for window in tqdm([*rasters.row_windows(raw)], file.name, disable=not progress):
+                raw.write(read(window), window=window)
         reduced = dict(compress="deflate", overview_resampling="nearest" if doubts else "mode")
         rasterio.shutil.copy(plain, whole, driver="COG", **reduced)
         rasters.check_whole(whole)
@@ -234,10 +220,7 @@ def cog(
 
 
 def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
-    """Raise InputError unless a scene has the model's spacing (5 %), quantity and polarisation.
-
-    A polarisation that one of them does not say counts as the other's.
-    """
+    """Raise InputError unless a scene is of the model's spacing (5 %), quantity, polarisation."""
     spacing, found = known["spacing"], rasters.pixel_size(sar)
     if abs(found / spacing - 1) > SPACING:
         factor, mend = round(spacing / found), "take a scene of the model's resolution"
@@ -248,7 +231,7 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
     product = radiometry.product(scene, sar.tags())
     for what in ("quantity", "polarisation"):
         held, wanted = getattr(product, what), known.get(what, "unknown")
-        if "unknown" not in (held, wanted) and held != wanted:
+        if "unknown" not in (held, wanted) and held != wanted:  # not said: the other's
             fault = f"holds {held}, the model was trained on {wanted}"
             raise InputError(f"{scene}: {fault}; take a scene or a model of the same {what}")
 
@@ -256,12 +239,10 @@ def check_fits(sar: DatasetReader, scene: str, known: dict[str, Any]) -> None:
 def sieved(
     read: Callable[[Window], NDArray[np.uint8]], grid: rasters.Grid, window: Window, least: int
 ) -> NDArray[np.uint8]:
-    """The window of a map whose patches under ``least`` pixels have joined their largest neighbour.
+    """The window (1, rows, width) of a map whose patches under ``least`` pixels have joined another.
 
-    Windows are (1, rows, width). Pixels meet along a side (GDAL's sieve). A patch within no data, or
-    among other small ones alone, stays. A small patch spans fewer than ``least`` rows, so it is read
-    whole with as many above and below; of what it may join no more is seen, and memory is that of
-    these rows.
+    By GDAL's sieve: the largest neighbour along a side; within no data, or among other small ones
+    alone, a patch stays. It spans fewer than ``least`` rows: as many are read above and below.
     """
     top = max(window.row_off - least, 0)
     bottom = min(window.row_off + window.height + least, grid.height)
@@ -269,10 +250,6 @@ def sieved(
     if least > 1:
         classes = features.sieve(classes[0], least, mask=classes[0] > 0)[None]
     return classes[:, window.row_off - top :][:, : window.height]
-
-
-# Of rows of a scene: probabilities (K, rows, width); validity (rows, width) as in BANDS, 255 = no data.
-Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def drawn(strip: Strip, bands: int) -> NDArray[np.uint8]:
@@ -292,11 +269,13 @@ def blended(
 ) -> Iterator[Strip]:
     """Class probabilities of a scene, strip by strip from the north: the weighted mean of all windows.
 
-    What lies beyond the scene's end or holds no data is ``mirrored``. Memory is that of a window's height,
-    whatever the length. Strip number ``begin`` comes first; the next one is read meanwhile.
+    What holds no data is ``mirrored``. Memory is that of a window's height, whatever the length.
+    Strip number ``begin`` comes first; the next one is read meanwhile.
     """
     size, step, rim = laid
-    inner, weight = size - 2 * rim, laid.weights()
+    inner, batch = size - 2 * rim, BATCH[next(model.parameters()).device.type]
+    ramp = 1 + np.minimum(np.arange(inner), np.arange(inner)[::-1]).astype(np.float32)
+    weight = np.outer(ramp, ramp) / ramp.max() ** 2  # of a window: a tent, 1 in the middle
     above = -(-inner // step) - 1  # rows of windows before its own that reach into a strip
     rows = range(max(begin - above, 0), -(-sar.height // step))
     columns = -(-sar.width // step) * step - step + inner
@@ -305,9 +284,12 @@ def blended(
     read = partial(_read, sar, norm, laid)
     with files.prefetch(read, rows) as images:
         for i, (image, seen, validity) in zip(rows, images, strict=True):
-            for left, p in _inside(model, image, seen, laid):
-                sums[:-1, :, left : left + inner] += p * weight
-                sums[-1, :, left : left + inner] += weight
+            for lefts in (seen[j : j + batch] for j in range(0, len(seen), batch)):
+                views = np.stack([image[None, :, left : left + size] for left in lefts])
+                found = probabilities(model, views)[:, :, rim : size - rim, rim : size - rim]
+                for left, p in zip(lefts, found, strict=True):
+                    sums[:-1, :, left : left + inner] += p * weight
+                    sums[-1, :, left : left + inner] += weight
             if i >= begin:
                 done = sums[:, : len(validity), : sar.width]
                 yield done[:-1] / np.maximum(done[-1], np.finfo(np.float32).tiny), validity
@@ -325,53 +307,31 @@ def _read(
 ) -> tuple[NDArray[np.float32], list[int], NDArray[np.uint8]]:
     """What the i-th row of windows sees, normalised; where windows see data; its strip's validity."""
     size, step, rim = laid
-    height, width, (down, right) = sar.height, sar.width, _turned(sar)
+    (height, width), (down, right) = sar.shape, _turned(sar)
     product = radiometry.product(sar.name, sar.tags())
-
-    def turned(read: Any, top: int, bottom: int) -> NDArray[Any]:
-        first = top if down > 0 else height - bottom
-        found: NDArray[Any] = read(window=Window(0, first, width, bottom - top))
-        return found[::down, ::right]
-
     top, done = i * step - rim, min(step, height - i * step)
     first, last = max(top, 0), min(top + size, height)
-    dn = turned(partial(rasters.read_dn, sar), first, last)
+    window = Window(0, first if down > 0 else height - last, width, last - first)
+    dn = rasters.read_dn(sar, window)[::down, ::right]
+    db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
     columns = -(-width // step) * step - step + size
     image = np.full((size, columns), np.nan, np.float32)
-    db = radiometry.dn_to_db(dn, calibration_db=product.calibration_db)
     image[first - top : last - top, rim : rim + width] = (db - norm.mean) / norm.std
     z = image[rim : rim + done, rim : rim + width]
     validity = np.where(np.isnan(z), NO_DATA, np.abs(z) > RANGE).astype(np.uint8)
     if sar.product_mask and product.level in DISTORTED:
-        mask = turned(partial(sar.product_mask.read, 1), i * step, i * step + done)
+        mask = sar.product_mask.read(1, window=window)[::down, ::right][i * step - first :][:done]
         for value, code in DISTORTED[product.level].items():
             validity[(mask == value) & (validity != NO_DATA)] = code
     valid = np.any(np.isfinite(image[rim : size - rim]), axis=0)
     lefts = range(0, columns - size + 1, step)
     seen = [left for left in lefts if valid[left + rim : left + size - rim].any()]
-    if seen:
-        _fill(image[:, seen[0] : seen[-1] + size])
+    if seen:  # mirrored alike, but only about columns that lack data
+        part = image[:, seen[0] : seen[-1] + size]
+        about = ndimage.binary_dilation(np.isnan(part).any(0), iterations=size)
+        for (some,) in ndimage.find_objects(ndimage.label(about)[0]):
+            part[:, some] = mirrored(part[:, some])
     return image, seen, validity
-
-
-def _fill(image: NDArray[np.float32]) -> None:
-    """Fill no data in place: ``mirrored``, only about columns that have some."""
-    about = ndimage.binary_dilation(np.isnan(image).any(0), iterations=len(image))
-    for (part,) in ndimage.find_objects(ndimage.label(about)[0]):
-        image[:, part] = mirrored(image[:, part])
-
-
-def _inside(
-    model: Segmenter, image: NDArray[np.float32], lefts: Sequence[int], laid: Windows
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The first column and the probabilities, but for the rim, of the windows of an image."""
-    size, rim = laid.size, laid.rim
-    batch = BATCH[next(model.parameters()).device.type]
-    for i in range(0, len(lefts), batch):
-        chosen = lefts[i : i + batch]
-        images = np.stack([image[None, :, left : left + size] for left in chosen])
-        found = probabilities(model, images)[:, :, rim : size - rim, rim : size - rim]
-        yield from zip(chosen, found, strict=True)
 
 
 @torch.inference_mode()

@@ -14,15 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sartutorial import profiles
-from sartutorial.learn import datasets, training
-from sartutorial.learn.encoders import (
-    PATCH,
-    STRIDE,
-    Encoder,
-    EncoderConfig,
-    config_of,
-    sincos_positions,
-)
+from sartutorial.learn import datasets, encoders, training
+from sartutorial.learn.encoders import PATCH, STRIDE, Encoder
 from sartutorial.profiles import Profile
 
 Method = Literal["sar-w-simmim", "simmim", "sar-w-mixmae", "mixmae"]
@@ -89,10 +82,11 @@ class SimMIM(nn.Module):
         ``image`` (B, 1, H, W) normalised; ``mask`` (B, H/16, W/16), 1 = masked; ``weight`` as image.
         That the denominator stays without w is our reading.
         """
-        hidden = _enlarged(mask, CELL // PATCH)[..., None]
+        mask = mask[:, None]
+        hidden = functional.interpolate(mask, scale_factor=CELL // PATCH).permute(0, 2, 3, 1)
         tokens = self.encoder.embed(image) * (1 - hidden) + self.mask_token * hidden
         reconstruction = self.decoder(self.encoder.encode(tokens).permute(0, 3, 1, 2))
-        masked = _enlarged(mask, CELL)[:, None]
+        masked = functional.interpolate(mask, scale_factor=CELL)
         error = (image - reconstruction).abs() * masked
         error = error if weight is None else error * weight
         return error.sum() / (masked.sum() + 1e-5), reconstruction
@@ -108,7 +102,7 @@ class MixMAE(nn.Module):
         self.encoder = encoder
         self.mask_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, width), std=0.02))
         self.decoder_embed = nn.Linear(encoder.num_features, width)
-        positions = sincos_positions(width, encoder.config.image_size // STRIDE)
+        positions = encoders.sincos_positions(width, encoder.config.image_size // STRIDE)
         self.register_buffer("decoder_pos_embed", positions)
         layers = [Block(width, heads, qkv_bias=True) for _ in range(blocks)]
         self.decoder_blocks = nn.Sequential(*layers)
@@ -122,7 +116,7 @@ class MixMAE(nn.Module):
         takes the token from the batch's mirror image. (The paper says absolute error; the code squares.)
         """
         tokens = self.encoder.embed(image)
-        mixed = _enlarged(mask[:, 0], STRIDE // PATCH)[..., None]
+        mixed = functional.interpolate(mask, scale_factor=STRIDE // PATCH).permute(0, 2, 3, 1)
         tokens = tokens * (1 - mixed) + tokens.flip(0) * mixed
         latent = self.decoder_embed(self.encoder.encode_mixed(tokens, mask).flatten(1, 2))
         flat = mask.flatten()[None, :, None]
@@ -142,11 +136,7 @@ def patchify(image: Tensor) -> Tensor:
     return functional.pixel_unshuffle(image, STRIDE).flatten(2).transpose(1, 2)
 
 
-def _enlarged(mask: Tensor, factor: int) -> Tensor:
-    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-
-
-def build(method: Method, config: EncoderConfig, profile: Profile) -> SimMIM | MixMAE:
+def build(method: Method, config: encoders.EncoderConfig, profile: Profile) -> SimMIM | MixMAE:
     """The model of a method, with random weights from torch's current seed."""
     encoder = Encoder(config)
     return MixMAE(encoder, *profile.mixmae_decoder) if "mixmae" in method else SimMIM(encoder)
@@ -163,10 +153,9 @@ def draw_mask(model: Any, keys: Tensor) -> Tensor:
 def reconstruction_loss(
     model: Any, batch: dict[str, Tensor], *, domain: Domain | None, norm: datasets.Normalization
 ) -> Tensor:
-    """The loss of a batch: draw the masks, weigh the pixels, reconstruct what is hidden.
+    """The loss of a batch: draw masks by its ``key`` (B, 3), weigh pixels, reconstruct what is hidden.
 
-    ``batch`` holds ``image`` (B, 1, H, W), normalised with ``norm``, and ``key`` (B, 3), int64. The
-    weight measures intensity in ``domain``; None is the plain loss.
+    Its ``image`` (B, 1, H, W) is normalised with ``norm``; without a ``domain`` no pixel is weighed.
     """
     image, weight = batch["image"], None
     if domain:
@@ -213,10 +202,10 @@ def pretrain(
     """
     scale, rows = profiles.get(profile), datasets.selected(patches, "pretrain")
     mixes, weighing = "mixmae" in method, domain if method.startswith("sar-w") else None
-    decay, betas = ("cosine", (0.9, 0.95)) if mixes else ("step", (0.9, 0.999))
-    chosen, more = (epochs, batch, learning_rate), dict(decay=decay, betas=betas, seed=seed)
-    settings = training.settings(scale, "pretrain", len(rows), *chosen, **more)
-    config = config_of(scale, int(rows["size"].iloc[0]), "mixmae" if mixes else "simmim")
+    how: dict[str, Any] = dict(decay="cosine", betas=(0.9, 0.95)) if mixes else dict(decay="step")
+    chosen = epochs, batch, learning_rate
+    settings = training.settings(scale, "pretrain", len(rows), *chosen, seed=seed, **how)
+    config = encoders.config_of(scale, int(rows["size"].iloc[0]), "mixmae" if mixes else "simmim")
     decoder = dict(zip(("width", "blocks", "heads"), scale.mixmae_decoder, strict=True))
     said: dict[str, Any] = {"method": method, "domain": weighing, "encoder": config._asdict()}
     said |= {"decoder": decoder if mixes else None, "data": datasets.fingerprint(rows)}
@@ -225,8 +214,11 @@ def pretrain(
     def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         data = datasets.Patches(patches, rows, seed=seed, labels=False)
         loss = partial(reconstruction_loss, domain=weighing, norm=data.norm)
-        # The whole model is kept, so that its reconstructions can be looked at.
-        return build(method, config, scale), loss, data
+        return (
+            build(method, config, scale),
+            loss,
+            data,
+        )  # all of it is kept, to look at what it sees
 
     file = Path(out) / "encoder.safetensors"
     training.trained(file, run, prepare)

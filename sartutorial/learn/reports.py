@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,16 +23,15 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from scipy import stats
-from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, evaluation, inference, published
 
-if TYPE_CHECKING:
-    from pystac import Item
-
-
 SPARSE = 1000  # a region has at most so many times the pixels of its maps
+EXTENSIONS = [  # of STAC
+    f"https://stac-extensions.github.io/{name}/schema.json" for name in ("sar/v1.0.0", "mlm/v1.4.0")
+]
+TASKS = ["semantic-segmentation"]
 
 
 def mosaic(
@@ -68,7 +67,7 @@ def mosaic(
     inputs = [*paths, *beside]
     with ExitStack() as stack:
         maps = [stack.enter_context(rasters.opened(p, dtype="uint8")) for p in paths]
-        legend, grid = _one_legend(maps), _around(maps)
+        legend, grid = _region(maps)
         sure = [stack.enter_context(rasterio.open(p)) for p in beside]
         for one, other in zip(maps, sure, strict=not by_age):
             grids = map(rasters.grid_of, (one, other))
@@ -87,10 +86,9 @@ def mosaic(
         own = out.with_suffix(inference.BESIDE)
         for file, sources, n in ((out, views, least), (own, doubts, 1)):
             if sources and (whole := stack.enter_context(files.made(file, inputs, how))):
-                read = partial(_chosen, views, ranks, sources)
-                raw = stack.enter_context(inference.cog(whole, file, grid, tags, legend))
-                for window in tqdm([*rasters.row_windows(raw)], "mosaic", disable=not progress):
-                    raw.write(inference.sieved(read, grid, window, n), window=window)
+                chosen = partial(_chosen, views, ranks, sources)
+                read = partial(inference.sieved, chosen, grid, least=n)
+                inference.cog(whole, file, grid, tags, legend, read, progress=progress)
         if by_age:
             own.unlink(missing_ok=True)  # of a region that was joined by confidence
     return out
@@ -98,8 +96,11 @@ def mosaic(
 
 def _parts(mapped: files.Paths, out: Path, by_age: bool) -> tuple[list[str], list[str]]:
     """The maps to join and, unless the newest counts, what lies beside each; whole, all of them."""
-    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
-    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
+    paths = [
+        path
+        for path in files.find_scenes(mapped, "map")
+        if not path.endswith(inference.BESIDE) and Path(path).resolve() != out.resolve()
+    ]
     beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
     for path in [*paths, *beside]:
         try:
@@ -110,37 +111,29 @@ def _parts(mapped: files.Paths, out: Path, by_age: bool) -> tuple[list[str], lis
     return paths, beside
 
 
-def _one_legend(maps: Sequence[DatasetReader]) -> lulc.Legend:
-    legend = rasters.legend_of(maps[0])
+def _region(maps: Sequence[DatasetReader]) -> tuple[lulc.Legend, rasters.Grid]:
+    """The legend that maps share, and the grid of the first, made as large as all of them are."""
+    legend, crs, transform = rasters.legend_of(maps[0]), maps[0].crs, maps[0].transform
+    ends = []
     for one in maps:
         if legend is None or rasters.legend_of(one) != legend:
             raise InputError(f"{one.name}: no map with the legend of {maps[0].name}; leave it out")
-    assert legend
-    return legend
-
-
-def _around(maps: Sequence[DatasetReader]) -> rasters.Grid:
-    """The grid of the first map, made as large as all of them are."""
-    crs, transform = maps[0].crs, maps[0].transform
-    ends = []
-    for one in maps:
         box = array_bounds(one.height, one.width, one.transform)
         west, south, east, north = transform_bounds(one.crs, crs, *box)
         ends += [~transform * at for at in itertools.product((west, east), (south, north))]
+    assert legend
     if np.ptp(ends, axis=0).prod() > SPARSE * sum(one.width * one.height for one in maps):
         said = "hardly a pixel of their region shows a map; check their CRS, or join fewer"
         raise InputError(f"{maps[0].name} and {len(maps) - 1} more lie so far apart that {said}")
     # A thousandth of a pixel is no pixel.
     left, top = np.floor(np.min(ends, axis=0) + 1e-3).astype(int).tolist()
     right, bottom = np.ceil(np.max(ends, axis=0) - 1e-3).astype(int).tolist()
-    return rasters.Grid(crs, transform * Affine.translation(left, top), right - left, bottom - top)
+    at = transform * Affine.translation(left, top)
+    return legend, rasters.Grid(crs, at, right - left, bottom - top)
 
 
 def _chosen(
-    views: Sequence[WarpedVRT],
-    ranks: Sequence[Any],
-    sources: Sequence[WarpedVRT],
-    window: Window,
+    views: Sequence[WarpedVRT], ranks: Sequence[Any], sources: Sequence[WarpedVRT], window: Window
 ) -> NDArray[np.uint8]:
     """What ``sources`` hold (bands, rows, width) of the map that ranks first among those with a class."""
     shape = window.height, window.width
@@ -167,19 +160,16 @@ def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
     Raises:
         InputError: They are not on one grid, or their classes differ.
     """
-    with (
-        rasters.opened(mapped, dtype="uint8") as found,
-        rasters.opened(labels, dtype="uint8") as truth,
-    ):
+    opened = partial(rasters.opened, dtype="uint8")
+    with opened(mapped) as found, opened(labels) as truth:
         known = rasters.legend_of(truth) or lulc.HR_LULC
         shown = rasters.legend_of(found) or known.for_maps
         if not rasters.same_grid(rasters.grid_of(found), rasters.grid_of(truth)):
             raise InputError(f"{mapped}: not on the grid of {labels}; label the scene of the map")
         if shown.names != known.names:
-            raise InputError(
-                f"{mapped}: its classes are {', '.join(shown.names)}, those of {labels} "
-                f"{', '.join(known.names)}; label the scene with the model's legend"
-            )
+            ours, others = ", ".join(shown.names), ", ".join(known.names)
+            fault = f"its classes are {ours}, those of {labels} {others}"
+            raise InputError(f"{mapped}: {fault}; label the scene with the model's legend")
         k = len(known.names)
         confusion = np.zeros((k, k), dtype=np.int64)
         for window in rasters.row_windows(found):
@@ -200,10 +190,9 @@ def estimate_areas(
 ) -> pd.DataFrame:
     """Accuracy and area by class from a sample that was drawn class by class of a map.
 
-    The estimator and its interval are the recommended ones (Olofsson et al. 2014,
-    https://doi.org/10.1016/j.rse.2014.02.015). That interval is an approximation, too narrow where a
-    sample holds few errors. The exact one beside it (ours) adds up Clopper and Pearson's of every
-    mapped class, each at a level such that all hold together: it is wide, and keeps its word.
+    By Olofsson et al. 2014 (https://doi.org/10.1016/j.rse.2014.02.015), whose interval is too narrow
+    where a sample holds few errors. The exact one (ours) adds up Clopper and Pearson's: it keeps its
+    word, and is wide.
 
     Args:
         sample: Sampled pixels (K, K): rows the class in the map, columns the true one.
@@ -213,10 +202,9 @@ def estimate_areas(
         level: How often an interval shall hold the true area.
 
     Returns:
-        A row a class, and columns: sampled (in that class of the map), mapped, area, low, high,
-        exact_low, exact_high, user (users' accuracy, of what the map calls so), user_se, producer
-        (producers', of what is so), producer_se. ``attrs["overall"]`` is the overall accuracy and its
-        standard error.
+        A row a class: sampled (in it on the map), mapped, area, low, high, exact_low, exact_high, user
+        (accuracy of what the map calls so), user_se (its standard error), producer (accuracy of what
+        is so), producer_se. ``attrs["overall"]`` holds the overall accuracy and its standard error.
 
     Raises:
         InputError: Shapes do not fit, or fewer than two pixels were sampled of a class in the map.
@@ -224,58 +212,34 @@ def estimate_areas(
     n, mapped, k = np.asarray(sample), np.asarray(mapped), len(names)
     if n.shape != (k, k) or mapped.shape != (k,):
         raise InputError(f"sample {n.shape}, mapped {mapped.shape}: expected {k} classes, as named")
-    drawn, there = n.sum(1), mapped > 0
-    if few := [name for name, one, m in zip(names, drawn, there, strict=True) if m and one < 2]:
+    if few := [name for name, one, m in zip(names, n.sum(1), mapped, strict=True) if m and one < 2]:
         raise InputError(f"fewer than two pixels are sampled of {', '.join(few)}; sample more")
-    weight = mapped / mapped.sum()
-    drawn = np.maximum(drawn, 2)  # classes without a pixel have no weight
-    share = n / drawn[:, None]
-    variance = share * (1 - share) / (drawn - 1)[:, None]  # of each share
+    weight, drawn = mapped / mapped.sum(), np.maximum(n.sum(1), 2)[:, None]  # 0: has no weight
+    share = n / drawn
+    spread = share * (1 - share) / (drawn - 1) * weight[:, None] ** 2  # variance
     p = weight[:, None] * share
     true, total = p.sum(0), mapped.sum() * pixel
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt((weight[:, None] ** 2 * variance).sum(0))
-    low, high = _clopper_pearson(n, drawn[:, None], (1 - level) / 2 / there.sum())
-    table = pd.DataFrame(
-        {
-            "sampled": n.sum(1),
-            "mapped": mapped * pixel,
-            "area": true * total,
-            "low": np.maximum(true - half, 0) * total,
-            "high": np.minimum(true + half, 1) * total,
-            "exact_low": weight @ low * total,
-            "exact_high": weight @ high * total,
-            **_accuracies(share, variance, weight),
-        },
-        index=pd.Index(names, name="class"),
-    )
-    table.attrs["overall"] = float(np.trace(p)), float(np.sqrt(weight**2 @ np.diag(variance)))
-    return table
-
-
-def _accuracies(
-    share: NDArray[np.float64], variance: NDArray[np.float64], weight: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Users' and producers' accuracies, NaN where a class is not, and their standard errors."""
-    true = weight @ share
-    with np.errstate(invalid="ignore", divide="ignore"):
-        there, producer = weight / weight, weight * np.diag(share) / true
-        own = (weight * (1 - producer)) ** 2 * np.diag(variance)
-        other = weight[:, None] ** 2 * variance * (1 - np.eye(len(weight)))
-        return {
-            "user": np.diag(share) * there,
-            "user_se": np.sqrt(np.diag(variance)) * there,
-            "producer": producer,
-            "producer_se": np.sqrt(own + producer**2 * other.sum(0)) / true,
-        }
-
-
-def _clopper_pearson(
-    n: NDArray[np.integer], of: NDArray[np.integer], tail: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exact bounds of shares of which ``n`` out of ``of`` were seen, missed by ``tail`` on each side."""
-    low = np.nan_to_num(stats.beta.ppf(tail, n, of - n + 1))
-    high = np.nan_to_num(stats.beta.ppf(1 - tail, n + 1, of - n), nan=1.0)
-    return low, high
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(spread.sum(0))
+    tail = (1 - level) / 2 / (mapped > 0).sum()  # Clopper and Pearson's: all shall hold together
+    low = np.nan_to_num(stats.beta.ppf(tail, n, drawn - n + 1))
+    high = np.nan_to_num(stats.beta.ppf(1 - tail, n + 1, drawn - n), nan=1.0)
+    with np.errstate(invalid="ignore"):  # NaN for what is not in the map, or not at all
+        user, producer = np.where(weight > 0, np.diag(share), np.nan), np.diag(p) / true
+        user_se = np.sqrt(np.diag(spread)) / weight
+        producer_se = np.sqrt((spread * (np.eye(k) - producer) ** 2).sum(0)) / true
+    table = {
+        "sampled": n.sum(1),
+        "mapped": mapped * pixel,
+        "area": true * total,
+        "low": np.maximum(true - half, 0) * total,
+        "high": np.minimum(true + half, 1) * total,
+        "exact_low": weight @ low * total,
+        "exact_high": weight @ high * total,
+    }
+    table |= dict(user=user, user_se=user_se, producer=producer, producer_se=producer_se)
+    frame = pd.DataFrame(table, index=pd.Index(names, name="class"))
+    frame.attrs["overall"] = float(np.trace(p)), float(np.sqrt(np.trace(spread)))
+    return frame
 
 
 def describe_map(
@@ -303,8 +267,8 @@ def describe_map(
     network, known = published.load_model(model)
     with rasters.opened(mapped, dtype="uint8") as file:
         grid, tags, legend = rasters.grid_of(file), file.tags(), rasters.legend_of(file)
-    ours = legend and legend.names == lulc.Legend.from_dict(known["legend"]).names
-    if legend is None or not ours or "SCENE" not in tags:
+    ours = lulc.Legend.from_dict(known["legend"]).names
+    if legend is None or legend.names != ours or "SCENE" not in tags:
         raise InputError(f"{mapped}: not a map of {model}; name the model that it was made with")
     about = {
         "map": mapped.name,
@@ -321,14 +285,11 @@ def describe_map(
     }
     if "published" in known:
         about["note"] = published.ALOS_2
-    spans = [_span(scene, date) for scene in tags["SCENE"].split(", ")]  # of a region several
-    when = min(first for first, _ in spans), max(last for _, last in spans)
-    card = mapped.with_suffix(".md")
-    with files.atomic_write(card) as partial:
-        partial.write_text(_card(about, legend, mapped, labels), encoding="utf-8")
-    item = _item(mapped, grid, tags, known, about, legend, when)
+    item = _item(mapped, grid, tags, known, about, legend, date)
+    with files.atomic_write(mapped.with_suffix(".md")) as card:
+        card.write_text(_card(about, legend, mapped, labels), encoding="utf-8")
     out = mapped.with_suffix(".stac.json")  # not .json: that may be a model's description
-    checkpoints.write_json(item.to_dict(include_self_link=False), out)
+    checkpoints.write_json(item, out)
     return out
 
 
@@ -337,7 +298,6 @@ def _span(scene: str, date: str | None) -> tuple[datetime.datetime, datetime.dat
     day = re.search(r"-(\d{6})-[A-Z]{3}", scene)
     year = re.match(r"[NS]\d\d[EW]\d{3}_(\d\d)_", scene)
     words, form = (date, "%Y-%m-%d") if date else (day and day[1], "%y%m%d")
-    utc = partial(datetime.datetime, tzinfo=datetime.UTC)
     if words:
         try:
             when = datetime.datetime.strptime(words, form).replace(tzinfo=datetime.UTC)
@@ -346,7 +306,8 @@ def _span(scene: str, date: str | None) -> tuple[datetime.datetime, datetime.dat
         return when, when
     if not year:
         raise InputError(f"{scene}: its name holds no date; give one, as date='2022-11-19'")
-    return utc(2000 + int(year[1]), 1, 1), utc(2000 + int(year[1]), 12, 31, 23, 59, 59)
+    utc = partial(datetime.datetime, 2000 + int(year[1]), tzinfo=datetime.UTC)
+    return utc(1, 1), utc(12, 31, 23, 59, 59)
 
 
 def _card(
@@ -372,72 +333,55 @@ def _item(
     known: Mapping[str, Any],
     about: Mapping[str, Any],
     legend: lulc.Legend,
-    when: tuple[datetime.datetime, datetime.datetime],
-) -> Item:
+    date: str | None,
+) -> dict[str, Any]:
+    """A map's STAC item, with what the extensions for SAR and for models that learn ask for."""
     import pystac
-    from pystac.extensions import sar
 
-    boxes = rasters.bounds_of(grid)
-    rings = [[[[w, s], [e, s], [e, n], [w, n], [w, s]]] for w, s, e, n in boxes]
-    place: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}
-    if len(rings) == 1:
-        place = {"type": "Polygon", "coordinates": rings[0]}
-    mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
-    box = [boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]]
-    properties = {"license": "other", "sartutorial:about": dict(about)}
-    first, last = when
+    scenes, boxes = tags["SCENE"].split(", "), rasters.bounds_of(grid)  # of a region several
+    rings: list[Any] = [[[[w, s], [e, s], [e, n], [w, n], [w, s]]] for w, s, e, n in boxes]
+    kind, rings = ("Polygon", rings[0]) if len(rings) == 1 else ("MultiPolygon", rings)
+    place, box = {"type": kind, "coordinates": rings}, [*boxes[0][:2], boxes[-1][2], boxes[0][3]]
+    spans = [_span(scene, date) for scene in scenes]
+    first, last = min(first for first, _ in spans), max(last for _, last in spans)
     day, *ends = (first, None, None) if first == last else (None, first, last)
-    item = pystac.Item(mapped.stem, place, box, day, properties, *ends)
-    said = tags.get("POLARISATION", known.get("polarisation", "unknown"))
-    product = radiometry.product(tags["SCENE"].split(", ")[0], tags)
-    sar.SarExtension.ext(item, add_if_missing=True).apply(
-        mode[1] if mode else "unknown",
-        sar.FrequencyBand.L,
-        [sar.Polarization(said)] if said in ("HH", "HV", "VH", "VV") else [],
-        product.level,
-        observation_direction=sar.ObservationDirection.RIGHT,
-    )
-    _say_model(item, known, about, legend, said)
-    beside = mapped.with_suffix(inference.BESIDE)
-    for name, path, kind in (
-        ("map", mapped, pystac.MediaType.COG),
-        ("confidence", beside, pystac.MediaType.COG),
-        ("card", mapped.with_suffix(".md"), "text/markdown"),
-    ):
-        if path.exists():
-            item.add_asset(name, pystac.Asset(path.name, media_type=kind, roles=["data"]))
-    return item
-
-
-def _say_model(
-    item: Item,
-    known: Mapping[str, Any],
-    about: Mapping[str, Any],
-    legend: lulc.Legend,
-    band: str,
-) -> None:
-    from pystac.extensions import classification, mlm, raster
-
+    said = {"license": "other", "sartutorial:about": about}
+    item = pystac.Item(mapped.stem, place, box, day, said, *ends)
+    item.stac_extensions = EXTENSIONS
+    mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
+    band = tags.get("POLARISATION", known.get("polarisation", "unknown"))
     side, norm = known["encoder"]["image_size"], known["normalization"]
-    form, last = raster.DataType.FLOAT32, ["height", "width"]
-    scaling = mlm.ValueScaling.create(
-        mlm.ValueScalingType.Z_SCORE, mean=norm["mean"], stddev=norm["std"]
-    )
-    shape = mlm.InputStructure.create([-1, 1, side, side], ["batch", "channel", *last], form)
-    classes = [
-        classification.Classification.create(c.id, name=re.sub(r"\W+", "-", c.name), title=c.name)
-        for c in legend.classes
+    axes, form, count = ["height", "width"], "float32", len(legend.classes)
+    image = dict(shape=[-1, 1, side, side], dim_order=["batch", "channel", *axes], data_type=form)
+    shown = dict(shape=[-1, count, side, side], dim_order=["batch", "class", *axes], data_type=form)
+    scaling = {"type": "z-score", "mean": norm["mean"], "stddev": norm["std"]}
+    taken: dict[str, Any] = dict(name=f"{known.get('quantity', 'backscatter')} in dB", bands=[band])
+    taken |= dict(input=image, value_scaling=scaling)
+    given: dict[str, Any] = dict(name="classes", tasks=TASKS, result=shown)
+    given["classification:classes"] = [
+        dict(value=c.id, name=re.sub(r"\W+", "-", c.name), title=c.name) for c in legend.classes
     ]
-    shown = [-1, len(classes), side, side], ["batch", "class", *last]
-    result = mlm.ResultStructure.create(*shown, form)
-    tasks = [mlm.TaskType.SEMANTIC_SEGMENTATION]
-    what = f"{known.get('quantity', 'backscatter')} in dB"
-    mlm.MLMExtension.ext(item, add_if_missing=True).apply(
-        about["model"],
-        "Swin Transformer, UPerNet",
-        tasks,
-        [mlm.ModelInput.create(what, [band], shape, value_scaling=scaling)],
-        [mlm.ModelOutput.create("classes", tasks, result, classes=classes)],
-        framework="pytorch",
-        total_parameters=about["parameters"],
-    )
+    item.properties |= {
+        "sar:instrument_mode": mode[1] if mode else "unknown",
+        "sar:frequency_band": "L",
+        "sar:polarizations": [band] if band in ("HH", "HV", "VH", "VV") else [],
+        "sar:product_type": radiometry.product(scenes[0], tags).level,
+        "sar:observation_direction": "right",
+        "mlm:name": about["model"],
+        "mlm:architecture": "Swin Transformer, UPerNet",
+        "mlm:tasks": TASKS,
+        "mlm:input": [taken | dict(resize_type=None, pre_processing_function=None)],
+        "mlm:output": [given],
+        "mlm:framework": "pytorch",
+        "mlm:total_parameters": about["parameters"],
+        "mlm:pretrained_source": None,
+        "mlm:accelerator": None,
+    }
+    for name, end in (("map", mapped.suffix), ("confidence", inference.BESIDE), ("card", ".md")):
+        path, kind = (
+            mapped.with_suffix(end),
+            "text/markdown" if end == ".md" else pystac.MediaType.COG,
+        )
+        if path.exists() or end == ".md":  # which is written next
+            item.add_asset(name, pystac.Asset(path.name, media_type=kind, roles=["data"]))
+    return item.to_dict(include_self_link=False)
