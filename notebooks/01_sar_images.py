@@ -105,7 +105,7 @@ tutorial.show_source(radiometry.lookup_table)
 # %%
 with rasters.opened(scenes[0]) as scene:
     print(
-        f"{scene.width} x {scene.height} pixels of {rasters.pixel_size(scene):.2f} m, {scene.crs}"
+        f"{scene.width} x {scene.height} pixels of {st.pixel_size(scene):.2f} m, {scene.crs}"
     )
     print(f"declared nodata {scene.nodata}, simulated: {scene.tags()['SIMULATED']}")
     grid = rasters.grid_of(scene)

@@ -72,7 +72,7 @@ def db(z):
 # **Paper:** hidden regions are "zeroed"; the **code** puts a learnt *{term}`mask token`* in their place.
 
 # %%
-data = datasets.Patches(folder, rows, norm)
+data = st.Patches(folder, rows, norm)
 ids = [f"n_{i}" for i in st.HR_LULC.ids]
 counts = rows[ids].to_numpy()
 first = int((counts > 200).sum(axis=1).argmax())  # the patch of most classes
@@ -168,7 +168,7 @@ with torch.inference_mode():
     origin = torch.from_numpy(enlarged(shared[0, 0], STRIDE // PATCH))[..., None]
     expected = torch.where(origin, tokens[1:], tokens[:1])
     assert torch.allclose(embed(mixed), expected, atol=1e-5)
-tutorial.show_source(pretraining.MixMAE.forward)
+tutorial.show_source(st.MixMAE.forward)
 
 # %% [markdown]
 # The assertion says: mixing tokens is mixing pixels, because a token sees its own 4 × 4 pixels only and the mask never cuts one.
@@ -399,7 +399,7 @@ print(f"{number / 1e6:.1f} million parameters; authors: Swin-B, 256 px")
 # In code it is one screen:
 
 # %%
-tutorial.show_source(pretraining.SimMIM)
+tutorial.show_source(st.SimMIM)
 
 # %% [markdown]
 # The loss is SimMIM's, with the weight put in and its denominator kept (**ours**, in parallel to the code of SAR-W-MixMAE):
@@ -439,7 +439,7 @@ assert np.mean(losses[-5:]) < np.mean(losses[:5])
 #
 # Everything that trains in this book goes through one such loop. It adds what a long run needs: a rate of learning that rises from nearly nothing in the first epochs, the {term}`warm-up`, since the first gradients of random weights point nowhere in particular, and then falls along a cosine; after each {term}`epoch` (one pass over all patches) the state is written down, so that a run that was stopped goes on where it was; and Lightning's Fabric shares the work among devices.
 
-# %% tags=["hide-output"]
+# %%
 tutorial.show_source(training.fit)
 
 # %% [markdown]
@@ -451,7 +451,7 @@ tutorial.show_source(training.fit)
 print(f"{profile.pretrain_epochs} epochs, {profile.pretrain_warmup} of warm-up,")
 print(f"batches of {profile.pretrain_batch}")
 file = tutorial.encoder()
-state, description = checkpoints.load(file)
+description = st.load_encoder(file).description
 history = description["history"]
 assert np.isfinite(history).all() and history[-1] < history[0]  # it learns
 
@@ -465,7 +465,7 @@ assert np.isfinite(history).all() and history[-1] < history[0]  # it learns
 def held_out(split):
     """The patches of a split, their masks, and where these hide pixels."""
     rows = datasets.selected(folder, "finetune", split)
-    patches = datasets.Patches(folder, rows, norm)
+    patches = st.Patches(folder, rows, norm)
     images = torch.stack([patches[i]["image"] for i in range(len(patches))])
     keys = torch.tensor([[1, 0, i] for i in range(len(patches))])  # training has seed 0
     masks = pretraining.mask_cells(cells, MASK_RATIO["simmim"], keys)

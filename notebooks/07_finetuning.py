@@ -181,7 +181,7 @@ def noted(name):
 
 hooks = [part.register_forward_hook(noted(name)) for name, part in parts.items()]
 with torch.inference_mode():
-    taps = model.encoder.taps(image, merged=model.config.merged_taps)
+    taps = model.encoder.feature_pyramid(image, merged=model.config.merged_taps)
     logits = model(image)
 for hook in hooks:
     hook.remove()
@@ -344,7 +344,7 @@ def coloured(x, basis):
 
 piece_images = (piece_db - norm.mean) / norm.std
 with torch.inference_mode():
-    taps = model.encoder.taps(piece_images, merged=model.config.merged_taps)
+    taps = model.encoder.feature_pyramid(piece_images, merged=model.config.merged_taps)
 fig, axes = plt.subplots(1, 5, figsize=(13, 3), layout="constrained")
 st.show_backscatter(mosaic(piece_db[:, 0]), axes[0], "σ⁰")
 for i, (ax, tap) in enumerate(zip(axes[1:], taps, strict=True), 1):
@@ -569,7 +569,7 @@ def fit(network, data, batch, rates):
 
 
 # %%
-data = datasets.Patches(folder, train, norm)
+data = st.Patches(folder, train, norm)
 torch.manual_seed(0)
 fresh = segmentation.Decoder(**about["decoder"])
 trial = st.Segmenter(copy.deepcopy(encoder), fresh).train()
@@ -724,7 +724,9 @@ torch.manual_seed(0)
 encoders = {"random": Encoder(encoder.config).eval(), "pretrained": encoder}
 encoders["fine-tuned"] = model.encoder
 with torch.inference_mode():
-    second = {k: e.taps(piece_images, merged=False)[1] for k, e in encoders.items()}
+    second = {
+        k: e.feature_pyramid(piece_images, merged=False)[1] for k, e in encoders.items()
+    }
 # Each encoder's channels at mean 0 and spread 1, or the axes would only tell the two apart.
 second = {
     k: (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
@@ -751,7 +753,7 @@ plt.show()
 def maps_of(encoder, images):
     """The four maps of an encoder, each at 1/4 of the image: (B, H/4, W/4, channels)."""
     with torch.inference_mode():
-        taps = encoder.taps(images, merged=False)
+        taps = encoder.feature_pyramid(images, merged=False)
     side = taps[0].shape[-1]
     return torch.cat([segmentation.resized(t, side) for t in taps], 1).movedim(1, -1)
 
@@ -759,7 +761,7 @@ def maps_of(encoder, images):
 def tokens(look, rows, every):
     """What ``look`` says of every n-th token (P, T, C) of patches, and its class (P, T)."""
     x, y = [], []
-    for batch in datasets.loader(datasets.Patches(folder, rows, norm), 8):
+    for batch in datasets.loader(st.Patches(folder, rows, norm), 8):
         cells = batch["label"].unfold(1, 4, 4).unfold(2, 4, 4).flatten(3)
         x.append(look(batch["image"]).flatten(1, 2)[:, ::every])
         y.append(cells.mode(3).values.flatten(1)[:, ::every])
@@ -843,14 +845,14 @@ assert few_steps < steps
 torch.manual_seed(few_run.seed)
 encoder.requires_grad_(False)
 frozen = st.Segmenter(encoder, fresh).train()
-data = datasets.Patches(folder, tenth, norm)
+data = st.Patches(folder, tenth, norm)
 weights = few_about["class_weights"]  # rarity is counted in what is labelled
 objective = partial(segmentation.segmentation_loss, loss=about["loss"], weights=weights)
 at = [i * few_run.epochs / few_steps for i in range(few_steps)]  # in epochs
 rates = [few_run.learning_rate * training.lr_factor(e, few_run) for e in at]
 frozen_loss = fit(frozen, data, few_run.batch, rates)
 assert np.mean(frozen_loss[-9:]) < np.mean(frozen_loss[:9])
-batches = datasets.loader(datasets.Patches(folder, few, norm), few_run.batch)
+batches = datasets.loader(st.Patches(folder, few, norm), few_run.batch)
 with torch.inference_mode():
     frozen.temperature = evaluation.fitted_temperature(frozen.eval(), batches)
 

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from threading import Timer, get_ident
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 __version__ = "0.2.0"
 
@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "radiometry": ["to_db", "to_power", "dn_to_db", "db_to_dn"],
     "lulc": ["Legend", "legend", "HR_LULC", "WORLDCOVER"],
-    "files": ["find_scenes", "atomic_write", "up_to_date", "map_scenes"],
+    "files": ["find_scenes", "atomic_write", "made", "up_to_date", "map_scenes"],
     "rasters": ["read_db", "read_classes", "pixel_size"],
     "downsampling": ["downsample", "block_mean"],
     "labels": ["label"],
@@ -24,6 +24,7 @@ _HOMES = {
     "world.simulate": ["simulate"],
     "learn.datasets": ["Patches"],
     "learn.encoders": ["Encoder"],
+    "learn.training": ["Hardware"],
     "learn.pretraining": ["pretrain", "intensity_weight", "SimMIM", "MixMAE"],
     "learn.segmentation": ["Segmenter"],
     "learn.finetuning": ["finetune"],
@@ -47,6 +48,12 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # A loader's worker process sends its error home as the text of a traceback: keep its end.
         super().__init__(message.rpartition("sartutorial.InputError: ")[2].rstrip())
+
+
+def check_word(name: str, value: str, kind: Any) -> None:
+    """Raise InputError unless ``value`` is one of the words of ``kind``, a Literal."""
+    if value not in get_args(kind):
+        raise InputError(f"{name} {value!r}: must be one of {', '.join(get_args(kind))}")
 
 
 def __getattr__(name: str) -> Any:

@@ -109,7 +109,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments, **options, **shown)
 
     parameters += inspect.signature(_every, eval_str=True).parameters.values()
-    command.__doc__ = function.__doc__
+    command.__doc__ = _renamed(function.__doc__ or "")
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
@@ -128,7 +128,13 @@ def _docstring(name: str) -> str:
     source = Path(__file__).parent / f"{sartutorial._HOME[name].replace('.', '/')}.py"
     text = source.read_text(encoding="utf-8")
     found = re.search(rf'^def {name}\(.*?^    """(.*?)"""', text, re.DOTALL | re.MULTILINE)
-    return inspect.cleandoc(found[1]) if found else ""
+    return inspect.cleandoc(_renamed(found[1])) if found else ""
+
+
+def _renamed(docstring: str) -> str:
+    for name, function in COMMANDS.items():
+        docstring = docstring.replace(f"``{function}``", f"``{name}``")
+    return docstring
 
 
 def _read(file: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -140,6 +146,8 @@ def _read(file: str) -> tuple[str, dict[str, dict[str, Any]]]:
             name.replace("_", "-"): {str(k): v for k, v in (options or {}).items() if v is not None}
             for name, options in sections.items()
         }
+    except OSError as error:
+        raise files.unreadable(file, error, "recipe") from error
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     except (AttributeError, TypeError) as error:

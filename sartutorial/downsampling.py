@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, files, radiometry, rasters
+from sartutorial import InputError, check_word, files, radiometry, rasters
 
 Average = Literal["power", "amplitude"]
 
@@ -44,6 +44,7 @@ def block_mean(
         uint16 of shape (ceil(H / factor), ceil(W / factor)), 0 = no data.
     """
     _check(factor, average)
+    radiometry.check_dn(dn)
     height, width = dn.shape
     out = np.empty((math.ceil(height / factor), math.ceil(width / factor)), np.uint16)
     for top in range(0, len(out), PIECE):
@@ -112,17 +113,16 @@ def downsample(
 
 
 def _check(factor: int, average: str) -> None:
-    if factor < 1:
-        raise InputError(f"factor {factor}: must be 1 or more")
-    if average not in get_args(Average):
-        raise InputError(f"average {average}: must be one of {', '.join(get_args(Average))}")
+    if factor < 1 or factor % 1:
+        raise InputError(f"factor {factor}: must be a whole number from 1")
+    check_word("average", average, Average)
 
 
 def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool) -> Path:
     mask, factor = rasters.mask_of(scene), how["factor"]
     with rasters.opened(scene) as source:
         product = radiometry.product(scene, source.tags(), how["quantity"])
-        with files.made(out, [scene, *filter(None, [mask])], how) as made:
+        with files.made(out, rasters.parts_of(scene), how) as made:
             if made is None:
                 return out
             tags = source.tags() | {

@@ -66,7 +66,7 @@ def find_scenes(
         InputError: A path cannot be read, a folder holds no raster, or two rasters share a name.
     """
     found: list[str] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
+    for path in several(paths):
         inside = [str(path)]
         if not is_virtual(path):
             try:
@@ -89,6 +89,11 @@ def find_scenes(
         if vrt := shown.get(os.path.realpath(path)):
             raise InputError(f"{vrt} and {path}: the one shows the other; name one of them")
     return found
+
+
+def several(paths: Paths) -> Sequence[str | Path]:
+    """One path or several, as several."""
+    return [paths] if isinstance(paths, str | Path) else paths
 
 
 def unreadable(path: str | Path, error: OSError, what: str = "file") -> InputError:
@@ -167,7 +172,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Raises OSError, naming ``path``, if it cannot be written.
     """
     path, here = Path(path), socket.gethostname()
-    notes = path.parent / NOTES
+    notes = path.parent / NOTES if path.parent.name != NOTES else path.parent
     partial = notes / f"{here}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}"
     try:
         notes.mkdir(parents=True, exist_ok=True)
@@ -204,9 +209,7 @@ def locked(out: str | Path) -> Iterator[None]:
         yield
 
 
-def up_to_date(
-    out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
-) -> bool:
+def up_to_date(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) -> bool:
     """Whether ``out`` was made from the same inputs, with the same parameters, by this version.
 
     Args:
@@ -219,7 +222,7 @@ def up_to_date(
         InputError: ``out`` is one of its inputs, or an input is missing.
     """
     out = Path(out)
-    if any(on_disk(i).resolve() == out.resolve() for i in inputs):
+    if any(on_disk(i).resolve() == out.resolve() for i in several(inputs)):
         raise InputError(f"{out}: would overwrite its own source; take another --out")
     try:
         noted = json.loads(_sidecar(out).read_text())
@@ -236,9 +239,7 @@ def up_to_date(
 
 
 @contextmanager
-def made(
-    out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]
-) -> Iterator[Path | None]:
+def made(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) -> Iterator[Path | None]:
     """Yield a file to write that becomes ``out``, or None if it is up to date, now or after a wait."""
     out = Path(out)
     if up_to_date(out, inputs, parameters):
@@ -256,7 +257,7 @@ def made(
             _note(out, before)
 
 
-def record(out: str | Path, inputs: Sequence[str | Path], parameters: Mapping[str, Any]) -> None:
+def record(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) -> None:
     """Note what ``out``, which is there, is made from, for ``up_to_date``."""
     _note(Path(out), _described(inputs, parameters))
 
@@ -275,7 +276,7 @@ def _known(noted: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def _described(
-    inputs: Sequence[str | Path], parameters: Mapping[str, Any], known: Mapping[Any, Any] = {}
+    inputs: Paths, parameters: Mapping[str, Any], known: Mapping[Any, Any] = {}
 ) -> dict[str, Any]:
     """What a product is made from: inputs by name and content, read unless ``known`` by their state."""
     found, states = [], []
@@ -292,10 +293,10 @@ def _described(
     return dict(version=version, parameters=plain, inputs=found, states=states)
 
 
-def _parts(inputs: Iterable[str | Path]) -> list[tuple[str, Path | None]]:
+def _parts(inputs: Paths) -> list[tuple[str, Path | None]]:
     """Every file that inputs read, by name: also what lies beside them or what a VRT points to."""
     parts: list[tuple[str, Path | None]] = []
-    for i in inputs:
+    for i in several(inputs):
         file = on_disk(i)
         if is_virtual(i) and not file.is_file():
             parts.append((str(i).partition("?")[0], None))  # a query may hold a key that expires
@@ -312,7 +313,9 @@ def _shown(file: Path) -> list[Path]:
     """The files that a VRT shows."""
     if file.suffix.lower() != ".vrt" or not file.is_file():
         return []
-    names = re.findall(r"<SourceFilename[^>]*>([^<]+)<", file.read_text(errors="replace"))
+    names = re.findall(
+        r"<Source(?:Filename|Dataset)[^>]*>([^<]+)<", file.read_text(errors="replace")
+    )
     return sorted({p for n in names if (p := file.parent / n).is_file()})  # n may be absolute
 
 
@@ -327,7 +330,7 @@ def _content(file: Path) -> int:
 
 def map_scenes(
     work: Callable[[str], T],
-    scenes: Sequence[str | Path],
+    scenes: Paths,
     *,
     name: str,
     workers: int = 1,
@@ -338,7 +341,7 @@ def map_scenes(
 
     Args:
         work: Takes a scene's path. For other processes it must be picklable, with absolute paths.
-        scenes: Paths or URLs.
+        scenes: Paths or URLs; or one, or a folder of them.
         name: What the work is called, for the bar.
         workers: How many scenes at a time, each in a process of its own; 1 works in this process.
         scheduler: The address of a dask scheduler, whose workers see the same files and know this package.
@@ -349,6 +352,7 @@ def map_scenes(
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
+    scenes = find_scenes(scenes) if isinstance(scenes, str | Path) else scenes
     names = [str(s) if is_virtual(s) or not scheduler else os.path.abspath(s) for s in scenes]
     with closing(_each(work, names, min(workers, len(names)), scheduler)) as done:
         found = dict(tqdm(done, name, len(names), unit="scene", disable=not progress))

@@ -86,7 +86,8 @@ def _label(
         if absent and progress:  # no fault: seas without land have no tile
             note = f"{scene}: partly beyond the land-cover tiles; {absent} would help"
             tqdm.write(note, file=sys.stderr)
-        made = stack.enter_context(files.made(out, [scene, *chosen], {"legend": legend.to_dict()}))
+        inputs = [*rasters.parts_of(scene), *chosen]
+        made = stack.enter_context(files.made(out, inputs, {"legend": legend.to_dict()}))
         if made is None:
             return out
         tags = {

@@ -212,7 +212,7 @@ def legend(of: str | Path | Legend) -> Legend:
     """
     if isinstance(of, Legend):
         return of
-    if known := {"hr-lulc": HR_LULC, "worldcover": WORLDCOVER}.get(str(of)):
+    if known := {"hr-lulc": HR_LULC, "worldcover": WORLDCOVER}.get(str(of).lower()):
         return known
     path = Path(of)
     try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.warp import calculate_default_transform, reproject, transform
 
-from sartutorial import lulc, rasters
+from sartutorial import files, lulc, rasters
 
 if TYPE_CHECKING:
     import folium
@@ -81,35 +81,36 @@ swipe();
 
 
 def show_backscatter(
-    db: rasters.View | NDArray[np.floating], ax: Axes | None = None, title: str = ""
+    db: rasters.View | NDArray[np.floating] | str | Path, ax: Axes | None = None, title: str = ""
 ) -> AxesImage:
     """Draw backscatter in grey, from -25 to 0 dB; no data is left transparent.
 
     Args:
-        db: What ``read_db`` returned, or an array of dB (H, W), NaN = no data.
+        db: A scene, what ``read_db`` returned, or an array of dB (H, W), NaN = no data.
         ax: Where to draw; default a figure of its own.
         title: Above the picture.
 
     Returns:
         The image, for a colour bar.
     """
+    db = rasters.read_db(db, max_size=SIDE) if isinstance(db, str | Path) else db
     array = db.db if isinstance(db, rasters.View) else db
     low, high = DB_RANGE
     return _axes(ax, title).imshow(array, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
 
 
 def show_classes(
-    classes: rasters.Classes | NDArray[np.integer],
+    classes: rasters.Classes | NDArray[np.integer] | str | Path,
     ax: Axes | None = None,
     title: str = "",
     *,
-    legend: str | Path | lulc.Legend = lulc.HR_LULC,
+    legend: str | Path | lulc.Legend = "hr-lulc",
     training: bool = False,
 ) -> AxesImage:
     """Draw land cover in the colours of its legend, some hatched; what is no class is transparent.
 
     Args:
-        classes: What ``read_classes`` returned, which knows its legend, or an array of ids (H, W).
+        classes: A raster, what ``read_classes`` returned, which knows its legend, or ids (H, W).
         ax: Where to draw; default a figure of its own.
         title: Above the picture.
         legend: Of an array.
@@ -118,6 +119,8 @@ def show_classes(
     Returns:
         The image.
     """
+    if isinstance(classes, str | Path):
+        classes = rasters.read_classes(classes, max_size=SIDE)
     if isinstance(classes, rasters.Classes):
         return show_classes(classes.ids, ax, title, legend=classes.legend)
     of = lulc.legend(legend).for_maps if training else lulc.legend(legend)
@@ -131,7 +134,7 @@ def show_classes(
 
 
 def show_legend(
-    legend: str | Path | lulc.Legend = lulc.HR_LULC,
+    legend: str | Path | lulc.Legend = "hr-lulc",
     ax: Axes | None = None,
     *,
     training: bool = False,
@@ -182,6 +185,8 @@ def quicklook(layer: Layer, side: int = SIDE) -> tuple[Picture, rasters.Box, lul
         RGBA (H, W, 4), transparent where the raster holds no data; its west, south, east and north
         in degrees, where east is above 180 if it crosses 180 degrees; and the legend of land cover.
     """
+    for path in layer if isinstance(layer, tuple) else (layer,):
+        files.find_scenes(path, "raster")  # which says what is not there
     picture, grid, legend = _drawn(layer, side)
     return *_mercator(picture, grid), legend
 
@@ -246,7 +251,7 @@ def _mercator(picture: Picture, grid: rasters.Grid) -> tuple[Picture, rasters.Bo
     return np.moveaxis(out, 0, 2), (west, south, east, north)
 
 
-def web_map(layers: Mapping[str, Layer], *, base: bool = False) -> folium.Map:
+def web_map(layers: Mapping[str, Layer] | files.Paths, *, base: bool = False) -> folium.Map:
     """Lay rasters over each other on a map to zoom, pan and compare.
 
     Each layer has an opacity; the swipe takes the uppermost one off from the right. All of it works
@@ -254,7 +259,7 @@ def web_map(layers: Mapping[str, Layer], *, base: bool = False) -> folium.Map:
 
     Args:
         layers: Scenes, labels, maps or other land cover, confidence, or pairs (map, labels) for what
-            is wrong, see ``quicklook``, by the name of their layer; the last one is on top.
+            is wrong, by the name of their layer, the last one on top; or rasters without names.
         base: Whether to add OpenStreetMap's tiles, which need a network.
 
     Returns:
@@ -263,6 +268,8 @@ def web_map(layers: Mapping[str, Layer], *, base: bool = False) -> folium.Map:
     import folium
     from folium.template import Template
 
+    if not isinstance(layers, Mapping):
+        layers = {files.stem_of(path): path for path in files.find_scenes(layers, "raster")}
     world = folium.Map(tiles="OpenStreetMap" if base else None, control_scale=True)
     for loaded in (world.default_js, world.default_css):  # all that these layers need is Leaflet
         loaded[:] = [(name, url) for name, url in loaded if name in ("leaflet", "leaflet_css")]

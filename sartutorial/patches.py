@@ -48,16 +48,20 @@ class Store:
 
     Args:
         folder: What ``cut`` or ``import_patches`` wrote.
-        rows: Rows of its index; patch ``i`` is that of row number ``i``.
+        rows: Rows of its index, default all; patch ``i`` is that of row number ``i``.
 
     Raises:
         InputError: (``sar``, ``label``) An array is missing or damaged, or a patch holds NaN.
     """
 
-    def __init__(self, folder: str | Path, rows: pd.DataFrame) -> None:
+    def __init__(self, folder: str | Path, rows: pd.DataFrame | None = None) -> None:
+        rows = read_index(folder) if rows is None else rows
         self.folder, self.maps = Path(folder), dict[Path, NDArray[Any]]()
         mine = rows[["patch", "scene", "array", "size", "calibration_db"]]
         self.rows: list[tuple[Any, ...]] = list(mine.itertuples(index=False, name=None))
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"maps": {}}  # a mapping would be sent as a copy of all pixels
@@ -157,7 +161,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
 def cut(
     scene: files.Paths,
-    labels: str | Path,
+    labels: files.Paths,
     out: str | Path,
     *,
     size: int | None = None,
@@ -174,7 +178,7 @@ def cut(
 
     Args:
         scene: Scenes, or folders of them.
-        labels: The folder of the label rasters, which have their scenes' names; or a single raster.
+        labels: The label rasters or their folder; of several, each has its scene's name.
         out: The folder to write to. It collects scenes: in any order, at any time, side by side.
         size: Side of a patch in pixels; default the profile's.
         max_void: The share of a patch, 0 to 1, that may have no label (ours).
@@ -194,15 +198,16 @@ def cut(
     if size < 1 or not 0 <= max_void <= 1:
         raise InputError(f"--size {size}, --max-void {max_void:g}: must be 1 or more, and 0 to 1")
     place = os.path.abspath if scheduler else str  # its workers may have other working folders
-    scenes, labels, out = files.find_scenes(scene), Path(place(labels)), Path(place(out))
+    labelled: list[str] = [place(path) for path in files.several(labels)]
+    scenes, out = files.find_scenes(scene), Path(place(out))
     legend = None if legend is None else lulc.legend(legend)
     kinds: list[Mapping[Any, Any]] = _kinds(out)
     for one in scenes:
         with suppress(InputError):  # said below, when the other scenes are done
-            kinds.append(_describe(one, labels, size, legend)[0])
+            kinds.append(_describe(one, labelled, size, legend)[0])
     for kind in kinds:
         _check_alike(kind, kinds[:1])
-    work = functools.partial(_cut_scene, labels, out, size, max_void, legend)
+    work = functools.partial(_cut_scene, labelled, out, size, max_void, legend)
     how: dict[str, Any] = dict(workers=workers, scheduler=scheduler, progress=progress)
     try:
         files.map_scenes(work, scenes, name="patches", **how)
@@ -224,12 +229,15 @@ def _why_empty(kinds: Sequence[Mapping[str, Any]], size: int, max_void: float) -
 
 
 def _describe(
-    scene: str, labels: Path, size: int, legend: lulc.Legend | None
+    scene: str, labels: Sequence[str], size: int, legend: lulc.Legend | None
 ) -> tuple[dict[str, Any], list[str]]:
     """What a scene's patches have in common, and the files they are cut from, which are checked."""
     from sartutorial import rasters
 
-    label = labels if labels.is_file() else labels / files.product_name(scene)
+    name, label = files.product_name(scene), Path(labels[0])
+    if len(labels) > 1:
+        label = next((path for path in map(Path, labels) if path.name == name), Path(name))
+    label = label / name if label.is_dir() else label
     with rasters.opened(scene) as sar:
         if size > min(sar.width, sar.height):
             raise InputError(f"{scene}: {sar.width} x {sar.height} px, less than --size {size}")
@@ -241,8 +249,7 @@ def _describe(
             legend = legend or rasters.legend_of(lab) or lulc.HR_LULC
         about = _about(sar) | {"size": size, "legend": _told(legend), "data": 0}
     about |= {"scene": files.stem_of(scene), "source": files.name_of(scene)}
-    mask = rasters.mask_of(scene)
-    return about, [scene, str(label), *([mask] if mask else [])]
+    return about, [scene, str(label), *rasters.parts_of(scene)[1:]]
 
 
 def _about(sar: DatasetReader, quantity: radiometry.Quantity | None = None) -> dict[str, Any]:
@@ -280,7 +287,12 @@ def _check_alike(about: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) 
 
 
 def _cut_scene(
-    labels: Path, out: Path, size: int, max_void: float, legend: lulc.Legend | None, scene: str
+    labels: Sequence[str],
+    out: Path,
+    size: int,
+    max_void: float,
+    legend: lulc.Legend | None,
+    scene: str,
 ) -> None:
     about, inputs = _describe(scene, labels, size, legend)
     parameters = {"size": size, "max_void": max_void, "legend": about["legend"]}

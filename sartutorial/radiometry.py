@@ -69,6 +69,12 @@ def lookup_table(calibration_db: float = CALIBRATION_DB) -> NDArray[np.float32]:
     return table.astype(np.float32)
 
 
+def check_dn(dn: ArrayLike) -> None:
+    """Raise InputError unless ``dn`` are uint16: another type is another unit."""
+    if np.asarray(dn).dtype != np.uint16:
+        raise InputError(f"DN must be uint16 amplitude, got {np.asarray(dn).dtype}")
+
+
 def dn_to_db(
     dn: NDArray[np.uint16], *, calibration_db: float = CALIBRATION_DB
 ) -> NDArray[np.float32]:
@@ -81,8 +87,7 @@ def dn_to_db(
     Raises:
         InputError: ``dn`` is not uint16: another type is another unit.
     """
-    if np.asarray(dn).dtype != np.uint16:
-        raise InputError(f"DN must be uint16 amplitude, got {np.asarray(dn).dtype}")
+    check_dn(dn)
     return lookup_table(calibration_db)[dn]
 
 

@@ -155,6 +155,11 @@ def opened(
         yield dataset
 
 
+def parts_of(scene: str | Path) -> list[str]:
+    """The files that a scene is read from: itself, and the mask that its product comes with."""
+    return [str(scene), *filter(None, [mask_of(scene)])]
+
+
 def mask_of(scene: str | Path) -> str | None:
     """The mask that a product of JAXA's comes with, if it is there; ``read_dn`` honours it."""
     mask = radiometry.product(scene, {}, "sigma0").mask or ""
@@ -384,6 +389,9 @@ def _viewed(
         raise InputError(f"{path}: holds {len(found)} rasters, such as {found[0]}; name one")
     with opened(found[0], dtype=dtype) as dataset:
         rows, columns = dataset.shape
+        if (max_size is not None and max_size < 1) or (window and len(window) != 4):
+            fault = "max_size must be at least 1, a window (row, column, height, width)"
+            raise InputError(f"max_size={max_size}, window={window}: {fault}")
         row, col, height, width = window or (0, 0, rows, columns)
         if not (0 <= row < row + height <= rows and 0 <= col < col + width <= columns):
             view = f"window {row}, {col}, {height}, {width} (row, column, height, width)"

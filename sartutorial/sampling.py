@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, files, lulc, rasters, splits
+from sartutorial import InputError, check_word, files, lulc, rasters, splits
 from sartutorial.patches import INDEX, read_index, read_legend, write_index
 
 if TYPE_CHECKING:
@@ -156,7 +156,10 @@ def category_weights(
     >>> category_weights(np.array([0, 75, 25]))
     array([0.  , 0.25, 0.75])
     """
+    check_word("inverse", inverse, Inverse)
     counts = np.asarray(counts, dtype=np.float64)
+    if counts.ndim != 1:
+        raise InputError(f"counts {counts.shape}: give one a class, such as their sum(axis=0)")
     present = counts > 0
     if not present.any():
         raise InputError("no labelled pixel in any land-cover raster; check the tiles")
@@ -230,6 +233,7 @@ def sample_points(
     Raises:
         InputError: A tile holds no such ids, a parameter is out of range, or nothing can be drawn.
     """
+    check_word("inverse", inverse, Inverse)
     if points < 1:
         raise InputError(f"--points {points}: must be at least 1")
     land = _Land(tiles, legend, progress)
@@ -339,6 +343,8 @@ def sample(
     """
     import pandas as pd
 
+    check_word("split", split, Split)
+    check_word("inverse", inverse, Inverse)
     folder, legend = Path(patches), read_legend(patches)  # without an index nothing is written
     tiles = files.find_scenes(tiles, "land-cover tile")
     spatial = functools.partial(splits.by_block, block=block, buffer=buffer)

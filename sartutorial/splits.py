@@ -90,7 +90,7 @@ def neighbours(index: pd.DataFrame, buffer: float) -> NDArray[np.intp]:
 
 
 def by_block(
-    index: pd.DataFrame, *, seed: int, block: int = 4, buffer: float = 1.0
+    index: pd.DataFrame, *, seed: int = 0, block: int = 4, buffer: float = 1.0
 ) -> NDArray[np.str_]:
     """Deal whole spatial blocks to the splits, then cut a gap between them (ours).
 

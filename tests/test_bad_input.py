@@ -272,6 +272,7 @@ def kit(world, tmp_path_factory):
     for name in ("set", "textset", "emptyset", "strange", "unsampled", "gone", "shortset", "inf"):
         shutil.copytree(sampled, at / name)
     (at / "textset" / patches.INDEX).write_text("not a table")
+    index = st.read_index(sampled)
     patches.write_index(index[:0], at / "emptyset")
     pd.DataFrame({"a": [1]}).to_parquet(at / "strange" / patches.INDEX)
     bare = index.drop(columns=["split", "pretrain", "finetune"])

@@ -72,7 +72,7 @@ def test_upernet():
     model = Segmenter(encoder("upernet", "simmim"), Decoder(256)).eval()
     checkpoints.load_into(model, weights("upernet"), "golden")
     with torch.no_grad():
-        taps, logits = model.encoder.taps(golden["x"]), model(golden["x"])
+        taps, logits = model.encoder.feature_pyramid(golden["x"]), model(golden["x"])
     means = torch.stack([t.double().mean() for t in taps])
     stds = torch.stack([t.double().std(correction=0) for t in taps])
     torch.testing.assert_close(means, golden["features_mean"], atol=1e-3, rtol=0)

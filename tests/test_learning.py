@@ -179,7 +179,7 @@ def test_taps_before_merging_are_timms_own(tiny, kind):
     ).eval()  # fmt: skip
     theirs.load_state_dict(ours.state_dict())
     with torch.no_grad():
-        found, merged = ours.taps(image, merged=False), ours.taps(image)
+        found, merged = ours.feature_pyramid(image, merged=False), ours.feature_pyramid(image)
         wanted = theirs.forward_intermediates(image, intermediates_only=True)
     same = [torch.equal(f, w) for f, w in zip(found, wanted, strict=True)]
     if kind == "simmim":

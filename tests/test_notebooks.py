@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from conftest import write
 from nbclient import NotebookClient
+from rasterio.vrt import WarpedVRT
 
 import sartutorial as st
 
@@ -24,9 +25,12 @@ def folder(world, tmp_path_factory):
     (half,) = (world / "half").glob("*.tif")
     (at / "scene.tif").symlink_to(half)
     (at / "labels.tif").symlink_to(world / "labels" / half.name)
-    with rasterio.open(world / "labels" / half.name) as labels:
-        land = WORLDCOVER[labels.read(1) % 5]
-        write(at / "worldcover.tif", land, crs=labels.crs, transform=labels.transform)
+    with (
+        rasterio.open(world / "labels" / half.name) as labels,
+        WarpedVRT(labels, crs="EPSG:4326") as other,  # as ESA's, in degrees
+    ):
+        land = WORLDCOVER[other.read(1) % 5]
+        write(at / "worldcover.tif", land, crs=other.crs, transform=other.transform)
     (at / "patches").symlink_to(world / "patches")
     encoder = st.pretrain(world / "patches", at / "encoder", epochs=1, profile="tiny")
     for path in (encoder, encoder.with_suffix(".json")):

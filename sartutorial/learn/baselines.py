@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from sartutorial import InputError, profiles
+from sartutorial import InputError, check_word, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, segmentation, training
 from sartutorial.learn.evaluation import Predict, Scores
 from sartutorial.learn.finetuning import finetune
@@ -101,7 +101,7 @@ def baselines(
     out: str | Path,
     *,
     which: Sequence[str] | None = None,
-    split: Literal["train", "val", "test"] = "test",
+    split: evaluation.Split = "test",
     epochs: int = 12,
     learning_rate: float = 3e-3,
     batch: int = 16,
@@ -129,6 +129,8 @@ def baselines(
     Raises:
         InputError: The patches are not sampled, there is no such baseline, or a setting is off.
     """
+    check_word("split", split, evaluation.Split)
+    which = [which] if isinstance(which, str) else which
     legend, rows = read_legend(patches), datasets.selected(patches, "finetune", split)
     fitted = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     train = datasets.Patches(patches, fitted, seed=seed)

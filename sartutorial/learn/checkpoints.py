@@ -55,9 +55,10 @@ def save(model: nn.Module, path: str | Path, description: Mapping[str, Any]) -> 
 
 
 def named(file: str | Path, kind: str) -> Path:
-    """The file of weights that is meant: ``reference`` is the book's own encoder or model (``kind``)."""
-    own = str(file) == "reference"
-    return profiles.book_file(f"weights/{kind}.safetensors") if own else Path(file)
+    """The file of an encoder or model (``kind``), which may be named by its folder or ``reference``."""
+    if str(file) == "reference":
+        return profiles.book_file(f"weights/{kind}.safetensors")
+    return Path(file, f"{kind}.safetensors") if Path(file).is_dir() else Path(file)
 
 
 def fingerprint(path: str | Path) -> str:

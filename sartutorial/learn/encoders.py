@@ -54,6 +54,7 @@ class Encoder(SwinTransformer):
     absolute_pos_embed: Tensor | None
 
     def __init__(self, config: EncoderConfig, *, drop_path_rate: float = 0.0) -> None:
+        """Of random weights, for what ``config`` says; of its blocks a share is left out in training."""
         shape = {k: getattr(config, k) for k in ("embed_dim", "depths", "num_heads", "window_size")}
         shape |= {"num_classes": 0, "global_pool": "", "drop_path_rate": drop_path_rate}
         super().__init__(config.image_size, PATCH, in_chans=1, **shape)
@@ -104,7 +105,7 @@ class Encoder(SwinTransformer):
         features: Tensor = self.norm(x)
         return features
 
-    def taps(self, image: Tensor, *, merged: bool = True) -> list[Tensor]:
+    def feature_pyramid(self, image: Tensor, *, merged: bool = True) -> list[Tensor]:
         """Four maps (B, C_i, H_i, W_i), one a stage, for a decoder, without the final norm.
 
         ``merged``: each stage's output *after* its patch merging (in timm the next stage's first step),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sartutorial import InputError
+from sartutorial import InputError, check_word
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.learn.published import load_model
 from sartutorial.learn.segmentation import labelled
@@ -27,6 +27,7 @@ BLOCK = 4  # patch sides, as splits are dealt
 DRAWS = 1000  # of the bootstrap
 BINS = 15  # of confidence, for the calibration error
 
+Split = Literal["train", "val", "test"]
 Predict = Callable[[Tensor], Tensor]  # images (B, 1, H, W), normalised, to logits (B, K, H, W)
 Floats = NDArray[np.float64]
 
@@ -238,7 +239,7 @@ def evaluate(
     patches: str | Path,
     model: str | Path,
     *,
-    split: Literal["train", "val", "test"] = "test",
+    split: Split = "test",
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Scores:
@@ -259,6 +260,7 @@ def evaluate(
         InputError: The split holds no patch, the file no model of ours, or the patches are of another
             size, unit, spacing or legend than the model.
     """
+    check_word("split", split, Split)
     network, description = load_model(model)
     rows = datasets.selected(patches, "finetune", split)
     datasets.check_fits(rows, description, model)

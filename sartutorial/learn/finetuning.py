@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from sartutorial import InputError, profiles
+from sartutorial import InputError, check_word, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, training
-from sartutorial.learn.encoders import Encoder, config_of
+from sartutorial.learn.encoders import Encoder, Kind, config_of
 from sartutorial.learn.published import load_encoder, load_model
 from sartutorial.learn.segmentation import Decoder, Segmenter, rarity_weights, segmentation_loss
 from sartutorial.lulc import Legend
@@ -27,7 +27,7 @@ def finetune(
     out: str | Path,
     *,
     encoder: str | Path | None = None,
-    kind: Literal["simmim", "mixmae"] = "simmim",
+    kind: Kind = "simmim",
     epochs: int | None = None,
     learning_rate: float | None = None,
     batch: int | None = None,
@@ -68,6 +68,7 @@ def finetune(
     Raises:
         InputError: Patches and encoder do not fit, ``out`` holds another run, or a setting is off.
     """
+    check_word("kind", kind, Kind)
     scale, legend = profiles.get(profile), read_legend(patches)
     rows = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     if layer_decay is None:  # which would starve random lower layers (ours)
@@ -100,7 +101,7 @@ def _job(
     rows: pd.DataFrame,
     legend: Legend,
     encoder: str | Path | None,
-    kind: Literal["simmim", "mixmae"],
+    kind: Kind,
     scale: profiles.Profile,
     dropout: float | None,
     seed: int,

@@ -34,7 +34,6 @@ BANDS = (  # of the file beside a map
 )
 NO_DATA = 255  # in these bands
 BESIDE = ".confidence.tif"
-BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx, {rate_noinv_fmt}, {remaining} left"
 KEPT = ("SIMULATED", "QUANTITY", "POLARISATION", "NOTE")  # tags of a scene or map, in a map of it
 RANGE = 3  # standard deviations about the mean: the backscatter that training saw (ours)
 DISTORTED = {"mosaic": {100: 2, 150: 3}, "2.2": {2: 2, 3: 3}}  # layover, shadow in JAXA's masks
@@ -137,7 +136,7 @@ def _map(
     model: Path, known: dict[str, Any], confidence: bool, scene: str, *, out: Path, progress: bool
 ) -> Path:
     """Store the map's rows, whole strips of full rows from the north, then write them as a COG."""
-    inputs: list[str | Path] = [scene, *filter(None, [rasters.mask_of(scene)]), model]
+    inputs: list[str | Path] = [*rasters.parts_of(scene), model]
     inputs += [model.with_suffix(".json")] if model.suffix == ".safetensors" else []
     outs = [out, out.with_suffix(BESIDE)][: 1 + confidence]
     with rasters.opened(scene) as sar, ExitStack() as stack:
@@ -157,15 +156,15 @@ def _map(
         (height, width), row = sar.shape, bands * sar.width
         done = min(store.stat().st_size // row, height)
         done -= done % laid.step if done < height else 0
-        shown: dict[str, Any] = dict(unit="Mpx", bar_format=BAR, disable=not progress)
-        shown |= dict(total=height * width / 1e6, initial=done * width / 1e6)
+        shown: dict[str, Any] = dict(unit="px", unit_scale=True, disable=not progress)
+        shown |= dict(total=height * width, initial=done * width)
         with store.open("ab") as file, tqdm(desc=f"map {files.name_of(scene)}", **shown) as bar:
             file.truncate(done * row)
             begin = -(-done // laid.step)
             for strip in blended(sar, network.to(device()), norm, laid, begin=begin):
                 file.write(drawn(strip, bands).swapaxes(0, 1).tobytes())
                 file.flush()
-                bar.update(strip[1].size / 1e6)
+                bar.update(strip[1].size)
         tags = {k: v for k, v in sar.tags().items() if k in KEPT} | {"SCENE": files.name_of(scene)}
         tags |= {"NOTE": published.ALOS_2} if "published" in known else {}
         legend, grid = lulc.Legend.from_dict(known["legend"]).for_maps, rasters.grid_of(sar)

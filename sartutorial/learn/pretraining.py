@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sartutorial import profiles
+from sartutorial import check_word, profiles
 from sartutorial.learn import datasets, encoders, training
 from sartutorial.learn.encoders import PATCH, STRIDE, Encoder
 from sartutorial.profiles import Profile
@@ -185,7 +185,7 @@ def pretrain(
 
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
-        out: Folder for ``encoder.safetensors``, with its description (.json) beside it.
+        out: Folder for the weights.
         method: SimMIM or MixMAE, with the SAR intensity weight or without.
         domain: Where the weight measures: normalised dB (the authors' loader) or linear (their README).
         epochs: Times that every patch is seen; default the profile's.
@@ -197,9 +197,14 @@ def pretrain(
         progress: Whether to draw a bar of the steps.
         on_epoch: Called after every epoch with the model and the mean losses so far.
 
+    Returns:
+        ``out/encoder.safetensors``, with its description (.json) beside it.
+
     Raises:
         InputError: No patch is marked for it, ``out`` holds another run, or a setting is off.
     """
+    check_word("method", method, Method)
+    check_word("domain", domain, Domain)
     scale, rows = profiles.get(profile), datasets.selected(patches, "pretrain")
     mixes, weighing = "mixmae" in method, domain if method.startswith("sar-w") else None
     how: dict[str, Any] = dict(decay="cosine", betas=(0.9, 0.95)) if mixes else dict(decay="step")

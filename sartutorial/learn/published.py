@@ -52,8 +52,8 @@ class Loaded(NamedTuple, Generic[M]):
 def load_encoder(file: str | Path, image_size: int | None = None) -> Loaded[Encoder]:
     """The encoder of a pretrained or fine-tuned model, and its description.
 
-    Of normalised images (B, 1, H, W), ``taps(image)`` gives a map a stage, ``encode(embed(image))`` the
-    last features (B, H/32, W/32, 8C).
+    Of normalised images (B, 1, H, W), ``feature_pyramid(image)`` gives a map a stage, and
+    ``encode(embed(image))`` the last features (B, H/32, W/32, 8C).
 
     Args:
         file: Weights that ``pretrain``, ``finetune`` or ``import_weights`` wrote (.safetensors beside

@@ -24,9 +24,10 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from scipy import stats
 
-from sartutorial import InputError, files, lulc, radiometry, rasters
+from sartutorial import InputError, check_word, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, evaluation, inference, published
 
+Overlap = Literal["confidence", "newest"]
 SPARSE = 1000  # a region has at most so many times the pixels of its maps
 EXTENSIONS = [  # of STAC
     f"https://stac-extensions.github.io/{name}/schema.json" for name in ("sar/v1.0.0", "mlm/v1.4.0")
@@ -38,7 +39,7 @@ def mosaic(
     mapped: files.Paths,
     out: str | Path,
     *,
-    overlap: Literal["confidence", "newest"] = "confidence",
+    overlap: Overlap = "confidence",
     min_area: float = 0.0,
     progress: bool = False,
 ) -> Path:
@@ -60,6 +61,7 @@ def mosaic(
         InputError: A map or its confidence is not there, torn or of another place; legends differ; maps
             lie too far apart; a scene's name holds no date; or ``min_area`` is below 0.
     """
+    check_word("overlap", overlap, Overlap)
     if not 0 <= min_area < math.inf:
         raise InputError(f"min-area {min_area}: must be 0 or more hectares")
     out, by_age = Path(out), overlap == "newest"

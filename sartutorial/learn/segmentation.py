@@ -133,7 +133,7 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1, H, W), normalised, to logits (B, K, H, W)."""
-        taps = self.encoder.taps(image, merged=self.config.merged_taps)
+        taps = self.encoder.feature_pyramid(image, merged=self.config.merged_taps)
         logits: Tensor = self.decoder(taps, image)
         return logits / self.temperature
 
