@@ -72,12 +72,12 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         # Read here: of its own, safetensors calls every fault "no such file".
         state = safetensors.load(path.read_bytes())
-        description = dict(json.loads(path.with_suffix(".json").read_bytes()))
-        if "encoder" not in description:
+        description = json.loads(path.with_suffix(".json").read_bytes())
+        if not isinstance(description, dict) or "encoder" not in description:
             raise ValueError("its .json describes no encoder")
     except OSError as error:
         raise files.unreadable(error.filename, error) from error
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, ValueError) as error:
         raise InputError(f"{path}: not weights of ours ({error}); train anew") from error
     return state, description
 
