@@ -106,19 +106,6 @@ def test_labels_from_any_crs_are_the_exact_nearest(tmp_path, monkeypatch, crs):
     np.testing.assert_array_equal(read(label(scene, tile, tmp_path / "out")), truth)
 
 
-def test_most_pixels_are_not_reprojected(tmp_path, monkeypatch):
-    scene, tile, truth = seen_from_afar(tmp_path, "EPSG:4326")
-    exact, asked = nearest.Lookup.positions, []
-
-    def counted(self, row, col):
-        asked.append(np.size(row))
-        return exact(self, row, col)
-
-    monkeypatch.setattr(nearest.Lookup, "positions", counted)
-    label(scene, tile, tmp_path / "out")
-    assert sum(asked) < 0.2 * truth.size
-
-
 def test_where_interpolation_says_nothing_every_pixel_is_reprojected(tmp_path, monkeypatch):
     scene, tile, truth = seen_from_afar(tmp_path, "EPSG:4326")
     monkeypatch.setattr(nearest, "_bend", lambda points: np.inf)
