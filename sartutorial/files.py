@@ -240,7 +240,16 @@ def up_to_date(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) ->
 
 @contextmanager
 def made(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) -> Iterator[Path | None]:
-    """Yield a file to write that becomes ``out``, or None if it is up to date, now or after a wait."""
+    """Yield a file to write that becomes ``out``, or None if it is up to date, now or after a wait.
+
+    Args:
+        out: The product.
+        inputs: The files it is made from, as for ``up_to_date``.
+        parameters: What else decides how it is made.
+
+    Raises:
+        InputError: As of ``up_to_date``.
+    """
     out = Path(out)
     if up_to_date(out, inputs, parameters):
         yield None
