@@ -32,8 +32,8 @@ from sartutorial import InputError, __version__, files, lulc, radiometry
 WEB = dict(MAX_RETRY=4, RETRY_DELAY=0.5, CONNECTTIMEOUT=10, LOW_SPEED_TIME=30, LOW_SPEED_LIMIT=1)
 # GDAL would keep 5 % of a machine's memory of a raster that is read once, in each process, and note
 # an archive's size in a file beside it, in a folder that is not ours.
-_SET = {"GDAL_CACHEMAX": 64, "CPL_VSIL_GZIP_WRITE_PROPERTIES": "NO"}  # MB
-for _name, _value in (_SET | {f"GDAL_HTTP_{key}": value for key, value in WEB.items()}).items():
+_KEPT = {"GDAL_CACHEMAX": 64, "CPL_VSIL_GZIP_WRITE_PROPERTIES": "NO"}  # 64 MB
+for _name, _value in (_KEPT | {f"GDAL_HTTP_{key}": value for key, value in WEB.items()}).items():
     os.environ.setdefault(_name, str(_value))
 
 DEGREES = "EPSG:4326"
