@@ -85,10 +85,8 @@ class Store:
                 raise ValueError(f"not of {size} px")
             pixels: NDArray[Any] = self.maps[file][place]
         except (OSError, ValueError, EOFError, IndexError) as error:
-            mend = "delete the file if it is there, and run 'sartutorial patches' again"
-            raise InputError(
-                f"{file}: the patch {patch} cannot be read ({error}); {mend}"
-            ) from error
+            fault = f"the patch {patch} cannot be read ({error}); delete the file if it is there"
+            raise InputError(f"{file}: {fault}, and run 'sartutorial patches' again") from error
         return pixels
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Inverse = Literal["reciprocal", "complement"]
-Split = Literal["block", "scene", "random"]
 POINTS = "points.parquet"
 REPORT = "sampling.csv"
 POINTS_PER_PATCH = 20  # ours
@@ -305,7 +304,7 @@ def sample(
     seed: int = 0,
     inverse: Inverse = "reciprocal",
     forest: bool = True,
-    split: Split = "block",
+    split: Literal["block", "scene", "random"] = "block",
     block: int = 4,
     buffer: float = 1.0,
     progress: bool = False,
@@ -347,9 +346,8 @@ def sample(
         index = read_index(folder)
         points = POINTS_PER_PATCH * len(index) if points is None else points
         draw: dict[str, Any] = dict(points=points, seed=seed, inverse=inverse, forest=forest)
-        state = index[["patch", "checksum", "transform"]].to_csv().encode()
-        made_from = draw | dict(split=split, block=block, buffer=buffer)
-        made_from["patches"] = hashlib.sha256(state).hexdigest()
+        state = hashlib.sha256(index[["patch", "checksum", "transform"]].to_csv().encode())
+        made_from = dict(split=split, block=block, buffer=buffer, patches=state.hexdigest()) | draw
         if "pretrain" not in index or not (folder / POINTS).exists():  # it was cut anew
             (folder / REPORT).unlink(missing_ok=True)
         with files.made(folder / REPORT, tiles, made_from) as partial:
@@ -377,21 +375,19 @@ def _choose(
         "points on patches": np.bincount(category[np.unique(on)], minlength=256),
     }
     rows = {name: (sum(counts), counts) for name, counts in of_points.items()}
-    left, forest = np.ones(len(index), dtype=bool), labels[:, legend.forest].sum(axis=1)
-    for stage, passed in {  # in the order of the paper
-        "patches": left,
-        "patches hit by a point": index["points"].to_numpy() > 0,
-        "patches not fully forest": forest < index["size"].to_numpy() ** 2,
-        "patches labelled": legend.merged(labels).any(axis=1),
-    }.items():
-        left = left & passed
-        rows[stage] = left.sum(), labels[left].sum(axis=0)
-    for name in (*splits.SPLITS, splits.BUFFER):
-        part = left & (index["split"] == name).to_numpy()
-        rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
-    index["pretrain"] = index["split"] == "train"
-    index["finetune"] = left & (index["split"] != splits.BUFFER)
-    if legend.merged(labels).any() and not index["finetune"].any():
+    split, labelled = index["split"].to_numpy(), legend.merged(labels).any(axis=1)
+    passed = {  # in the order of the paper
+        "patches": np.ones(len(index), dtype=bool),
+        "patches hit by a point": index["points"] > 0,
+        "patches not fully forest": labels[:, legend.forest].sum(axis=1) < index["size"] ** 2,
+        "patches labelled": labelled,
+    }
+    stages = dict(zip(passed, np.logical_and.accumulate([*passed.values()]), strict=True))
+    left = stages["patches labelled"]
+    stages |= {f"of these in {s}": left & (split == s) for s in (*splits.SPLITS, splits.BUFFER)}
+    rows |= {name: (here.sum(), labels[here].sum(axis=0)) for name, here in stages.items()}
+    index["pretrain"], index["finetune"] = split == "train", left & (split != splits.BUFFER)
+    if labelled.any() and not index["finetune"].any():
         fault = "no patch that was hit and holds labels other than forest is outside the buffer"
         raise InputError(f"{folder}: {fault}; draw more --points or take a smaller --buffer")
     number, counts = zip(*rows.values(), strict=True)

@@ -189,13 +189,12 @@ def _roads(cost: Floats, towns: Ints) -> list[Ints]:
     meet = meet[np.argsort(length[meet], kind="stable")]
     pairs = np.sort(np.searchsorted(towns, nearest[np.stack([a[meet], b[meet]])]), axis=0)
     pairs, first = np.unique(pairs, axis=1, return_index=True)
-    at, shape = tuple(pairs.astype(np.int32)), (len(towns), len(towns))
-    net = sparse.csr_array((length[meet[first]], at), shape=shape)
-    edge_of = dict(zip(zip(*at, strict=True), meet[first], strict=True))
+    # To choose the shortest of a tree, their order says as much as their lengths, and which they are.
+    net = sparse.csr_array((first + 1, tuple(pairs.astype(np.int32))), shape=(len(towns),) * 2)
     roads = []
-    for pair in zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True):
+    for edge in meet[csgraph.minimum_spanning_tree(net).data.astype(int) - 1]:
         road: list[int] = []
-        for cell in (a[edge_of[pair]], b[edge_of[pair]]):  # from the middle to either town
+        for cell in (a[edge], b[edge]):  # from the middle to either town
             road.reverse()
             while cell >= 0:
                 road.append(int(cell))
