@@ -290,10 +290,7 @@ Batch = tuple[list[tuple[Any, ...]], NDArray[Any], NDArray[np.uint8]]
 
 
 def _cut_out(inputs: Sequence[str], about: dict[str, Any], max_void: float) -> Iterator[Batch]:
-    """The patches of a scene, a window at a time: what is in memory does not grow with it.
-
-    ``about["data"]`` becomes 1 if there are data in any pixel, and 2 if there are in all of a patch.
-    """
+    """The patches of a scene, a window at a time: what is in memory does not grow with it."""
     from affine import Affine
 
     from sartutorial import rasters
@@ -312,7 +309,7 @@ def _cut_out(inputs: Sequence[str], about: dict[str, Any], max_void: float) -> I
             ids, data = squares(rasters.read_ids(lab, legend, window)), int(dn.any())
             dn = squares(dn)
             down, across = np.nonzero(dn.all(axis=(1, 3)))
-            about["data"] = max(about["data"], data + bool(len(down)))
+            about["data"] = max(about["data"], data + bool(len(down)))  # 1: a pixel, 2: a patch
             ids = ids[down, :, across]
             keep = np.count_nonzero(ids == legend.void, axis=(1, 2)) <= max_void * size**2
             down, across = down[keep], across[keep]

@@ -142,9 +142,8 @@ def category_weights(
 
     Args:
         counts: Pixels of each class, shape (K,).
-        inverse: To its share of the pixels p: ``reciprocal`` is 1 / p, the literal reading of
-            "inversely proportional"; ``complement`` is 1 - p, which alone fits the authors' nine
-            loss weights.
+        inverse: ``reciprocal``: 1 / p, with p the share of the pixels ("inversely proportional");
+            ``complement``: 1 - p, which alone fits the authors' nine loss weights.
 
     Returns:
         float64 of shape (K,), summing to 1; 0 for a class without pixels.

@@ -230,10 +230,7 @@ def _ranks(field: Floats, where: Mask) -> Floats:
 def _settle(
     plain: Mask, height: Floats, river: Floats, cost: Floats, unit: float, rng: Rng
 ) -> tuple[list[Ints], Floats]:
-    """Roads (flat indices), and districts: row, column, kind, angle of their parcels (D, 4).
-
-    In coarse cells, as are the distance to a ``river`` and a kilometre, ``unit``.
-    """
+    """Roads (flat indices), and districts (D, 4): row, column, kind, angle. All in coarse cells."""
     # Districts are the Voronoi cells of jittered points, each with its own grid of parcels.
     n, side = len(plain), 0.9 * unit
     k = math.ceil(n / side)
@@ -268,10 +265,7 @@ def _settle(
 
 
 def _terrain(n: int, u: float, step: float, rng: Rng) -> tuple[NDArray[Any], ...]:
-    """An island of ``n`` x ``n`` cells of ``step`` metres, ``u`` of which are a kilometre.
-
-    Fields of ``Plan``; where water is; its way as in ``drainage``, and the km2 that drain there.
-    """
+    """Fields of ``Plan``, where water is, its way as in ``drainage``, the km2 that drain there."""
     detail, stand = fractal(n, 1.2 * u, 1.2, rng), fractal(n, 2 * u, 0.6, rng)
     rise = np.exp(0.8 * fractal(n, 8 * u, 0.7, rng)) * (1 + 0.12 * detail)
     axis = np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 3
@@ -372,10 +366,7 @@ def survey(island: Plan, window: Window) -> Land:
 
 
 def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
-    """Classes and tones (dB) of the cells at ``xy``, (C, 2) m: districts, parks, parcels, streets.
-
-    ``fray`` (C,) m displaces the borders of districts, which are no straight lines.
-    """
+    """Classes and tones (dB) of the cells at ``xy``, (C, 2) m; ``fray`` (C,) m bends districts' borders."""
     here = spatial.cKDTree(island.district[:, :2]).query(xy + fray[:, None])[1]
     kind, angle = island.district[here, 2].astype(int), island.district[here, 3]
     x, y = (xy - MIDDLE).T

@@ -224,10 +224,7 @@ def observe(
 
 
 def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
-    """The side of a world of ``n`` x ``n`` scenes in cells, and its products: who makes them, where.
-
-    A scene's place is its first row and column, a tile's its western and southern degree.
-    """
+    """A world's side in cells, and its products: who makes them, of which first cell or degree on."""
     sin, cos = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN)
     products: dict[Path, tuple[Any, int, int]] = {}
     cells = 2 * math.ceil(size / 2 * (1 + (n - 1) * (cos + sin)) + 4)
