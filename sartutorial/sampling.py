@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
+import shapely
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.windows import Window
 from tqdm import tqdm
 
@@ -23,7 +26,6 @@ from sartutorial.patches import INDEX, read_index, read_legend, write_index
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    import pandas as pd
 
 Inverse = Literal["reciprocal", "complement"]
 POINTS = "points.parquet"
@@ -259,9 +261,6 @@ def _own(
 
 def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) -> pd.DataFrame:
     """The table of points drawn by these weights of ids, tile by tile."""
-    import pandas as pd
-    from pyproj import Transformer
-
     joint = probabilities(land.counts, weights)
     numbers, ranks = allocate(joint.sum(axis=1), points), Pixels()
     for i in map(int, np.flatnonzero(numbers)):
@@ -288,8 +287,6 @@ def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) ->
 
 def match(points: gpd.GeoDataFrame, index: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     """Row numbers of points and of the patches they fall on, pair by pair."""
-    import shapely
-
     footprints = shapely.STRtree(shapely.from_wkb(index["geometry"]))
     point, patch = footprints.query(points.geometry.to_numpy(), predicate="intersects")
     return point, patch
@@ -335,8 +332,6 @@ def sample(
     Raises:
         InputError: No point falls on a patch, or none is left to fine-tune.
     """
-    import pandas as pd
-
     folder, legend = Path(patches), read_legend(patches)  # without an index nothing is written
     tiles = files.find_scenes(tiles, "land-cover tile")
     spatial = functools.partial(splits.by_block, block=block, buffer=buffer)
@@ -361,8 +356,6 @@ def _choose(
     folder: Path, index: pd.DataFrame, cloud: gpd.GeoDataFrame, legend: lulc.Legend
 ) -> pd.DataFrame:
     """Write into a split index what the points choose; the report of ``sample``."""
-    import pandas as pd
-
     on, hit = match(cloud, index)
     if not len(on):
         raise InputError(f"{folder}: none of the points fell on a patch; are these its tiles?")

@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
@@ -395,8 +396,6 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
 
 def _with_lines(island: Plan, land: Land) -> Land:
     """The same land with its rivers, roads and runways drawn into it."""
-    import shapely
-
     ends, width, kind = np.split(island.lines, [4, 5], axis=1)
     paths = shapely.linestrings(ends.reshape(-1, 2, 2))
     place = shapely.box(*array_bounds(land.grid.height, land.grid.width, land.grid.transform))
