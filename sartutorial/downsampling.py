@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, check_word, files, radiometry, rasters
+from sartutorial import InputError, check_words, files, radiometry, rasters
 
 Average = Literal["power", "amplitude"]
 
@@ -115,7 +115,7 @@ def downsample(
 def _check(factor: int, average: str) -> None:
     if factor < 1 or factor % 1:
         raise InputError(f"factor {factor}: must be a whole number from 1")
-    check_word("average", average, Average)
+    check_words(average=(average, Average))
 
 
 def _downsample(scene: str, *, out: Path, how: Mapping[str, Any], progress: bool) -> Path:

@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, profiles, radiometry
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
 
@@ -89,10 +91,8 @@ class Store:
                 raise ValueError(f"not of {size} px")
             pixels: NDArray[Any] = self.maps[file][place]
         except (OSError, ValueError, EOFError, IndexError) as error:
-            mend = "delete the file if it is there, and run 'sartutorial patches' again"
-            raise InputError(
-                f"{file}: the patch {patch} cannot be read ({error}); {mend}"
-            ) from error
+            fault = f"the patch {patch} cannot be read ({error}); delete the file if it is there"
+            raise InputError(f"{file}: {fault}, and run 'sartutorial patches' again") from error
         return pixels
 
 
@@ -132,8 +132,6 @@ def write_index(index: pd.DataFrame, folder: str | Path) -> None:
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    import pandas as pd
-
     try:
         frame = pd.read_parquet(path, columns=columns)
     except FileNotFoundError as error:
@@ -149,12 +147,10 @@ def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     """Write GeoParquet. It names no CRS: by its rules, that means longitude and latitude of WGS 84."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    plain: Any = getattr(frame, "to_wkb", frame.copy)()  # a GeoDataFrame has polygons
+    table = pa.Table.from_pandas(plain, preserve_index=False)
     known = {"geo": json.dumps(geo), "PANDAS_ATTRS": json.dumps(frame.attrs)}
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | known), path)
 
@@ -304,12 +300,7 @@ Batch = tuple[list[tuple[Any, ...]], NDArray[Any], NDArray[np.uint8]]
 
 
 def _cut_out(inputs: Sequence[str], about: dict[str, Any], max_void: float) -> Iterator[Batch]:
-    """The patches of a scene, a window at a time: what is in memory does not grow with it.
-
-    ``about["data"]`` becomes 1 if there are data in any pixel, and 2 if there are in all of a patch.
-    """
-    from affine import Affine
-
+    """The patches of a scene, a window at a time: what is in memory does not grow with it."""
     from sartutorial import rasters
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
@@ -319,22 +310,22 @@ def _cut_out(inputs: Sequence[str], about: dict[str, Any], max_void: float) -> I
         return pixels[: down * size, : across * size].reshape(down, size, across, size)
 
     with rasters.opened(inputs[0]) as sar, rasters.opened(inputs[1], dtype="uint8") as lab:
-        same = sar.crs.to_string(), about["spacing"]
+        at, same = sar.transform, (sar.crs.to_string(), about["spacing"])
 
         def read(window: Window) -> Batch:
             dn = rasters.read_dn(sar, window)
             ids, data = squares(rasters.read_ids(lab, legend, window)), int(dn.any())
             dn = squares(dn)
             down, across = np.nonzero(dn.all(axis=(1, 3)))
-            about["data"] = max(about["data"], data + bool(len(down)))
+            about["data"] = max(about["data"], data + bool(len(down)))  # 1: a pixel, 2: a patch
             ids = ids[down, :, across]
             keep = np.count_nonzero(ids == legend.void, axis=(1, 2)) <= max_void * size**2
             down, across = down[keep], across[keep]
             rows = []
             for y, x in zip(down.tolist(), across.tolist(), strict=True):
                 row, col = int(window.row_off) + y * size, int(window.col_off) + x * size
-                at = (sar.transform * Affine.translation(col, row))[:6]
-                rows.append((f"{about['scene']}_{row}_{col}", row, col, at, *same))
+                here = (at * at.translation(col, row))[:6]
+                rows.append((f"{about['scene']}_{row}_{col}", row, col, here, *same))
             return rows, dn[down, :, across], ids[keep]
 
         rows, columns = (size * math.ceil(n / size) for n in WINDOW)
@@ -366,7 +357,6 @@ def _write_arrays(
     about: dict[Any, Any], batches: Iterable[Batch], sar: Path, label: Path
 ) -> pd.DataFrame:
     """Write patches as they come; their rows of the index, in the order of rows and columns."""
-    import pandas as pd
     import shapely
 
     size, legend = about["size"], lulc.Legend.from_dict(about["legend"])
@@ -421,8 +411,6 @@ def corners(index: pd.DataFrame) -> NDArray[np.float64]:
 
 def _join(out: Path) -> None:
     """Write the index of all scenes of a folder; one of these very rows, sampled or not, stays."""
-    import pandas as pd
-
     if not (out / "arrays").exists():
         return
     with files.locked(out / INDEX):
@@ -465,8 +453,6 @@ def export(patches: str | Path, out: str | Path, *, progress: bool = False) -> P
     Raises:
         InputError: There is no index, a scene's name holds no date or a patch cannot be read.
     """
-    import pandas as pd
-
     from sartutorial import rasters
 
     out, index, legend = Path(out), read_index(patches), read_legend(patches)

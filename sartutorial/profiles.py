@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sartutorial import InputError
 
@@ -48,50 +48,33 @@ class Profile:
 
 
 LAPTOP = Profile()
-GPU = replace(
-    LAPTOP,
-    name="gpu",
-    patch_size=256,
-    world=4,
-    scene_size=8192,
-    embed_dim=96,
-    depths=(2, 2, 6, 2),
-    num_heads=(3, 6, 12, 24),
-    decoder_width=128,
-    mixmae_decoder=(256, 4, 8),
-    pretrain_epochs=100,
-    pretrain_warmup=5,
-    pretrain_batch=128,
-    pretrain_base_lr=4e-4,
-    finetune_epochs=50,
-    finetune_warmup=5,
-    finetune_batch=64,
-    finetune_base_lr=4e-4,
-    dropout=0.5,
-    drop_path=0.1,
-    merged_taps=True,
-    head="grown",
-    layer_decay=0.8,
-    loss="dice-focal",
-    class_weight=0.0,
-)
-JAPAN = replace(
-    GPU,
-    name="japan",
-    embed_dim=128,
-    depths=(2, 2, 18, 2),
-    num_heads=(4, 8, 16, 32),
-    decoder_width=256,
-    mixmae_decoder=(512, 8, 16),
-    pretrain_epochs=800,
-    pretrain_warmup=40,
-    pretrain_batch=2048,
-    pretrain_base_lr=1e-4,
-    finetune_epochs=100,
-    finetune_warmup=20,
-    finetune_batch=512,
-    finetune_base_lr=1.25e-4,
-)
+LARGER: dict[str, tuple[Any, Any]] = {  # where gpu and japan depart from the laptop
+    "patch_size": (256, 256),
+    "world": (4, 4),
+    "scene_size": (8192, 8192),
+    "embed_dim": (96, 128),
+    "depths": ((2, 2, 6, 2), (2, 2, 18, 2)),
+    "num_heads": ((3, 6, 12, 24), (4, 8, 16, 32)),
+    "decoder_width": (128, 256),
+    "mixmae_decoder": ((256, 4, 8), (512, 8, 16)),
+    "pretrain_epochs": (100, 800),
+    "pretrain_warmup": (5, 40),
+    "pretrain_batch": (128, 2048),
+    "pretrain_base_lr": (4e-4, 1e-4),
+    "finetune_epochs": (50, 100),
+    "finetune_warmup": (5, 20),
+    "finetune_batch": (64, 512),
+    "finetune_base_lr": (4e-4, 1.25e-4),
+    "dropout": (0.5, 0.5),
+    "drop_path": (0.1, 0.1),
+    "merged_taps": (True, True),
+    "head": ("grown", "grown"),
+    "layer_decay": (0.8, 0.8),
+    "loss": ("dice-focal", "dice-focal"),
+    "class_weight": (0.0, 0.0),
+}
+GPU = replace(LAPTOP, name="gpu", **{key: gpu for key, (gpu, _) in LARGER.items()})
+JAPAN = replace(LAPTOP, name="japan", **{key: japan for key, (_, japan) in LARGER.items()})
 PROFILES = {p.name: p for p in (LAPTOP, GPU, JAPAN)}
 
 

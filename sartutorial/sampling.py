@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
+import shapely
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from sartutorial import InputError, check_word, files, lulc, rasters, splits
+from sartutorial import InputError, check_words, files, lulc, rasters, splits
 from sartutorial.patches import INDEX, read_index, read_legend, write_index
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    import pandas as pd
 
 Inverse = Literal["reciprocal", "complement"]
-Split = Literal["block", "scene", "random"]
 POINTS = "points.parquet"
 REPORT = "sampling.csv"
 POINTS_PER_PATCH = 20  # ours
@@ -143,9 +144,8 @@ def category_weights(
 
     Args:
         counts: Pixels of each class, shape (K,).
-        inverse: To its share of the pixels p: ``reciprocal`` is 1 / p, the literal reading of
-            "inversely proportional"; ``complement`` is 1 - p, which alone fits the authors' nine
-            loss weights.
+        inverse: ``reciprocal``: 1 / p, with p the share of the pixels ("inversely proportional");
+            ``complement``: 1 - p, which alone fits the authors' nine loss weights.
 
     Returns:
         float64 of shape (K,), summing to 1; 0 for a class without pixels.
@@ -156,7 +156,7 @@ def category_weights(
     >>> category_weights(np.array([0, 75, 25]))
     array([0.  , 0.25, 0.75])
     """
-    check_word("inverse", inverse, Inverse)
+    check_words(inverse=(inverse, Inverse))
     counts = np.asarray(counts, dtype=np.float64)
     if counts.ndim != 1:
         raise InputError(f"counts {counts.shape}: give one a class, such as their sum(axis=0)")
@@ -233,7 +233,7 @@ def sample_points(
     Raises:
         InputError: A tile holds no such ids, a parameter is out of range, or nothing can be drawn.
     """
-    check_word("inverse", inverse, Inverse)
+    check_words(inverse=(inverse, Inverse))
     if points < 1:
         raise InputError(f"--points {points}: must be at least 1")
     land = _Land(tiles, legend, progress)
@@ -265,9 +265,6 @@ def _own(
 
 def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) -> pd.DataFrame:
     """The table of points drawn by these weights of ids, tile by tile."""
-    import pandas as pd
-    from pyproj import Transformer
-
     joint = probabilities(land.counts, weights)
     numbers, ranks = allocate(joint.sum(axis=1), points), Pixels()
     for i in map(int, np.flatnonzero(numbers)):
@@ -294,8 +291,6 @@ def _drawn(land: _Land, weights: NDArray[np.float64], points: int, seed: int) ->
 
 def match(points: gpd.GeoDataFrame, index: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     """Row numbers of points and of the patches they fall on, pair by pair."""
-    import shapely
-
     footprints = shapely.STRtree(shapely.from_wkb(index["geometry"]))
     point, patch = footprints.query(points.geometry.to_numpy(), predicate="intersects")
     return point, patch
@@ -309,7 +304,7 @@ def sample(
     seed: int = 0,
     inverse: Inverse = "reciprocal",
     forest: bool = True,
-    split: Split = "block",
+    split: Literal["block", "scene", "random"] = "block",
     block: int = 4,
     buffer: float = 1.0,
     progress: bool = False,
@@ -341,10 +336,7 @@ def sample(
     Raises:
         InputError: No point falls on a patch, or none is left to fine-tune.
     """
-    import pandas as pd
-
-    check_word("split", split, Split)
-    check_word("inverse", inverse, Inverse)
+    check_words(split=(split, Split), inverse=(inverse, Inverse))
     folder, legend = Path(patches), read_legend(patches)  # without an index nothing is written
     tiles = files.find_scenes(tiles, "land-cover tile")
     spatial = functools.partial(splits.by_block, block=block, buffer=buffer)
@@ -353,9 +345,8 @@ def sample(
         index = read_index(folder)
         points = POINTS_PER_PATCH * len(index) if points is None else points
         draw: dict[str, Any] = dict(points=points, seed=seed, inverse=inverse, forest=forest)
-        state = index[["patch", "checksum", "transform"]].to_csv().encode()
-        made_from = draw | dict(split=split, block=block, buffer=buffer)
-        made_from["patches"] = hashlib.sha256(state).hexdigest()
+        state = hashlib.sha256(index[["patch", "checksum", "transform"]].to_csv().encode())
+        made_from = dict(split=split, block=block, buffer=buffer, patches=state.hexdigest()) | draw
         if "pretrain" not in index or not (folder / POINTS).exists():  # it was cut anew
             (folder / REPORT).unlink(missing_ok=True)
         with files.made(folder / REPORT, tiles, made_from) as partial:
@@ -370,8 +361,6 @@ def _choose(
     folder: Path, index: pd.DataFrame, cloud: gpd.GeoDataFrame, legend: lulc.Legend
 ) -> pd.DataFrame:
     """Write into a split index what the points choose; the report of ``sample``."""
-    import pandas as pd
-
     on, hit = match(cloud, index)
     if not len(on):
         raise InputError(f"{folder}: none of the points fell on a patch; are these its tiles?")
@@ -383,21 +372,19 @@ def _choose(
         "points on patches": np.bincount(category[np.unique(on)], minlength=256),
     }
     rows = {name: (sum(counts), counts) for name, counts in of_points.items()}
-    left, forest = np.ones(len(index), dtype=bool), labels[:, legend.forest].sum(axis=1)
-    for stage, passed in {  # in the order of the paper
-        "patches": left,
-        "patches hit by a point": index["points"].to_numpy() > 0,
-        "patches not fully forest": forest < index["size"].to_numpy() ** 2,
-        "patches labelled": legend.merged(labels).any(axis=1),
-    }.items():
-        left = left & passed
-        rows[stage] = left.sum(), labels[left].sum(axis=0)
-    for name in (*splits.SPLITS, splits.BUFFER):
-        part = left & (index["split"] == name).to_numpy()
-        rows[f"of these in {name}"] = part.sum(), labels[part].sum(axis=0)
-    index["pretrain"] = index["split"] == "train"
-    index["finetune"] = left & (index["split"] != splits.BUFFER)
-    if legend.merged(labels).any() and not index["finetune"].any():
+    split, labelled = index["split"].to_numpy(), legend.merged(labels).any(axis=1)
+    passed = {  # in the order of the paper
+        "patches": np.ones(len(index), dtype=bool),
+        "patches hit by a point": index["points"] > 0,
+        "patches not fully forest": labels[:, legend.forest].sum(axis=1) < index["size"] ** 2,
+        "patches labelled": labelled,
+    }
+    stages = dict(zip(passed, np.logical_and.accumulate([*passed.values()]), strict=True))
+    left = stages["patches labelled"]
+    stages |= {f"of these in {s}": left & (split == s) for s in (*splits.SPLITS, splits.BUFFER)}
+    rows |= {name: (here.sum(), labels[here].sum(axis=0)) for name, here in stages.items()}
+    index["pretrain"], index["finetune"] = split == "train", left & (split != splits.BUFFER)
+    if labelled.any() and not index["finetune"].any():
         fault = "no patch that was hit and holds labels other than forest is outside the buffer"
         raise InputError(f"{folder}: {fault}; draw more --points or take a smaller --buffer")
     number, counts = zip(*rows.values(), strict=True)

@@ -115,8 +115,7 @@ def by_block(
     code = _deal(index, blocks(index, block), seed, pairs)
     for k in (2, 1):  # whoever is near a test patch, then whoever is near a validation patch
         code[a[(code[a] < k) & (code[b] == k)]] = -1
-    names: NDArray[np.str_] = np.array([*SPLITS, BUFFER])[code]
-    return names
+    return np.array([*SPLITS, BUFFER])[code]
 
 
 def by_scene(index: pd.DataFrame, *, seed: int) -> NDArray[np.str_]:

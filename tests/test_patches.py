@@ -518,7 +518,7 @@ def test_what_was_sampled_stays_until_the_patches_change(tmp_path):
     one, two = scenes_in(tmp_path, "a.tif", "b.tif")
     call = dict(size=32, max_void=1)
     st.cut(one, tmp_path / "labels", tmp_path / "out", **call)
-    index = st.read_index(tmp_path / "out")
+    index = st.read_index(tmp_path / "out", geometry=True)
     index["split"] = "train"
     patches.write_index(index, tmp_path / "out")
     assert patches.read_legend(tmp_path / "out") == HR_LULC

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from sartutorial import InputError, check_word, profiles
+from sartutorial import InputError, check_words, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, segmentation, training
 from sartutorial.learn.evaluation import Predict, Scores
 from sartutorial.learn.finetuning import finetune
@@ -129,7 +129,7 @@ def baselines(
     Raises:
         InputError: The patches are not sampled, there is no such baseline, or a setting is off.
     """
-    check_word("split", split, evaluation.Split)
+    check_words(split=(split, evaluation.Split))
     which = [which] if isinstance(which, str) else which
     legend, rows = read_legend(patches), datasets.selected(patches, "finetune", split)
     fitted = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sartutorial import InputError, check_word
+from sartutorial import InputError, check_words
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.learn.published import load_model
 from sartutorial.learn.segmentation import labelled
@@ -260,7 +260,7 @@ def evaluate(
         InputError: The split holds no patch, the file no model of ours, or the patches are of another
             size, unit, spacing or legend than the model.
     """
-    check_word("split", split, Split)
+    check_words(split=(split, Split))
     network, description = load_model(model)
     rows = datasets.selected(patches, "finetune", split)
     datasets.check_fits(rows, description, model)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sartutorial import InputError, check_word, profiles
+from sartutorial import InputError, check_words, profiles
 from sartutorial.learn import checkpoints, datasets, evaluation, training
 from sartutorial.learn.encoders import Encoder, Kind, config_of
 from sartutorial.learn.published import load_encoder, load_model
@@ -68,7 +68,7 @@ def finetune(
     Raises:
         InputError: Patches and encoder do not fit, ``out`` holds another run, or a setting is off.
     """
-    check_word("kind", kind, Kind)
+    check_words(kind=(kind, Kind))
     scale, legend = profiles.get(profile), read_legend(patches)
     rows = datasets.share(datasets.selected(patches, "finetune", "train"), legend, labels, seed)
     if layer_decay is None:  # which would starve random lower layers (ours)

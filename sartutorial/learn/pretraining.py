@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sartutorial import check_word, profiles
+from sartutorial import check_words, profiles
 from sartutorial.learn import datasets, encoders, training
 from sartutorial.learn.encoders import PATCH, STRIDE, Encoder
 from sartutorial.profiles import Profile
@@ -181,11 +181,9 @@ def pretrain(
 ) -> Path:
     """Pretrain an encoder on radar patches without labels (paper section 3.1).
 
-    A run that was stopped goes on from its last epoch; one that is done is left alone.
-
     Args:
         patches: Folder that ``cut`` wrote and ``sample`` completed.
-        out: Folder for the weights.
+        out: Folder for the weights. A run that was stopped goes on; one that is done is left alone.
         method: SimMIM or MixMAE, with the SAR intensity weight or without.
         domain: Where the weight measures: normalised dB (the authors' loader) or linear (their README).
         epochs: Times that every patch is seen; default the profile's.
@@ -203,8 +201,7 @@ def pretrain(
     Raises:
         InputError: No patch is marked for it, ``out`` holds another run, or a setting is off.
     """
-    check_word("method", method, Method)
-    check_word("domain", domain, Domain)
+    check_words(method=(method, Method), domain=(domain, Domain))
     scale, rows = profiles.get(profile), datasets.selected(patches, "pretrain")
     mixes, weighing = "mixmae" in method, domain if method.startswith("sar-w") else None
     how: dict[str, Any] = dict(decay="cosine", betas=(0.9, 0.95)) if mixes else dict(decay="step")
@@ -219,11 +216,8 @@ def pretrain(
     def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         data = datasets.Patches(patches, rows, seed=seed, labels=False)
         loss = partial(reconstruction_loss, domain=weighing, norm=data.norm)
-        return (
-            build(method, config, scale),
-            loss,
-            data,
-        )  # all of it is kept, to look at what it sees
+        # The whole model is kept, to look at what it reconstructs.
+        return build(method, config, scale), loss, data
 
     file = Path(out) / "encoder.safetensors"
     training.trained(file, run, prepare)

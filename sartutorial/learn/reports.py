@@ -24,7 +24,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from scipy import stats
 
-from sartutorial import InputError, check_word, files, lulc, radiometry, rasters
+from sartutorial import InputError, check_words, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, evaluation, inference, published
 
 Overlap = Literal["confidence", "newest"]
@@ -61,7 +61,7 @@ def mosaic(
         InputError: A map or its confidence is not there, torn or of another place; legends differ; maps
             lie too far apart; a scene's name holds no date; or ``min_area`` is below 0.
     """
-    check_word("overlap", overlap, Overlap)
+    check_words(overlap=(overlap, Overlap))
     if not 0 <= min_area < math.inf:
         raise InputError(f"min-area {min_area}: must be 0 or more hectares")
     out, by_age = Path(out), overlap == "newest"

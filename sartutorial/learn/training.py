@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from tqdm import tqdm
 
-from sartutorial import InputError, _asked, check_word, files
+from sartutorial import InputError, _asked, check_words, files
 from sartutorial.learn import checkpoints, datasets
 from sartutorial.profiles import Profile
 
@@ -85,7 +85,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         if self.precision is not None:
-            check_word("precision", self.precision, Precision)
+            check_words(precision=(self.precision, Precision))
         if min(self.devices, self.nodes, self.accumulate) < 1:
             raise InputError(f"{self}: devices, nodes and accumulate must be at least 1")
         if self.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():

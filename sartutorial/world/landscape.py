@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
@@ -189,13 +190,12 @@ def _roads(cost: Floats, towns: Ints) -> list[Ints]:
     meet = meet[np.argsort(length[meet], kind="stable")]
     pairs = np.sort(np.searchsorted(towns, nearest[np.stack([a[meet], b[meet]])]), axis=0)
     pairs, first = np.unique(pairs, axis=1, return_index=True)
-    at, shape = tuple(pairs.astype(np.int32)), (len(towns), len(towns))
-    net = sparse.csr_array((length[meet[first]], at), shape=shape)
-    edge_of = dict(zip(zip(*at, strict=True), meet[first], strict=True))
+    # To choose the shortest of a tree, their order says as much as their lengths, and which they are.
+    net = sparse.csr_array((first + 1, tuple(pairs.astype(np.int32))), shape=(len(towns),) * 2)
     roads = []
-    for pair in zip(*csgraph.minimum_spanning_tree(net).tocoo().coords, strict=True):
+    for edge in meet[csgraph.minimum_spanning_tree(net).data.astype(int) - 1]:
         road: list[int] = []
-        for cell in (a[edge_of[pair]], b[edge_of[pair]]):  # from the middle to either town
+        for cell in (a[edge], b[edge]):  # from the middle to either town
             road.reverse()
             while cell >= 0:
                 road.append(int(cell))
@@ -231,10 +231,7 @@ def _ranks(field: Floats, where: Mask) -> Floats:
 def _settle(
     plain: Mask, height: Floats, river: Floats, cost: Floats, unit: float, rng: Rng
 ) -> tuple[list[Ints], Floats]:
-    """Roads (flat indices), and districts: row, column, kind, angle of their parcels (D, 4).
-
-    In coarse cells, as are the distance to a ``river`` and a kilometre, ``unit``.
-    """
+    """Roads (flat indices), and districts (D, 4): row, column, kind, angle. All in coarse cells."""
     # Districts are the Voronoi cells of jittered points, each with its own grid of parcels.
     n, side = len(plain), 0.9 * unit
     k = math.ceil(n / side)
@@ -269,10 +266,7 @@ def _settle(
 
 
 def _terrain(n: int, u: float, step: float, rng: Rng) -> tuple[NDArray[Any], ...]:
-    """An island of ``n`` x ``n`` cells of ``step`` metres, ``u`` of which are a kilometre.
-
-    Fields of ``Plan``; where water is; its way as in ``drainage``, and the km2 that drain there.
-    """
+    """Fields of ``Plan``, where water is, its way as in ``drainage``, the km2 that drain there."""
     detail, stand = fractal(n, 1.2 * u, 1.2, rng), fractal(n, 2 * u, 0.6, rng)
     rise = np.exp(0.8 * fractal(n, 8 * u, 0.7, rng)) * (1 + 0.12 * detail)
     axis = np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 3
@@ -373,10 +367,7 @@ def survey(island: Plan, window: Window) -> Land:
 
 
 def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
-    """Classes and tones (dB) of the cells at ``xy``, (C, 2) m: districts, parks, parcels, streets.
-
-    ``fray`` (C,) m displaces the borders of districts, which are no straight lines.
-    """
+    """Classes and tones (dB) of the cells at ``xy``, (C, 2) m; ``fray`` (C,) m bends districts' borders."""
     here = spatial.cKDTree(island.district[:, :2]).query(xy + fray[:, None])[1]
     kind, angle = island.district[here, 2].astype(int), island.district[here, 3]
     x, y = (xy - MIDDLE).T
@@ -405,8 +396,6 @@ def _parcels(island: Plan, xy: Floats, fray: Floats) -> tuple[Ids, Floats]:
 
 def _with_lines(island: Plan, land: Land) -> Land:
     """The same land with its rivers, roads and runways drawn into it."""
-    import shapely
-
     ends, width, kind = np.split(island.lines, [4, 5], axis=1)
     paths = shapely.linestrings(ends.reshape(-1, 2, 2))
     place = shapely.box(*array_bounds(land.grid.height, land.grid.width, land.grid.transform))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -24,6 +25,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from scipy import ndimage, special
+from shapely import affinity
 from tqdm import tqdm
 
 from sartutorial import InputError, files, lulc, profiles, radiometry, rasters
@@ -175,9 +177,6 @@ def _read(path: Path, window: Window) -> Any:
 
 def _ships(out: Path, seed: int, row: int, col: int, size: int) -> Fleet:
     """The ships of a scene on open sea."""
-    from shapely import affinity
-    from shapely.geometry import box
-
     rng, fleet = np.random.default_rng([seed, 4, row, col]), []
     for _ in range(rng.poisson(SHIPS * (size * CELL / 1000) ** 2)):
         x, y = rng.uniform(0, size, 2)
@@ -185,7 +184,7 @@ def _ships(out: Path, seed: int, row: int, col: int, size: int) -> Fleet:
         around = Window(col + int(x) - 40, row + int(y) - 40, 80, 80)
         sea = (_read(out / CLASSES, around) == 1) & (_read(out / DEM, around) <= 0)
         if sea.all():
-            hull = box(-length / 2, -length / 12, length / 2, length / 12)
+            hull = shapely.box(-length / 2, -length / 12, length / 2, length / 12)
             hull = affinity.translate(affinity.rotate(hull, heading), 2 * x, 2 * y)
             fleet.append((hull, float(radiometry.to_power(power))))
     return fleet
@@ -224,10 +223,7 @@ def observe(
 
 
 def _layout(n: int, size: int) -> tuple[int, dict[Path, tuple[Any, int, int]]]:
-    """The side of a world of ``n`` x ``n`` scenes in cells, and its products: who makes them, where.
-
-    A scene's place is its first row and column, a tile's its western and southern degree.
-    """
+    """A world's side in cells, and its products: who makes them, of which first cell or degree on."""
     sin, cos = PITCH * math.sin(LEAN), PITCH * math.cos(LEAN)
     products: dict[Path, tuple[Any, int, int]] = {}
     cells = 2 * math.ceil(size / 2 * (1 + (n - 1) * (cos + sin)) + 4)
