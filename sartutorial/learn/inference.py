@@ -43,10 +43,7 @@ Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 class Windows(NamedTuple):
-    """How square windows are laid over a scene, in pixels: from ``rim`` before it to beyond its end.
-
-    A window at the scene's end is so like any other, and none is moved to fit.
-    """
+    """Square windows over a scene, in pixels: from ``rim`` before it to beyond its end, all alike."""
 
     size: int
     step: int  # from one to the next
@@ -111,8 +108,8 @@ def predict(
         The map of a scene, or a list of them if a folder or several were given.
 
     Raises:
-        InputError: A scene's pixel spacing is more than 5 % off the model's, it holds another
-            quantity or polarisation, or ``model`` holds no segmentation model.
+        InputError: A scene's pixel spacing is over 5 % off the model's, its quantity or polarisation is
+            another, or ``model`` holds no segmentation model.
     """
     file, known = checkpoints.named(model, "model"), published.load_model(model).description
     # Other processes have another folder, and load weights themselves: no scheduler passes them on.
@@ -195,7 +192,6 @@ def cog(
     tags: Mapping[str, str],
     legend: lulc.Legend,
     read: Callable[[Window], NDArray[np.uint8]],
-    *,
     progress: bool = False,
 ) -> None:
     """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
