@@ -214,11 +214,7 @@ def pretrain(
     def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         data = datasets.Patches(patches, rows, seed=seed, labels=False)
         loss = partial(reconstruction_loss, domain=weighing, norm=data.norm)
-        return (
-            build(method, config, scale),
-            loss,
-            data,
-        )  # all of it is kept, to look at what it sees
+        return build(method, config, scale), loss, data  # saved with the head, to be looked at
 
     file = Path(out) / "encoder.safetensors"
     training.trained(file, run, prepare)
