@@ -132,10 +132,9 @@ def trained(
     rank = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
     first = hardware.nodes == 1 or rank == "0"  # of the nodes, the one that writes
     if s.batch % (processes * hardware.accumulate):
-        raise InputError(
-            f"a batch of {s.batch} patches does not divide into {processes} processes times "
-            f"{hardware.accumulate} parts; take other --devices, --nodes and --accumulate"
-        )
+        parts = f"{processes} processes times {hardware.accumulate} parts"
+        mend = "take other --devices, --nodes and --accumulate"
+        raise InputError(f"a batch of {s.batch} patches does not divide into {parts}; {mend}")
     with files.locked(file) if first else nullcontext():
         with suppress(OSError, ValueError, AttributeError):  # no description, or not of ours
             made = json.loads(file.with_suffix(".json").read_text())
