@@ -145,17 +145,9 @@ def _chosen(
 
 
 def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
-    """The confusion matrix of a map against the label raster of its scene.
+    """Confusion of a map with its scene's ``labels``: pixels (K, K) by class, rows truth, columns map.
 
-    Args:
-        mapped: What ``predict`` wrote.
-        labels: What ``label`` wrote for the same scene, in the legend that the model was trained on.
-
-    Returns:
-        Pixels (K, K), rows truth, columns map, of the K training classes.
-
-    Raises:
-        InputError: They are not on one grid, or their classes differ.
+    Raises InputError if they are not on one grid, or their classes differ.
     """
     opened = partial(rasters.opened, dtype="uint8")
     with opened(mapped) as found, opened(labels) as truth:
