@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 Inverse = Literal["reciprocal", "complement"]
+Split = Literal["block", "scene", "random"]
 POINTS = "points.parquet"
 REPORT = "sampling.csv"
 POINTS_PER_PATCH = 20  # ours
@@ -304,7 +305,7 @@ def sample(
     seed: int = 0,
     inverse: Inverse = "reciprocal",
     forest: bool = True,
-    split: Literal["block", "scene", "random"] = "block",
+    split: Split = "block",
     block: int = 4,
     buffer: float = 1.0,
     progress: bool = False,

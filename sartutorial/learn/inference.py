@@ -42,10 +42,7 @@ Strip = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 class Windows(NamedTuple):
-    """How square windows are laid over a scene, in pixels: from ``rim`` before it to beyond its end.
-
-    A window at the scene's end is so like any other, and none is moved to fit.
-    """
+    """Square windows over a scene, in pixels: from ``rim`` before it to beyond its end, all alike."""
 
     size: int
     step: int  # from one to the next
@@ -53,10 +50,7 @@ class Windows(NamedTuple):
 
 
 def windows(size: int, step: int | None = None, rim: int | None = None) -> Windows:
-    """Windows half a ``size`` apart, with a rim of a 32nd (a token), unless told otherwise.
-
-    A wider rim loses more than it gains: fewer windows see a pixel, and their mean is worth more.
-    """
+    """Half a ``size`` apart, with a rim of a 32nd (a token): a wider one leaves a pixel too few views."""
     step, rim = size // 2 if step is None else step, size // 32 if rim is None else rim
     if not 0 < step <= size - 2 * rim:
         raise InputError(f"windows of {size} pixels, {step} apart, leave gaps with a rim of {rim}")
@@ -96,8 +90,7 @@ def predict(
 
     Args:
         scene: Scenes of amplitude DN (uint16): files, URLs or folders.
-        model: What ``finetune`` wrote, an authors' checkpoint with a decoder (.pth), or ``reference``,
-            the book's own.
+        model: What ``finetune`` wrote, an authors' checkpoint with a decoder (.pth), or ``reference``.
         out: A folder, whose maps are named as the scenes are, or for a single scene a .tif file.
         confidence: Also write ``<map>.confidence.tif``, three bands of uint8, 255 for no data: the
             class's probability and its lead over the second, in percent, and validity: 0, 1 where
@@ -110,8 +103,8 @@ def predict(
         The map of a scene, or a list of them if a folder or several were given.
 
     Raises:
-        InputError: A scene's pixel spacing is more than 5 % off the model's, it holds another
-            quantity or polarisation, or ``model`` holds no segmentation model.
+        InputError: A scene's pixel spacing is over 5 % off the model's, its quantity or polarisation is
+            another, or ``model`` holds no segmentation model.
     """
     file, known = checkpoints.named(model, "model"), published.load_model(model).description
     # Other processes have another folder, and load weights themselves: no scheduler passes them on.
@@ -142,16 +135,16 @@ def _map(
     with rasters.opened(scene) as sar, ExitStack() as stack:
         check_fits(sar, scene, known)
         laid = windows(known["encoder"]["image_size"])
-        how, bands = dict[str, Any](windows=tuple(laid)), 1 + len(BANDS) * confidence
+        how, bands = {"windows": tuple(laid)}, 1 + len(BANDS) * confidence
         missing = {f: w for f in outs if (w := stack.enter_context(files.made(f, inputs, how)))}
         if not missing:
             return out
         locked = next(iter(missing))
         store = locked.parent / files.NOTES / f"{locked.name}.strips"
-        how["bands"] = bands
-        if not files.up_to_date(store, inputs, how):
+        stored = how | {"bands": bands}
+        if not files.up_to_date(store, inputs, stored):
             store.write_bytes(b"")
-            files.record(store, inputs, how)
+            files.record(store, inputs, stored)
         network, norm = published.load_model(model).model, Normalization(**known["normalization"])
         (height, width), row = sar.shape, bands * sar.width
         done = min(store.stat().st_size // row, height)
@@ -194,13 +187,12 @@ def cog(
     tags: Mapping[str, str],
     legend: lulc.Legend,
     read: Callable[[Window], NDArray[np.uint8]],
-    *,
     progress: bool = False,
 ) -> None:
     """Write ``whole``, a COG that becomes ``file``: a map in its own legend, or the bands beside it."""
     doubts = file.name.endswith(BESIDE)
     tags = tags if doubts else {**tags, "LEGEND": json.dumps(legend.to_dict())}
-    # Named as ``whole`` is, so that the next run sweeps it up if this one is killed.
+    # Named as ``whole`` is, with eight letters of its own: if this run is killed, the next sweeps it up.
     plain = whole.with_name(f"{whole.name[: -len(file.name) - 9]}original.{file.name}")
     form = dict(count=len(BANDS), nodata=NO_DATA, photometric="minisblack") if doubts else {}
     try:

@@ -216,8 +216,7 @@ def pretrain(
     def prepare() -> tuple[nn.Module, training.Loss, datasets.Patches]:
         data = datasets.Patches(patches, rows, seed=seed, labels=False)
         loss = partial(reconstruction_loss, domain=weighing, norm=data.norm)
-        # The whole model is kept, to look at what it reconstructs.
-        return build(method, config, scale), loss, data
+        return build(method, config, scale), loss, data  # saved with the head, to be looked at
 
     file = Path(out) / "encoder.safetensors"
     training.trained(file, run, prepare)

@@ -45,16 +45,16 @@ def mosaic(
 ) -> Path:
     """Join the maps of several scenes to one of their region.
 
-    It lies on the grid of the first map, made larger; others come to it by the nearest pixel. Where
-    maps overlap, one of them counts: the surest in that pixel, or that of the newest scene. Joined by
-    confidence, the region has its doubts beside it as a map has: those of the pixels that it took.
+    It lies on the grid of the first map, made larger; others come to it by the nearest pixel. Joined
+    by confidence, it has its doubts beside it as a map has: those of the pixels that it took.
 
     Args:
         mapped: What ``predict`` wrote, with ``confidence`` for that rule: files, or their folder.
         out: The .tif file to write, Cloud-Optimized as the maps are; it is returned.
-        overlap: Which map counts where several show a class; of equals, the first by name.
-        min_area: The smallest patch to show, in hectares (the minimum mapping unit): one that is smaller
-            joins its largest neighbour, see ``inference.sieved``. Rare classes shrink by it.
+        overlap: Which map counts where several show a class: the surest in that pixel, or that of the
+            newest scene; of equals, the first by name.
+        min_area: The smallest patch to show, in hectares (the minimum mapping unit); a smaller one joins
+            its largest neighbour. Rare classes shrink by it.
         progress: Show a bar.
 
     Raises:
@@ -90,7 +90,7 @@ def mosaic(
             if sources and (whole := stack.enter_context(files.made(file, inputs, how))):
                 chosen = partial(_chosen, views, ranks, sources)
                 read = partial(inference.sieved, chosen, grid, least=n)
-                inference.cog(whole, file, grid, tags, legend, read, progress=progress)
+                inference.cog(whole, file, grid, tags, legend, read, progress)
         if by_age:
             own.unlink(missing_ok=True)  # of a region that was joined by confidence
     return out
@@ -98,11 +98,8 @@ def mosaic(
 
 def _parts(mapped: files.Paths, out: Path, by_age: bool) -> tuple[list[str], list[str]]:
     """The maps to join and, unless the newest counts, what lies beside each; whole, all of them."""
-    paths = [
-        path
-        for path in files.find_scenes(mapped, "map")
-        if not path.endswith(inference.BESIDE) and Path(path).resolve() != out.resolve()
-    ]
+    paths = [p for p in files.find_scenes(mapped, "map") if not p.endswith(inference.BESIDE)]
+    paths = [p for p in paths if Path(p).resolve() != out.resolve()]
     beside = [] if by_age else [p.rpartition(".")[0] + inference.BESIDE for p in paths]
     for path in [*paths, *beside]:
         try:
@@ -150,17 +147,9 @@ def _chosen(
 
 
 def agreement(mapped: str | Path, labels: str | Path) -> NDArray[np.int64]:
-    """The confusion matrix of a map against the label raster of its scene.
+    """Confusion of a map with its scene's ``labels``: pixels (K, K) by class, rows truth, columns map.
 
-    Args:
-        mapped: What ``predict`` wrote.
-        labels: What ``label`` wrote for the same scene, in the legend that the model was trained on.
-
-    Returns:
-        Pixels (K, K), rows truth, columns map, of the K training classes.
-
-    Raises:
-        InputError: They are not on one grid, or their classes differ.
+    Raises InputError if they are not on one grid, or their classes differ.
     """
     opened = partial(rasters.opened, dtype="uint8")
     with opened(mapped) as found, opened(labels) as truth:

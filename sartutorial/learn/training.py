@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 from tqdm import tqdm
 
 from sartutorial import InputError, _asked, check_words, files
@@ -134,10 +134,9 @@ def trained(
     rank = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
     first = hardware.nodes == 1 or rank == "0"  # of the nodes, the one that writes
     if s.batch % (processes * hardware.accumulate):
-        raise InputError(
-            f"a batch of {s.batch} patches does not divide into {processes} processes times "
-            f"{hardware.accumulate} parts; take other --devices, --nodes and --accumulate"
-        )
+        parts = f"{processes} processes times {hardware.accumulate} parts"
+        mend = "take other --devices, --nodes and --accumulate"
+        raise InputError(f"a batch of {s.batch} patches does not divide into {parts}; {mend}")
     with files.locked(file) if first else nullcontext():
         with suppress(OSError, ValueError, AttributeError):  # no description, or not of ours
             made = json.loads(file.with_suffix(".json").read_text())
@@ -152,7 +151,7 @@ def trained(
         try:
             with own_processes(hardware.nodes):
                 history = fabric(hardware).launch(loop, model)
-        except (ProcessRaisedException, ProcessExitedException) as error:
+        except ProcessException as error:
             what = str(error).strip().splitlines()[-1]
             raise InputError(f"{file}: one of the processes failed: {what}") from error
         if not first:
@@ -208,8 +207,7 @@ def fit(
                 interrupt()
             history.append(mean := fabric.all_reduce(torch.stack(losses).mean()).item())
             if not math.isfinite(mean):
-                said = f"the loss is {mean} in epoch {epoch + 1}; lower the learning rate"
-                raise InputError(said)
+                raise InputError(f"loss is {mean} in epoch {epoch + 1}; lower the learning rate")
             bar.set_description(f"epoch {epoch + 1}, loss {mean:.4f}")
             if (caller := multiprocessing.parent_process()) and not caller.is_alive():
                 raise SystemExit("the process that started this one has ended")  # and may run again
