@@ -46,8 +46,7 @@ class Lookup:
 
     def ids(self, window: Window) -> NDArray[np.uint8]:
         """The ids (uint8) under a window of the grid, ``legend.void`` outside the tile."""
-        top, left = float(window.row_off), float(window.col_off)
-        height, width = int(window.height), int(window.width)
+        left, top, width, height = map(int, window.flatten())
         # One point more than the window needs, so that a bend can be measured.
         rows = top + np.arange(0, height + 2 * STEP, STEP)
         columns = left + np.arange(0, width + 2 * STEP, STEP)
