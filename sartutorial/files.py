@@ -164,6 +164,10 @@ def on_disk(path: str | Path) -> Path:
     return next((p for p in inside.parents if p.is_file()), inside)
 
 
+def _notes(out: Path) -> Path:
+    return out.parent if out.parent.name == NOTES else out.parent / NOTES
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a file of this run's own, called as ``path`` is, that becomes ``path`` if all goes well.
@@ -172,7 +176,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Raises OSError, naming ``path``, if it cannot be written.
     """
     path, here = Path(path), socket.gethostname()
-    notes = path.parent / NOTES if path.parent.name != NOTES else path.parent
+    notes = _notes(path)
     partial = notes / f"{here}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}"
     try:
         notes.mkdir(parents=True, exist_ok=True)
@@ -199,7 +203,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def locked(out: str | Path) -> Iterator[None]:
     """Hold the right to make ``out``: a second process that asks for it waits for the first."""
-    notes = Path(out).parent / NOTES
+    notes = _notes(Path(out))
     try:
         notes.mkdir(parents=True, exist_ok=True)
         lock = FileLock(notes / f"{Path(out).name}.lock").acquire()
@@ -272,7 +276,7 @@ def record(out: str | Path, inputs: Paths, parameters: Mapping[str, Any]) -> Non
 
 
 def _sidecar(out: Path) -> Path:
-    return out.parent / NOTES / f"{out.name}.json"
+    return _notes(out) / f"{out.name}.json"
 
 
 def _note(out: Path, description: dict[str, Any]) -> None:

@@ -164,7 +164,8 @@ def _map(
         for product, whole in missing.items():
             own = slice(1) if product == out else slice(1, None)
             cog(whole, product, grid, tags, legend, partial(_stored, store, sar, bands, own))
-    store.unlink(missing_ok=True)
+    for left in (store, store.with_name(f"{store.name}.json")):
+        left.unlink(missing_ok=True)
     if not confidence:
         out.with_suffix(BESIDE).unlink(missing_ok=True)  # of the map that was here
     return out
