@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,12 +27,11 @@ from scipy import stats
 from sartutorial import InputError, check_words, files, lulc, radiometry, rasters
 from sartutorial.learn import checkpoints, evaluation, inference, published
 
+if TYPE_CHECKING:
+    from pystac import Item
+
 Overlap = Literal["confidence", "newest"]
 SPARSE = 1000  # a region has at most so many times the pixels of its maps
-EXTENSIONS = [  # of STAC
-    f"https://stac-extensions.github.io/{name}/schema.json" for name in ("sar/v1.0.0", "mlm/v1.4.0")
-]
-TASKS = ["semantic-segmentation"]
 
 
 def mosaic(
@@ -328,6 +327,7 @@ def _item(
 ) -> dict[str, Any]:
     """A map's STAC item, with what the extensions for SAR and for models that learn ask for."""
     import pystac
+    from pystac.extensions import sar
 
     scenes, boxes = tags["SCENE"].split(", "), rasters.bounds_of(grid)  # of a region several
     rings: list[Any] = [[[[w, s], [e, s], [e, n], [w, n], [w, s]]] for w, s, e, n in boxes]
@@ -338,41 +338,53 @@ def _item(
     day, *ends = (first, None, None) if first == last else (None, first, last)
     said = {"license": "other", "sartutorial:about": about}
     item = pystac.Item(mapped.stem, place, box, day, said, *ends)
-    item.stac_extensions = EXTENSIONS
     mode = re.search(r"-\d{6}-([A-Z]{3})", tags["SCENE"])
     band = tags.get("POLARISATION", known.get("polarisation", "unknown"))
-    side, norm = known["encoder"]["image_size"], known["normalization"]
-    axes, form, count = ["height", "width"], "float32", len(legend.classes)
-    image = dict(shape=[-1, 1, side, side], dim_order=["batch", "channel", *axes], data_type=form)
-    shown = dict(shape=[-1, count, side, side], dim_order=["batch", "class", *axes], data_type=form)
-    scaling = {"type": "z-score", "mean": norm["mean"], "stddev": norm["std"]}
-    taken: dict[str, Any] = dict(name=f"{known.get('quantity', 'backscatter')} in dB", bands=[band])
-    taken |= dict(input=image, value_scaling=scaling)
-    given: dict[str, Any] = dict(name="classes", tasks=TASKS, result=shown)
-    given["classification:classes"] = [
-        dict(value=c.id, name=re.sub(r"\W+", "-", c.name), title=c.name) for c in legend.classes
-    ]
-    item.properties |= {
-        "sar:instrument_mode": mode[1] if mode else "unknown",
-        "sar:frequency_band": "L",
-        "sar:polarizations": [band] if band in ("HH", "HV", "VH", "VV") else [],
-        "sar:product_type": radiometry.product(scenes[0], tags).level,
-        "sar:observation_direction": "right",
-        "mlm:name": about["model"],
-        "mlm:architecture": "Swin Transformer, UPerNet",
-        "mlm:tasks": TASKS,
-        "mlm:input": [taken | dict(resize_type=None, pre_processing_function=None)],
-        "mlm:output": [given],
-        "mlm:framework": "pytorch",
-        "mlm:total_parameters": about["parameters"],
-        "mlm:pretrained_source": None,
-        "mlm:accelerator": None,
-    }
+    sar.SarExtension.ext(item, add_if_missing=True).apply(
+        mode[1] if mode else "unknown",
+        sar.FrequencyBand.L,
+        [sar.Polarization(band)] if band in ("HH", "HV", "VH", "VV") else [],
+        radiometry.product(scenes[0], tags).level,
+        observation_direction=sar.ObservationDirection.RIGHT,
+    )
+    _say_model(item, known, about, legend, band)
     for name, end in (("map", mapped.suffix), ("confidence", inference.BESIDE), ("card", ".md")):
-        path, kind = (
-            mapped.with_suffix(end),
-            "text/markdown" if end == ".md" else pystac.MediaType.COG,
-        )
-        if path.exists() or end == ".md":  # which is written next
+        path, page = mapped.with_suffix(end), end == ".md"
+        if path.exists() or page:  # which is written next
+            kind = "text/markdown" if page else pystac.MediaType.COG
             item.add_asset(name, pystac.Asset(path.name, media_type=kind, roles=["data"]))
     return item.to_dict(include_self_link=False)
+
+
+def _say_model(
+    item: Item, known: Mapping[str, Any], about: Mapping[str, Any], legend: lulc.Legend, band: str
+) -> None:
+    """Say in a map's item which model made it, by the extension for models that learn."""
+    from pystac.extensions import classification, mlm, raster
+
+    side, norm = known["encoder"]["image_size"], known["normalization"]
+    form, axes, tasks = (
+        raster.DataType.FLOAT32,
+        ["height", "width"],
+        [mlm.TaskType.SEMANTIC_SEGMENTATION],
+    )
+    scaling = mlm.ValueScaling.create(
+        mlm.ValueScalingType.Z_SCORE, mean=norm["mean"], stddev=norm["std"]
+    )
+    image = mlm.InputStructure.create([-1, 1, side, side], ["batch", "channel", *axes], form)
+    classes = [
+        classification.Classification.create(c.id, name=re.sub(r"\W+", "-", c.name), title=c.name)
+        for c in legend.classes
+    ]
+    shape = [-1, len(classes), side, side], ["batch", "class", *axes]
+    shown = mlm.ResultStructure.create(*shape, form)
+    what = f"{known.get('quantity', 'backscatter')} in dB"
+    mlm.MLMExtension.ext(item, add_if_missing=True).apply(
+        about["model"],
+        "Swin Transformer, UPerNet",
+        tasks,
+        [mlm.ModelInput.create(what, [band], image, value_scaling=scaling)],
+        [mlm.ModelOutput.create("classes", tasks, shown, classes=classes)],
+        framework="pytorch",
+        total_parameters=about["parameters"],
+    )

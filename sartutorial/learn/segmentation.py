@@ -191,7 +191,7 @@ def segmentation_loss(
         return logits.sum() * 0
     if loss == "dice-focal":
         known = labelled(logits, label)
-        return 0.32 * dice(*known) + 0.57 * focal(*known)  # a third number is lost in our copy
+        return 0.32 * dice(*known) + 0.57 * focal(*known)  # paper; a third number is lost
     weight = logits.new_tensor(weights) if weights else None
     entropy = F.cross_entropy(logits, label, weight, ignore_index=IGNORE_INDEX)  # no pixel copied
     return entropy + dice(*labelled(logits, label)) if loss == "cross-entropy-dice" else entropy
