@@ -54,7 +54,7 @@ def check_words(**said: tuple[str, Any]) -> None:
     """Raise InputError unless each parameter's value is one of the words of its kind, a Literal."""
     for name, (value, kind) in said.items():
         if value not in get_args(kind):
-            raise InputError(f"{name} {value!r}: must be one of {', '.join(get_args(kind))}")
+            raise InputError(f"{name} {value}: must be one of {', '.join(get_args(kind))}")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import sys
 import textwrap
@@ -58,7 +59,7 @@ def named(file: str | Path, kind: str) -> Path:
     """The file of an encoder or model (``kind``), which may be named by its folder or ``reference``."""
     if str(file) == "reference":
         return profiles.book_file(f"weights/{kind}.safetensors")
-    return Path(file, f"{kind}.safetensors") if Path(file).is_dir() else Path(file)
+    return Path(file, f"{kind}.safetensors") if os.path.isdir(file) else Path(file)
 
 
 def fingerprint(path: str | Path) -> str:
