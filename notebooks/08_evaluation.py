@@ -502,9 +502,8 @@ for w in PLACES:
         ("SimMIM", "SAR-W-SimMIM", "SimMIM"),
         ("MixMAE", "SAR-W-MixMAE", "MixMAE"),
     ):
-        d = (miou[w, weighted] - miou[w, plain]).mean(
-            1
-        )  # of five pairs of pretrainings
+        # Of five pairs of pretrainings.
+        d = (miou[w, weighted] - miou[w, plain]).mean(1)
         chance[w, name] = d.mean(), stats.ttest_1samp(d, 0).confidence_interval()
         print(
             f"{PLACES[w]}, SAR-W-{name} minus {name}: {as_text(*chance[w, name], '+')}"
