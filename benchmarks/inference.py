@@ -167,7 +167,9 @@ def looped(scene: Path, out: Path, laid: inference.Windows, tiles: Any) -> NDArr
     """Seconds of predicting tiles one after the other, of adding up, and of writing."""
     model, norm, number = loaded()
     size, _, rim = laid
-    inside, weight = slice(rim, size - rim), laid.weights()
+    inside, ramp = slice(rim, size - rim), np.arange(1, size - 2 * rim + 1, dtype=np.float32)
+    ramp = np.minimum(ramp, ramp[::-1])
+    weight = np.outer(ramp, ramp) / ramp.max() ** 2  # the tent that `predict` blends with
     start = clock()
     with rasterio.open(scene) as sar:
         height, width = sar.shape
