@@ -104,7 +104,7 @@ def show_classes(
     ax: Axes | None = None,
     title: str = "",
     *,
-    legend: str | Path | lulc.Legend = "hr-lulc",
+    legend: str | Path | lulc.Legend | None = None,
     training: bool = False,
 ) -> AxesImage:
     """Draw land cover in the colours of its legend, some hatched; what is no class is transparent.
@@ -113,17 +113,18 @@ def show_classes(
         classes: A raster, what ``read_classes`` returned, which knows its legend, or ids (H, W).
         ax: Where to draw; default a figure of its own.
         title: Above the picture.
-        legend: Of an array.
+        legend: Of a raster, default what it says itself, or of an array; else hr-lulc.
         training: Whether an array holds training index + 1, as maps do, rather than ids.
 
     Returns:
         The image.
     """
     if isinstance(classes, str | Path):
-        classes = rasters.read_classes(classes, max_size=SIDE)
+        classes = rasters.read_classes(classes, legend=legend, max_size=SIDE)
     if isinstance(classes, rasters.Classes):
         return show_classes(classes.ids, ax, title, legend=classes.legend)
-    of = lulc.legend(legend).for_maps if training else lulc.legend(legend)
+    of = lulc.legend(legend or lulc.HR_LULC)
+    of = of.for_maps if training else of
     colours = _palette(of.colormap())[classes]
     image = _axes(ax, title).imshow(colours, interpolation="nearest")
     for c in of.classes:

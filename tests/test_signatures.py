@@ -92,6 +92,11 @@ def test_pictures_are_drawn_of_files_too(here):
     scene, tile = here / "IMG1.tif", here / "land" / "tile.tif"
     assert st.show_backscatter(scene).get_array().shape == (128, 128)
     assert st.show_classes(tile).get_array().shape == (128, 128, 4)
+    own = st.legend("hr-lulc").to_dict()
+    for one in own["classes"]:
+        one["rgb"] = [1, 2, 3]
+    drawn = st.show_classes(tile, legend=type(st.HR_LULC).from_dict(own)).get_array()
+    assert {*map(tuple, drawn[..., :3].reshape(-1, 3).tolist())} <= {(1, 2, 3), (0, 0, 0)}
     assert "IMG1" in st.web_map(scene).get_root().render()
     assert "tile" in st.web_map([scene, tile]).get_root().render()
     with pytest.raises(st.InputError, match=r"nothere.tif: no such raster"):
